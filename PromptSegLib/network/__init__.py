@@ -1,0 +1,1 @@
+"""The prompt-able U-Net: windowed attention steered by class prompts."""

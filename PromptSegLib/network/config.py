@@ -1,0 +1,140 @@
+"""What a PUNet looks like, in numbers; needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+MODES = ("full", "encoder", "decoder", "start", "end")
+METHODS = ("punet", "dvpt", "ept")
+_MAX_LEVELS = 8
+_MAX_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class Block:
+    """One prompt-able attention sub-block: where it sits and how wide it is."""
+
+    name: str
+    part: str
+    level: int
+    channels: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Widths and strides of a PUNet. Axis order of every triple is (z, y, x).
+
+    Stem strides bring an anisotropic grid close to isotropic (a 3 x 2 x 2 mm input
+    takes (1, 2, 2)); every later level halves all three axes.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128, 256, 384)
+    stem_stride: tuple[int, int, int] = (1, 2, 2)
+    window: int = 4
+    head_channels: int = 32
+    tokens: int = 16
+    attention_from_level: int = 1
+    convolutions_to_level: int = 1
+    dynamic_rank: int = 8
+
+    @classmethod
+    def from_dict(cls, values: dict) -> NetworkConfig:
+        """Build from a JSON object; unknown keys and numbers that make no network raise ``ValueError``."""
+        if not isinstance(values, dict):
+            raise ValueError("the network is not described by an object")
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown network settings: {', '.join(sorted(unknown))}")
+        config = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        def within(value: object, low: int, high: int) -> bool:
+            return type(value) is int and low <= value <= high
+
+        if not (isinstance(self.channels, tuple) and 1 <= len(self.channels) <= _MAX_LEVELS):
+            raise ValueError("the network's channels are not a list of one number per level")
+        if not (isinstance(self.stem_stride, tuple) and len(self.stem_stride) == 3):
+            raise ValueError("the network's stem stride is not a list of three numbers")
+        sizes = (self.window, self.head_channels, self.tokens, self.dynamic_rank)
+        if not (
+            all(within(step, 1, 4) for step in self.stem_stride)
+            and all(within(size, 1, _MAX_SIZE) for size in (*self.channels, *sizes))
+            and all(within(level, 0, _MAX_LEVELS) for level in (self.attention_from_level, self.convolutions_to_level))
+        ):
+            raise ValueError("the network's numbers are out of range")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @property
+    def levels(self) -> int:
+        return len(self.channels)
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Input voxels per voxel of the coarsest level, (z, y, x)."""
+        z, y, x = (stem * 2 ** (self.levels - 1) for stem in self.stem_stride)
+        return z, y, x
+
+    def blocks(self, mode: str = "full") -> list[Block]:
+        """The attention sub-blocks that hold prompts under an injection mode (METHODS.md 1.3), in forward order."""
+        if mode not in MODES:
+            raise ValueError(f"unknown injection mode {mode!r}; choose one of {', '.join(MODES)}")
+        encoder = [("encoder", level) for level in range(self.attention_from_level, self.levels)]
+        decoder = [("decoder", level) for level in range(self.levels - 2, self.attention_from_level - 1, -1)]
+        chosen = {
+            "full": encoder + decoder,
+            "encoder": encoder,
+            "decoder": decoder,
+            "start": encoder[:1],
+            "end": decoder[-1:],
+        }[mode]
+        return [
+            Block(
+                f"{part}{level}.{index}", part, level, self.channels[level], self.channels[level] // self.head_channels
+            )
+            for part, level in chosen
+            for index in range(2)
+        ]
+
+    def prompt_shapes(self, mode: str = "full", method: str = "punet") -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of one class's prompts.
+
+        ``punet``: per sub-block 16 key/value tokens and a score per head and token.
+        ``ept``: per sub-block one zero-valued sink key per head (the exact reduction of
+        embedded prompts, METHODS.md 3.1), no tokens. ``dvpt``: tokens and scores plus
+        gated dynamic queries over the patch (METHODS.md 2.3). All: output tokens.
+        """
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+        shapes: dict[str, tuple[int, ...]] = {}
+        blocks = self.blocks(mode)
+        for block in blocks:
+            if method == "ept":
+                shapes[f"{block.name}.sinks"] = (block.heads,)
+                continue
+            shapes[f"{block.name}.tokens"] = (self.tokens, block.channels)
+            shapes[f"{block.name}.scores"] = (block.heads, self.tokens)
+            if method == "dvpt":
+                shapes[f"{block.name}.queries"] = (self.tokens, self.dynamic_rank)
+                shapes[f"{block.name}.gate"] = (1,)
+        if method == "dvpt":
+            for level in sorted({block.level for block in blocks}):
+                shapes[f"level{level}.down"] = (self.channels[level], self.dynamic_rank)
+                shapes[f"level{level}.up"] = (self.dynamic_rank, self.channels[level])
+        shapes["output.foreground"] = (self.tokens, self.channels[0])
+        shapes["output.background"] = (self.tokens, self.channels[0])
+        return shapes
+
+    def prompt_parameters(self, mode: str = "full", method: str = "punet") -> int:
+        """How many numbers one class's prompts hold."""
+        total = 0
+        for shape in self.prompt_shapes(mode, method).values():
+            size = 1
+            for extent in shape:
+                size *= extent
+            total += size
+        return total

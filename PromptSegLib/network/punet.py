@@ -1,0 +1,147 @@
+"""PUNet: a U-Net whose attention is steered by the prompts of the active classes.
+
+Source: Fischer, Bartler, Yang, "Prompt tuning for parameter-efficient medical image
+segmentation", MedIA 91 (2024) 103024, with the corrections of METHODS.md 1.12-1.14 and
+the cheaper layout of FINDINGS.md (no attention at the finest level, MLP ratio 1).
+"""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import AttentionPair, PromptTensors
+from .config import NetworkConfig
+
+AGGREGATION_TEMPERATURE = 0.1
+MAX_SCALE = 30.0  # an unbounded scale drifts to 50-90 and makes probabilities over-confident (FINDINGS.md)
+
+
+class ResidualConvolution(nn.Sequential):
+    """x + conv(LeakyReLU(GroupNorm(x))), 3 x 3 x 3."""
+
+    def __init__(self, channels: int):
+        super().__init__(
+            nn.GroupNorm(8, channels), nn.LeakyReLU(0.01), nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class EncoderLevel(nn.Module):
+    """Halve the grid, widen, convolve (finer levels) and attend."""
+
+    def __init__(self, level: int, config: NetworkConfig):
+        super().__init__()
+        channels = config.channels[level]
+        layers: list[nn.Module] = []
+        if level:
+            narrow = config.channels[level - 1]
+            layers = [nn.GroupNorm(8, narrow), nn.LeakyReLU(0.01), nn.Conv3d(narrow, channels, 2, stride=2)]
+        if level <= config.convolutions_to_level:
+            layers.append(ResidualConvolution(channels))
+        self.convolutions = nn.Sequential(*layers)
+        self.attention = _attention("encoder", level, config)
+
+    def forward(self, x: Tensor, prompts: Optional[PromptTensors]) -> Tensor:
+        x = self.convolutions(x)
+        return x if self.attention is None else self.attention(x, prompts)
+
+
+class DecoderLevel(nn.Module):
+    """Narrow, double the grid, add the skip, convolve and attend."""
+
+    def __init__(self, level: int, config: NetworkConfig):
+        super().__init__()
+        channels = config.channels[level]
+        self.narrow = nn.Conv3d(config.channels[level + 1], channels, 1)
+        self.convolution = ResidualConvolution(channels)
+        self.attention = _attention("decoder", level, config)
+
+    def forward(self, x: Tensor, skip: Tensor, prompts: Optional[PromptTensors]) -> Tensor:
+        x = F.interpolate(self.narrow(x), scale_factor=2, mode="trilinear", align_corners=False)
+        x = self.convolution(x + skip)
+        return x if self.attention is None else self.attention(x, prompts)
+
+
+def _attention(part: str, level: int, config: NetworkConfig) -> Optional[AttentionPair]:
+    if level < config.attention_from_level:
+        return None
+    channels = config.channels[level]
+    heads = channels // config.head_channels
+    return AttentionPair(f"{part}{level}", channels, heads, config.window, config.dynamic_rank)
+
+
+class PUNet(nn.Module):
+    """The body: everything that is frozen once pretraining is over."""
+
+    def __init__(self, config: Optional[NetworkConfig] = None):
+        super().__init__()
+        self.config = config = config or NetworkConfig()
+        kernel = tuple(4 if stride == 2 else 3 for stride in config.stem_stride)
+        # Kernel 4 on strided axes keeps the half-resolution grid aligned with align_corners=False.
+        self.stem = nn.Conv3d(1, config.channels[0], kernel, stride=config.stem_stride, padding=1)
+        self.encoder = nn.ModuleList(EncoderLevel(level, config) for level in range(config.levels))
+        self.decoder = nn.ModuleList(DecoderLevel(level, config) for level in range(config.levels - 2, -1, -1))
+        self.norm = nn.GroupNorm(8, config.channels[0])
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    def encode(self, x: Tensor, prompts: Optional[PromptTensors] = None) -> list[Tensor]:
+        """x (B, 1, D, H, W), normalised intensities, any extents -> one map per level, finest first.
+
+        Extents are padded at the end to multiples of ``config.stride``.
+        """
+        extents, stride = x.shape[2:], self.config.stride
+        missing = [-extent % step for extent, step in zip(extents, stride)]
+        if any(missing):
+            pad = [n for m in missing[::-1] for n in (0, m)]
+            x = F.pad(x, pad, mode="replicate")
+        x = self.stem(x)
+        maps = []
+        for level in self.encoder:
+            x = level(x, prompts)
+            maps.append(x)
+        return maps
+
+    def decode(self, maps: Sequence[Tensor], prompts: Optional[PromptTensors] = None) -> Tensor:
+        """Maps of :meth:`encode` -> features F (B, C0, d, h, w) on the stem's grid."""
+        x = maps[-1]
+        for level, skip in zip(self.decoder, maps[-2::-1]):
+            x = level(x, skip, prompts)
+        return self.norm(x)
+
+    def similarity(self, features: Tensor, prompts: PromptTensors) -> Tensor:
+        """Class logits (B, 1 + classes, d, h, w) on the stem's grid; index 0 is background.
+
+        Logit of a class: scaled cosine similarity between the feature and the class's
+        output tokens, aggregated with weights that favour the nearest tokens
+        (METHODS.md 1.4). Background: the mean over the active classes' background tokens.
+        """
+        tokens = torch.cat([prompts["output.background"], prompts["output.foreground"]])
+        groups, count, _ = tokens.shape
+        flat = F.normalize(features.float().flatten(2), dim=1)
+        tokens = F.normalize(tokens.float(), dim=-1).flatten(0, 1)
+        cosine = (tokens @ flat).view(features.shape[0], groups, count, -1)
+        with torch.no_grad():  # cosines are bounded, so the softmax needs no maximum
+            weights = (cosine / AGGREGATION_TEMPERATURE).exp_()
+            weights /= weights.sum(2, keepdim=True)
+        value = (weights * cosine).sum(2).float() * self.scale.clamp(1.0, MAX_SCALE)
+        classes = groups // 2
+        value = torch.cat([value[:, :classes].mean(1, keepdim=True), value[:, classes:]], 1)
+        return value.view(features.shape[0], 1 + classes, *features.shape[2:])
+
+    def upsample(self, logits: Tensor, extents: Sequence[int]) -> Tensor:
+        """Logits from the stem's grid to the input's grid, cropped to its extents."""
+        factor = [float(stride) for stride in self.config.stem_stride]
+        if any(step != 1 for step in factor):
+            logits = F.interpolate(logits, scale_factor=factor, mode="trilinear", align_corners=False)
+        return logits[:, :, : extents[0], : extents[1], : extents[2]]
+
+    def forward(self, x: Tensor, prompts: PromptTensors) -> Tensor:
+        """x (B, 1, D, H, W) and stacked prompts of K classes -> logits (B, 1 + K, D, H, W)."""
+        features = self.decode(self.encode(x, prompts), prompts)
+        return self.upsample(self.similarity(features, prompts), x.shape[2:])

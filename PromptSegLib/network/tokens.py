@@ -1,0 +1,68 @@
+"""Making, stacking and filtering the prompt tensors that the network takes."""
+
+from __future__ import annotations
+
+from typing import Iterable, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from .attention import PromptTensors
+from .config import NetworkConfig
+
+
+def new_prompts(
+    config: NetworkConfig,
+    classes: int,
+    mode: str = "full",
+    method: str = "punet",
+    generator: Optional[torch.Generator] = None,
+) -> PromptTensors:
+    """Fresh prompts for ``classes`` classes, stacked along axis 0.
+
+    Tokens are truncated normal; scores and the gates of dynamic prompts are zero, so that
+    dynamic prompts start as static ones; a sink starts at log N_w - 3 (METHODS.md 3.4).
+    """
+    prompts = {}
+    sink = float(torch.log(torch.tensor(config.window**3.0))) - 3.0
+    for name, shape in config.prompt_shapes(mode, method).items():
+        tensor = torch.zeros(classes, *shape)
+        kind = name.rsplit(".", 1)[1]
+        if kind == "sinks":
+            tensor.fill_(sink)
+        elif kind not in ("scores", "gate"):
+            std = 0.1 if kind in ("tokens", "down", "up") else 1.0
+            torch.nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
+        prompts[name] = tensor
+    return prompts
+
+
+def stack(classes: Sequence[PromptTensors]) -> PromptTensors:
+    """Prompts of several classes (no class axis) -> one set with a leading class axis."""
+    return {name: torch.stack([each[name] for each in classes]) for name in classes[0]}
+
+
+def unstack(prompts: PromptTensors) -> list[PromptTensors]:
+    """Undo :func:`stack`; tensors are copies."""
+    count = prompts["output.foreground"].shape[0]
+    return [{name: tensor[index].detach().clone() for name, tensor in prompts.items()} for index in range(count)]
+
+
+def select(prompts: PromptTensors, indices: Iterable[int]) -> PromptTensors:
+    """The prompts of some of the stacked classes, in that order."""
+    chosen = list(indices)
+    return {name: tensor[chosen] for name, tensor in prompts.items()}
+
+
+def without_encoder(prompts: PromptTensors) -> PromptTensors:
+    """The same prompts held back from the encoder, so that its maps no longer depend on the class."""
+    return {name: tensor for name, tensor in prompts.items() if not name.startswith("encoder")}
+
+
+def touches_encoder(prompts: PromptTensors) -> bool:
+    """Whether the encoder's maps depend on these prompts."""
+    return any(name.startswith("encoder") for name in prompts)
+
+
+def to_device(prompts: PromptTensors, device: torch.device | str) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in prompts.items()}

@@ -1,0 +1,205 @@
+"""The network: locality, masks, prompts as extra keys and values, parameter counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from PromptSegLib.network.attention import PromptedWindowAttention, merge, partition, window_mask
+from PromptSegLib.network.config import METHODS, MODES, NetworkConfig
+from PromptSegLib.network.punet import PUNet
+from PromptSegLib.network.tokens import new_prompts, select, stack, touches_encoder, unstack, without_encoder
+
+SMALL = NetworkConfig(channels=(8, 16, 32), head_channels=8, tokens=4, dynamic_rank=4)
+
+
+@pytest.fixture
+def net() -> PUNet:
+    torch.manual_seed(0)
+    return PUNet(SMALL).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randn(1, 1, 12, 24, 16, generator=torch.Generator().manual_seed(1))
+
+
+def prompts_of(classes: int = 2, mode: str = "full", method: str = "punet", config: NetworkConfig = SMALL):
+    return new_prompts(config, classes, mode, method, torch.Generator().manual_seed(2))
+
+
+def attention(shifted: bool = False, window: int = 4) -> PromptedWindowAttention:
+    torch.manual_seed(0)
+    block = PromptedWindowAttention("encoder1.0", 16, 2, window, shifted, 4).eval().requires_grad_(False)
+    block.gamma1.fill_(1.0)
+    return block
+
+
+def test_the_default_network_has_the_published_size():
+    config = NetworkConfig()
+    with torch.device("meta"):
+        body = sum(parameter.numel() for parameter in PUNet(config).parameters())
+    assert 6e6 < body < 8e6
+    assert config.channels == (32, 64, 128, 256, 384)
+    assert len(config.blocks()) == 14
+    for mode in MODES:
+        for method in METHODS:
+            assert config.prompt_parameters(mode, method) <= 0.0085 * body
+
+
+def test_parameter_formula_counts_what_is_there():
+    for mode in MODES:
+        for method in METHODS:
+            prompts = prompts_of(3, mode, method)
+            assert sum(tensor.numel() for tensor in prompts.values()) == 3 * SMALL.prompt_parameters(mode, method)
+    full = NetworkConfig()
+    # 16 tokens of every block's width and 16 scores per head, plus 2 x 16 output tokens of 32 (METHODS.md 1.2).
+    widths = [64, 128, 256, 384, 256, 128, 64]
+    assert full.prompt_parameters() == sum(2 * 16 * (w + w // 32) for w in widths) + 2 * 16 * 32
+    assert full.prompt_parameters("full", "ept") == sum(2 * (w // 32) for w in widths) + 2 * 16 * 32
+
+
+def test_windows_are_local_and_partition_is_undone_by_merge():
+    x = torch.arange(8 * 8 * 4.0).view(1, 8, 8, 4, 1)
+    windows = partition(x, (4, 4, 4))
+    assert torch.equal(windows[0, 0, :, 0], x[0, :4, :4, :4, 0].flatten())
+    assert torch.equal(merge(windows, (4, 4, 4), (8, 8, 4)), x)
+
+
+def influence(block: PromptedWindowAttention, size: tuple[int, int, int], source: tuple[int, int, int]) -> torch.Tensor:
+    """Where the output changes when one voxel of the input changes."""
+    x = torch.randn(1, *size, 16, generator=torch.Generator().manual_seed(3))
+    changed = x.clone()
+    changed[(0, *source)] *= -1.0
+    return (block(x) - block(changed)).abs().amax(-1)[0] > 0
+
+
+def test_a_voxel_reaches_its_own_window_only():
+    reached = influence(attention(), (8, 8, 8), (1, 5, 2))
+    assert reached[:4, 4:, :4].all()
+    reached[:4, 4:, :4] = False
+    assert not reached.any()
+
+
+def test_the_shifted_window_does_not_wrap_around_the_border():
+    reached = influence(attention(shifted=True), (8, 8, 8), (0, 3, 3))
+    assert reached[:2, 2:6, 2:6].all()
+    reached[:2, 2:6, 2:6] = False
+    assert not reached.any()
+
+
+@pytest.mark.parametrize("size", [(7, 5, 9), (3, 8, 6), (2, 2, 2), (1, 4, 11)])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_padding_neither_moves_nor_feeds_the_content(size, shifted):
+    block = attention(shifted)
+    x = torch.randn(1, *size, 16, generator=torch.Generator().manual_seed(4))
+    out = block(x)
+    assert out.shape == x.shape and torch.isfinite(out).all()
+    block.gamma1.zero_()
+    block.gamma2.zero_()
+    assert torch.equal(block(x), x)
+    window, padded, shift = block._geometry(size)
+    mask = window_mask(size, padded, window, shift)
+    if padded != size:
+        real = torch.zeros(padded, dtype=torch.bool)
+        real[: size[0], : size[1], : size[2]] = True
+        real = partition(torch.roll(real, [-s for s in shift], (0, 1, 2))[None, ..., None], window)[0, :, :, 0]
+        assert torch.isinf(mask[real[:, :, None] & ~real[:, None, :]]).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_prompts_switched_off_reproduce_the_prompt_free_output(net, image, method):
+    prompts = prompts_of(method=method)
+    plain = net.decode(net.encode(image))
+    assert not torch.equal(net.decode(net.encode(image, prompts), prompts), plain)
+    off = {
+        name: torch.full_like(tensor, float("-inf")) if name.endswith((".scores", ".sinks")) else tensor
+        for name, tensor in prompts.items()
+    }
+    assert torch.allclose(net.decode(net.encode(image, off), off), plain, atol=1e-6)
+
+
+def test_a_prompt_is_one_more_key_and_value_for_every_voxel(net):
+    block = attention()
+    x = torch.randn(1, 4, 4, 4, 16, generator=torch.Generator().manual_seed(5))
+    tokens = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(6))
+    scores = torch.randn(1, 2, 3, generator=torch.Generator().manual_seed(7))
+    got = block._attend(block.norm1(x), {"encoder1.0.tokens": tokens, "encoder1.0.scores": scores})
+    # The concatenated path: content and prompt tokens as one sequence, rows of the prompts thrown away.
+    normed = block.norm1(x).view(64, 16)
+    every = torch.cat([normed, block.norm1(tokens[0])])
+    q, k, v = (part.view(-1, 2, 8).transpose(0, 1) for part in block.qkv(every).chunk(3, -1))
+    logits = q[:, :64] @ k.transpose(1, 2) * block.scale
+    from PromptSegLib.network.attention import relative_index
+
+    logits[:, :, :64] += block.relative_bias[relative_index((4, 4, 4), 4)].permute(2, 0, 1)
+    logits[:, :, 64:] += scores[0][:, None]
+    want = block.project((logits.softmax(-1) @ v).transpose(0, 1).reshape(64, 16))
+    assert torch.allclose(got.reshape(64, 16), want, atol=1e-5)
+
+
+def test_a_sink_only_attenuates_attention():
+    block = attention()
+    x = torch.randn(1, 4, 4, 4, 16, generator=torch.Generator().manual_seed(8))
+    normed = block.norm1(x)
+    strong = block._attend(normed, {"encoder1.0.sinks": torch.full((1, 2), 50.0)})
+    assert torch.allclose(strong, block.project.bias.expand_as(strong), atol=1e-5)
+
+
+def test_dynamic_prompts_start_as_static_ones(net, image):
+    dynamic = prompts_of(method="dvpt")
+    static = {name: dynamic[name] for name in prompts_of()}
+    assert torch.allclose(net(image, dynamic), net(image, static), atol=1e-6)
+    for name in dynamic:
+        if name.endswith(".gate"):
+            dynamic[name] = torch.ones_like(dynamic[name])
+    assert not torch.allclose(net(image, dynamic), net(image, static), atol=1e-4)
+
+
+def test_cached_encoder_maps_give_the_full_path(net, image):
+    prompts = prompts_of(mode="decoder")
+    assert not touches_encoder(prompts)
+    maps = net.encode(image)
+    features = net.decode(maps, prompts)
+    cached = net.upsample(net.similarity(features, prompts), image.shape[2:])
+    assert torch.equal(cached, net(image, prompts))
+    full = prompts_of()
+    assert torch.equal(net.encode(image, without_encoder(full))[-1], maps[-1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_injection_modes_hold_tokens_where_they_say(mode):
+    names = {name.split(".")[0] for name in prompts_of(mode=mode) if not name.startswith("output")}
+    expected = {
+        "full": {"encoder1", "encoder2", "decoder1"},
+        "encoder": {"encoder1", "encoder2"},
+        "decoder": {"decoder1"},
+        "start": {"encoder1"},
+        "end": {"decoder1"},
+    }
+    assert names == expected[mode]
+
+
+@pytest.mark.parametrize("stem", [(1, 2, 2), (2, 2, 2), (1, 1, 1)])
+@pytest.mark.parametrize("size", [(16, 16, 16), (9, 31, 17), (1, 20, 20)])
+def test_any_size_and_anisotropy(stem, size):
+    config = NetworkConfig(channels=(8, 16, 32), head_channels=8, tokens=4, stem_stride=stem)
+    net = PUNet(config).eval()
+    with torch.no_grad():
+        logits = net(torch.randn(2, 1, *size), prompts_of(3, config=config))
+    assert logits.shape == (2, 4, *size) and torch.isfinite(logits).all()
+
+
+def test_stacking_is_undone_and_selection_keeps_order():
+    prompts = prompts_of(3)
+    again = stack(unstack(prompts))
+    assert all(torch.equal(again[name], prompts[name]) for name in prompts)
+    swapped = select(prompts, [2, 0])
+    assert torch.equal(swapped["output.foreground"][0], prompts["output.foreground"][2])
+
+
+def test_gradients_reach_the_prompts_alone(net, image):
+    prompts = {name: tensor.requires_grad_() for name, tensor in prompts_of().items()}
+    net(image, prompts).square().mean().backward()
+    assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in prompts.values())
+    assert all(parameter.grad is None for parameter in net.parameters())
