@@ -1,0 +1,188 @@
+"""What the user painted, as a label per voxel of any grid: -1 unknown, 0 known background, k the k-th class.
+
+A voxel painted with a value that is neither a class nor the background value is some other thing. It is
+background where the annotation is complete; otherwise it is unknown, because the user never said
+whether that thing overlaps a class (an unfinished outline, a helper segment).
+
+Arrays are (z, y, x); everything runs in blocks, so that the memory beyond the result is some tens of MB.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterator, Mapping, Optional
+
+import numpy as np
+import SimpleITK as sitk
+
+from .example import Example
+from .geometry import Grid
+
+UNKNOWN = -1
+_BLOCK = 1 << 22  # voxels in hand at a time
+_EDGE = 1e-6  # voxels; a point on the outer face of a grid is inside it, whatever the rounding
+
+
+def labels_on_grid(example: Example, classes: Mapping[str, int], grid: Grid) -> np.ndarray:
+    """The annotation of ``example`` on ``grid``, int16 (z, y, x): -1 unknown, 0 background, k the k-th class.
+
+    On the annotation's own grid this is a change of values and nothing else. On another grid, each voxel
+    takes the annotation voxel nearest to its centre. Unless the annotation is complete, every annotated
+    voxel then also marks the voxel of ``grid`` that contains its centre, if that is still unknown, so
+    that strokes thinner than a voxel of ``grid`` are kept; where several meet, the most frequent label
+    wins, then a class over background, then the earlier class.
+
+    Unknown are also voxels with their centre outside the annotation's grid or outside the image.
+
+    :param classes: class name -> value in the annotation; the order numbers the classes from 1.
+    """
+    source, image = Grid.of(example.annotation), Grid.of(example.image)
+    if source.same_as(grid):
+        labels = np.empty(grid.shape, np.int16)
+        for start, block in label_blocks(example, classes):
+            labels[start : start + len(block)] = block
+        _forget_outside(labels, grid, image)
+        return labels
+    labels = _nearest(example, classes, grid)
+    _forget_outside(labels, grid, image)
+    if not example.complete:
+        _add_strokes(labels, example, classes, grid)
+    return labels
+
+
+def strokes_on_image(example: Example, classes: Mapping[str, int]) -> np.ndarray:
+    """:func:`labels_on_grid` on the grid of the example's own image."""
+    return labels_on_grid(example, classes, Grid.of(example.image))
+
+
+def annotated_extent(labels: np.ndarray) -> Optional[tuple[slice, ...]]:
+    """The smallest box (z, y, x) that holds every known voxel of ``labels`` (-1 unknown); None if there is none."""
+    known = labels > UNKNOWN
+    box = []
+    for axis in range(known.ndim):
+        hits = np.flatnonzero(known.any(axis=tuple(other for other in range(known.ndim) if other != axis)))
+        if not hits.size:
+            return None
+        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
+    return tuple(box)
+
+
+def label_blocks(example: Example, classes: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The annotation on its own grid, some slices at a time: first slice, labels int16 (slices, y, x)."""
+    values = sitk.GetArrayViewFromImage(example.annotation)
+    relabel = _relabeller(values.dtype, example, classes)
+    depth = max(1, _BLOCK // values[0].size)
+    for start in range(0, len(values), depth):
+        yield start, relabel(values[start : start + depth])
+
+
+def _relabeller(dtype: np.dtype, example: Example, classes: Mapping[str, int]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from annotation values (integers of ``dtype``, any shape) to labels (int16, same shape)."""
+    limits = np.iinfo(dtype)
+    labels = {value: label for label, value in enumerate(classes.values(), 1)}
+    if example.background is not None:
+        labels.setdefault(example.background, 0)
+    labels = {value: label for value, label in labels.items() if limits.min <= value <= limits.max}
+    rest = 0 if example.complete else UNKNOWN
+
+    if dtype.itemsize <= 2:
+        table = np.full(256**dtype.itemsize, rest, np.int16)
+        for value, label in labels.items():
+            table[value] = label  # a negative value counts from the end, as its unsigned bits do
+        unsigned = np.dtype(f"u{dtype.itemsize}")
+        return lambda values: table[values.view(unsigned)]
+
+    def relabel(values: np.ndarray) -> np.ndarray:
+        result = np.full(values.shape, rest, np.int16)
+        for value, label in labels.items():
+            result[values == value] = label
+        return result
+
+    return relabel
+
+
+def _positions(grid: Grid, other: Grid, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> list[np.ndarray]:
+    """Where voxels ``x``, ``y``, ``z`` of ``grid`` lie in ``other``: continuous indices along x, y and z.
+
+    The indices broadcast against each other, and so do the results: between aligned grids, lines of
+    indices (see :func:`_slabs`) remain lines.
+    """
+    inverse = np.linalg.inv(other.matrix)
+    matrix = inverse @ grid.matrix
+    matrix[np.abs(matrix) < 1e-9] = 0.0
+    offset = inverse @ (np.asarray(grid.origin) - np.asarray(other.origin))
+    return [
+        sum((factor * index for factor, index in zip(row, (x, y, z)) if factor), shift)
+        for row, shift in zip(matrix, offset)
+    ]
+
+
+def _inside(positions: list[np.ndarray], grid: Grid) -> np.ndarray:
+    """Whether continuous indices lie within the outer faces of ``grid``, bool, broadcastable."""
+    x, y, z = ((p >= -0.5 - _EDGE) & (p <= n - 0.5 + _EDGE) for p, n in zip(positions, grid.size))
+    return x & y & z
+
+
+def _voxels(positions: list[np.ndarray], grid: Grid) -> np.ndarray:
+    """Flat indices into arrays of ``grid`` of the voxels nearest to continuous indices, broadcast together."""
+    nearest = [np.floor(p + 0.5).astype(np.int64).clip(0, n - 1) for p, n in zip(positions, grid.size)]
+    x, y, z = nearest
+    return (z * grid.size[1] + y) * grid.size[0] + x
+
+
+def _slabs(grid: Grid, other: Grid) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """The slices of ``grid`` a block at a time, and where their voxels lie in ``other`` (broadcasts to z, y, x)."""
+    depth = max(1, _BLOCK // (grid.size[0] * grid.size[1]))
+    x = np.arange(grid.size[0])
+    y = np.arange(grid.size[1])[:, None]
+    for start in range(0, grid.size[2], depth):
+        z = np.arange(start, min(start + depth, grid.size[2]))[:, None, None]
+        yield slice(start, start + depth), _positions(grid, other, x, y, z)
+
+
+def _nearest(example: Example, classes: Mapping[str, int], grid: Grid) -> np.ndarray:
+    """The label of the annotation voxel nearest to each centre of ``grid``; unknown outside the annotation."""
+    values = sitk.GetArrayViewFromImage(example.annotation).reshape(-1)
+    relabel = _relabeller(values.dtype, example, classes)
+    source = Grid.of(example.annotation)
+    labels = np.empty(grid.shape, np.int16)
+    for slices, positions in _slabs(grid, source):
+        found = relabel(values[_voxels(positions, source)])
+        labels[slices] = np.where(_inside(positions, source), found, UNKNOWN)
+    return labels
+
+
+def _forget_outside(labels: np.ndarray, grid: Grid, image: Grid) -> None:
+    """Make unknown, in place, the voxels of ``grid`` whose centre lies outside ``image``."""
+    if grid.same_as(image):
+        return
+    for slices, positions in _slabs(grid, image):
+        inside = _inside(positions, image)
+        if not inside.all():
+            labels[slices] = np.where(inside, labels[slices], UNKNOWN)
+
+
+def _add_strokes(labels: np.ndarray, example: Example, classes: Mapping[str, int], grid: Grid) -> None:
+    """Give unknown voxels of ``labels`` (on ``grid``, changed in place) the annotated voxels that fall in them."""
+    source, image = Grid.of(example.annotation), Grid.of(example.image)
+    kinds = len(classes) + 1
+    flat = labels.reshape(-1)
+    votes = np.zeros(0, np.int64)  # voxel of grid * kinds + label
+    counts = np.zeros(0, np.int64)
+    for start, block in label_blocks(example, classes):
+        places = np.flatnonzero(block > UNKNOWN)
+        if not places.size:
+            continue
+        painted = block.reshape(-1)[places]
+        z, y, x = np.unravel_index(places, block.shape)
+        index = (x, y, z + start)
+        positions = _positions(source, grid, *index)
+        voxels = _voxels(positions, grid)
+        keep = np.flatnonzero(_inside(positions, grid) & (flat[voxels] == UNKNOWN))
+        keep = keep[_inside(_positions(source, image, *(axis[keep] for axis in index)), image)]
+        new, number = np.unique(voxels[keep] * kinds + painted[keep], return_counts=True)
+        votes, inverse = np.unique(np.concatenate([votes, new]), return_inverse=True)
+        counts = np.bincount(inverse, np.concatenate([counts, number]), len(votes)).astype(np.int64)
+    voxels, winner = np.divmod(votes, kinds)
+    order = np.lexsort((winner, winner == 0, -counts, voxels))
+    first = np.unique(voxels[order], return_index=True)[1]
+    flat[voxels[order][first]] = winner[order][first]

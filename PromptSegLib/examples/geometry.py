@@ -1,0 +1,115 @@
+"""Grids: where the voxels of an image lie, and the upright grid on which a model works.
+
+Everything passes through physical space (SimpleITK, LPS millimetres). Arrays are
+(z, y, x); SimpleITK sizes, spacings and points are (x, y, z).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size (voxels), spacing (mm), origin (mm, LPS) and direction cosines, all in SimpleITK's (x, y, z) order."""
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...] = IDENTITY
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> Grid:
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Extents as an array has them, (z, y, x)."""
+        x, y, z = self.size
+        return z, y, x
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(3, 3): physical displacement (x, y, z mm) of one step along each index axis (x, y, z)."""
+        return np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
+
+    def points(self, indices: np.ndarray) -> np.ndarray:
+        """Continuous indices (n, 3) in (x, y, z) order -> physical points (n, 3)."""
+        return np.asarray(indices, float) @ self.matrix.T + np.asarray(self.origin)
+
+    def indices(self, points: np.ndarray) -> np.ndarray:
+        """Physical points (n, 3) -> continuous indices (n, 3) in (x, y, z) order."""
+        return (np.asarray(points, float) - np.asarray(self.origin)) @ np.linalg.inv(self.matrix).T
+
+    def image(self, array: np.ndarray) -> sitk.Image:
+        """An array (z, y, x) of this grid's shape as an image."""
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin)
+        image.SetDirection(self.direction)
+        return image
+
+    def corners(self) -> np.ndarray:
+        """Physical positions (8, 3) of the outer voxel corners."""
+        ends = [(-0.5, extent - 0.5) for extent in self.size]
+        return self.points(np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3))
+
+    def same_as(self, other: Grid, tolerance: float = 1e-2) -> bool:
+        """Whether both grids place every voxel within ``tolerance`` voxels (along each axis) of each other.
+
+        File formats round differently (NIfTI: 32-bit floats), which moves voxels by up to some 1e-3.
+        """
+        if self.size != other.size:
+            return False
+        gap = np.abs(self.indices(other.corners()) - self.indices(self.corners()))
+        return bool(gap.max() < tolerance)
+
+
+def upright_grid(grid: Grid, spacing: tuple[float, float, float]) -> Grid:
+    """The patient-aligned (LPS) grid of ``spacing`` (z, y, x mm) that covers ``grid``.
+
+    A model always sees the patient upright, whatever the orientation, obliquity or
+    handedness of the image.
+    """
+    step = np.asarray(spacing[::-1], float)
+    corners = grid.corners()
+    low, high = corners.min(0), corners.max(0)
+    size = np.maximum(np.round((high - low) / step), 1).astype(int)
+    origin = (low + high) / 2 - step * (size - 1) / 2  # centred, so that rounding is shared by both ends
+    return Grid(tuple(int(n) for n in size), tuple(step.tolist()), tuple(origin.tolist()))
+
+
+def resample(image: sitk.Image, grid: Grid, interpolator: int, fill: float) -> sitk.Image:
+    """``image`` sampled at the voxel centres of ``grid``; ``fill`` outside the image."""
+    filter_ = sitk.ResampleImageFilter()
+    filter_.SetSize(grid.size)
+    filter_.SetOutputSpacing(grid.spacing)
+    filter_.SetOutputOrigin(grid.origin)
+    filter_.SetOutputDirection(grid.direction)
+    filter_.SetInterpolator(interpolator)
+    filter_.SetDefaultPixelValue(fill)
+    return filter_.Execute(image)
+
+
+def to_model_grid(image: sitk.Image, grid: Grid, fill: float) -> np.ndarray:
+    """Image intensities on a model's grid, float32 (z, y, x).
+
+    Where the model's grid is coarser than the image, the image is smoothed first (Gaussian,
+    sigma half the missing resolution), so that thin noise does not alias.
+    """
+    source = Grid.of(image)
+    image = sitk.Cast(image, sitk.sitkFloat32)
+    # Step of the model's grid along the image's own axes; in quadrature, so that turning an image
+    # does not change how much an isotropic model grid smooths it.
+    turn = np.linalg.inv(np.reshape(grid.direction, (3, 3))) @ np.reshape(source.direction, (3, 3))
+    step = np.sqrt((turn**2).T @ np.asarray(grid.spacing) ** 2)
+    sigma = [0.5 * np.sqrt(max(s**2 - own**2, 0.0)) for s, own in zip(step, source.spacing)]
+    sigma = [s if s > 0.35 * own else 0.0 for s, own in zip(sigma, source.spacing)]
+    if any(sigma):
+        image = sitk.DiscreteGaussian(image, [float(s) ** 2 for s in sigma], 32, 0.02, True)
+    return sitk.GetArrayFromImage(resample(image, grid, sitk.sitkLinear, fill))

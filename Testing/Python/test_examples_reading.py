@@ -1,0 +1,176 @@
+"""Files: what can be read, and one sentence for what cannot."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from PromptSegLib.errors import PromptSegError
+from PromptSegLib.examples.reading import read_annotation, read_image
+
+FORMATS = ("nii", "nii.gz", "nrrd", "mha")
+
+
+@pytest.fixture
+def volume() -> sitk.Image:
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (20, 30, 40)).astype(np.int16)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing((0.7, 0.8, 2.0))
+    return image
+
+
+def sentence(call, *words: str) -> str:
+    """The message of the refusal: one line, one sentence."""
+    with pytest.raises(PromptSegError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.endswith(".")
+    assert ". " not in text
+    assert len(text) < 300
+    for unwanted in ("ITK", "0x", "Exception", "Traceback"):
+        assert unwanted not in text
+    for word in words:
+        assert word in text, text
+    return text
+
+
+@pytest.mark.parametrize("suffix", [*FORMATS, "mhd", "nhdr"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_good_files(volume, tmp_path, suffix, compressed):
+    path = tmp_path / f"scan.{suffix}"
+    sitk.WriteImage(volume, str(path), compressed)
+    image = read_image(path)
+    assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(volume))
+    assert np.allclose(image.GetSpacing(), volume.GetSpacing())
+
+
+def test_gzip_in_several_members(volume, tmp_path):
+    sitk.WriteImage(volume, str(tmp_path / "scan.nii"))
+    data = (tmp_path / "scan.nii").read_bytes()
+    parts = b"".join(gzip.compress(data[n : n + 9000]) for n in range(0, len(data), 9000))
+    (tmp_path / "scan.nii.gz").write_bytes(parts)
+    assert read_image(tmp_path / "scan.nii.gz").GetSize() == volume.GetSize()
+    (tmp_path / "scan.nii.gz").write_bytes(parts[:-3000])
+    sentence(lambda: read_image(tmp_path / "scan.nii.gz"), "truncated")
+
+
+@pytest.mark.parametrize("kept", [0, 10, 200, 400, 0.5, -5])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_truncated_files(volume, tmp_path, capfd, suffix, kept):
+    path = tmp_path / f"scan.{suffix}"
+    sitk.WriteImage(volume, str(path), suffix != "nii")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
+    sentence(lambda: read_image(path), str(path), "export it again")
+    sentence(lambda: read_annotation(path), str(path))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])
+def test_damaged_files(volume, tmp_path, capfd, suffix):
+    path = tmp_path / f"scan.{suffix}"
+    sitk.WriteImage(volume, str(path), True)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 1000] = bytes(1000)
+    path.write_bytes(data)
+    sentence(lambda: read_image(path), "damaged")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [*FORMATS, "mhd", "png", "dcm", "xyz"])
+def test_files_of_another_format(tmp_path, capfd, suffix):
+    path = tmp_path / f"scan.{suffix}"
+    path.write_text("not an image at all\n" * 50)
+    sentence(lambda: read_image(path), str(path))
+    assert capfd.readouterr().err == ""
+
+
+def test_detached_data_missing(volume, tmp_path, capfd):
+    sitk.WriteImage(volume, str(tmp_path / "scan.mhd"))
+    (tmp_path / "scan.raw").unlink()
+    sentence(lambda: read_image(tmp_path / "scan.mhd"), "data file is missing")
+    assert capfd.readouterr().err == ""
+
+
+def test_missing_and_folder(tmp_path, capfd):
+    sentence(lambda: read_image(tmp_path / "no.nii.gz"), "does not exist")
+    sentence(lambda: read_image(tmp_path), "folder")
+    assert capfd.readouterr().err == ""
+
+
+def test_headers_that_place_voxels_nowhere(volume, tmp_path, capfd):
+    path = tmp_path / "scan.nrrd"
+    volume.SetSpacing((1, 1, 1))
+    sitk.WriteImage(volume, str(path))
+    data = path.read_bytes()
+    for wrong, word in ((b"(0,0,0) (0,1,0)", "spacing"), (b"(1,0,0) (1,0,0)", "perpendicular")):
+        path.write_bytes(data.replace(b"(1,0,0) (0,1,0)", wrong, 1))
+        sentence(lambda: read_image(path), word)
+    assert capfd.readouterr().err == ""
+
+
+def test_kinds_that_are_no_scalar_volume(tmp_path):
+    path = tmp_path / "scan.nrrd"
+    for voxels, vector, word in (
+        (np.zeros((3, 4, 5, 6), np.int16), False, "4 dimensions"),
+        (np.zeros((4, 5, 6, 3), np.uint8), True, "3 values per voxel"),
+        (np.zeros((5, 6), np.int16), False, "single slice"),
+        (np.zeros((1, 5, 6), np.int16), False, "single slice"),
+    ):
+        sitk.WriteImage(sitk.GetImageFromArray(voxels, isVector=vector), str(path))
+        sentence(lambda: read_image(path), "scan.nrrd", word)
+        if voxels.shape != (1, 5, 6):
+            sentence(lambda: read_annotation(path), "scan.nrrd", word)
+    assert read_annotation(path).GetSize() == (6, 5, 1)
+
+
+def test_one_volume_in_four_dimensions_is_a_volume(tmp_path):
+    path = tmp_path / "scan.nrrd"
+    voxels = np.arange(120, dtype=np.int16).reshape(1, 4, 5, 6)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels, isVector=False), str(path))
+    assert np.array_equal(sitk.GetArrayFromImage(read_image(path)), voxels[0])
+    assert np.array_equal(sitk.GetArrayFromImage(read_annotation(path)), voxels[0])
+
+
+@pytest.mark.parametrize("top, pixel", [(3.0, sitk.sitkInt16), (70000.0, sitk.sitkInt32)])
+def test_whole_numbers_become_integers(tmp_path, top, pixel):
+    values = np.zeros((4, 5, 6), np.float32)
+    values[1, 2, 3] = top
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.nii.gz"))
+    labels = read_annotation(tmp_path / "a.nii.gz")
+    assert labels.GetPixelID() == pixel
+    assert np.array_equal(sitk.GetArrayFromImage(labels), values)
+
+
+@pytest.mark.parametrize("wrong", [0.5, np.nan, np.inf, 1e20])
+def test_other_numbers_are_refused(tmp_path, wrong):
+    values = np.zeros((4, 5, 6), np.float64)
+    values[1, 2, 3] = wrong
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.nrrd"))
+    sentence(lambda: read_annotation(tmp_path / "a.nrrd"), "whole numbers")
+
+
+def layered(path, values: list[int]) -> np.ndarray:
+    """A segmentation in two layers as Slicer writes it; one segment in each."""
+    layers = np.zeros((4, 5, 6, 2), np.uint8)
+    layers[:3, ..., 0] = (layers[:3, ..., 0] + 1) * values[0]
+    layers[2:, ..., 1] = (layers[2:, ..., 1] + 1) * values[1]
+    image = sitk.GetImageFromArray(layers, isVector=True)
+    for number, value in enumerate(values):
+        image.SetMetaData(f"Segment{number}_LabelValue", str(value))
+        image.SetMetaData(f"Segment{number}_Layer", str(number))
+    sitk.WriteImage(image, str(path), True)
+    return layers
+
+
+def test_layers_are_flattened_as_slicer_exports_them(tmp_path):
+    path = tmp_path / "s.seg.nrrd"
+    layered(path, [3, 4])
+    labels = sitk.GetArrayFromImage(read_annotation(path))
+    assert labels[:, 0, 0].tolist() == [3, 3, 4, 4]
+    layered(path, [1, 1])
+    sentence(lambda: read_annotation(path), "labelmap")
