@@ -1,0 +1,1 @@
+"""From prompts and an image to labels on the image's own grid."""

@@ -1,0 +1,25 @@
+"""What segmenting an image gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+import SimpleITK as sitk
+
+from ..prompts.classes import ClassInfo
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Labels (uint8, or uint16 when a value exceeds 255) on the input image's grid; 0 is background.
+
+    ``probabilities`` maps class names to float32 images in [0, 1]; ``uncertainty`` is the
+    normalised entropy of the class probabilities in [0, 1]. Both are None unless asked for.
+    """
+
+    labels: sitk.Image
+    classes: tuple[ClassInfo, ...]
+    probabilities: Optional[dict[str, sitk.Image]] = None
+    uncertainty: Optional[sitk.Image] = None
+    seconds: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Class prompts as objects and files."""

@@ -1,0 +1,96 @@
+"""What a class is called, which label value it writes, and how Slicer shows it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Optional, Sequence
+
+MAX_CLASSES = 255
+MAX_VALUE = 65535
+_MAX_NAME = 128
+_MAX_TERMINOLOGY = 4096
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """Name, label value, colour (RGB, 0..1) and Slicer's terminology entry (serialized, may be empty)."""
+
+    name: str
+    value: int
+    color: tuple[float, float, float]
+    terminology: str = ""
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ClassInfo:
+        """From a JSON object; raises ``ValueError``, ``KeyError`` or ``TypeError`` for one that describes no class."""
+        name, value, terminology = values["name"], values["value"], values.get("terminology", "")
+        if not is_name(name):
+            raise ValueError("a class name is empty, too long or unprintable")
+        if type(value) is not int or not 1 <= value <= MAX_VALUE:
+            raise ValueError(f"label value {value!r}")
+        if not isinstance(terminology, str) or len(terminology) > _MAX_TERMINOLOGY or not terminology.isprintable():
+            raise ValueError("a terminology entry is too long or unprintable")
+        red, green, blue = (float(part) for part in values["color"])
+        if not all(0 <= part <= 1 for part in (red, green, blue)):  # false for NaN
+            raise ValueError("a colour is outside 0..1")
+        return cls(name, value, (red, green, blue), terminology)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def is_name(name: object) -> bool:
+    """Whether a class can have this name: text of one line, neither empty nor very long."""
+    return isinstance(name, str) and bool(name.strip()) and len(name) <= _MAX_NAME and name.isprintable()
+
+
+# Organ -> (code, meaning, colour in 0..255, modifier), SNOMED CT; codes and wording as in Slicer's
+# "3D Slicer General Anatomy list" or, for _MASTER_ONLY, its "DICOM master list". Colours are those Slicer
+# recommends; for what it gives none: vein, midbrain and salivary gland.
+_ANATOMY: dict[str, tuple[str, str, tuple[int, int, int], str]] = {
+    "spleen": ("78961009", "Spleen", (157, 108, 162), ""),
+    "right kidney": ("64033007", "Kidney", (185, 102, 83), "right"),
+    "left kidney": ("64033007", "Kidney", (185, 102, 83), "left"),
+    "gallbladder": ("28231008", "Gallbladder", (139, 150, 98), ""),
+    "esophagus": ("32849002", "Esophagus", (211, 171, 143), ""),
+    "liver": ("10200004", "Liver", (221, 130, 101), ""),
+    "stomach": ("69695003", "Stomach", (216, 132, 105), ""),
+    "aorta": ("15825003", "Aorta", (224, 97, 76), ""),
+    "inferior vena cava": ("64131007", "Inferior vena cava", (0, 151, 206), ""),
+    "portal and splenic vein": ("32764006", "Portal vein", (0, 151, 206), ""),
+    "pancreas": ("15776009", "Pancreas", (249, 180, 111), ""),
+    "right adrenal gland": ("23451007", "Adrenal gland", (249, 186, 150), "right"),
+    "left adrenal gland": ("23451007", "Adrenal gland", (249, 186, 150), "left"),
+    "brainstem": ("119238007", "Brain stem", (145, 92, 109), ""),
+    "spinal cord": ("2748008", "Spinal cord", (244, 214, 49), ""),
+    "right parotid gland": ("45289007", "Parotid gland", (70, 163, 117), "right"),
+    "left parotid gland": ("45289007", "Parotid gland", (70, 163, 117), "left"),
+    "larynx": ("4596009", "Larynx", (150, 208, 243), ""),
+    "mandible": ("91609006", "Mandible", (222, 198, 101), ""),
+}
+_MASTER_ONLY = {"64131007", "32764006", "119238007", "45289007"}
+_SIDES = {"right": "SCT^24028007^Right", "left": "SCT^7771000^Left", "": "^^"}
+
+# Distinct on CT and to colour-blind readers (Okabe and Ito, 2008), for names that are not in the table.
+_PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+
+
+def describe(name: str, value: int, taken: Sequence[ClassInfo] = (), color: Optional[Sequence[float]] = None):
+    """A :class:`ClassInfo` for a name: known organs get Slicer's coded entry and colour, others a distinct colour."""
+    key = name.strip().lower().replace("_", " ").replace("oesophagus", "esophagus")
+    entry = _ANATOMY.get(key)
+    if entry:
+        code, meaning, rgb, side = entry
+        category = "SCT^123037004^Anatomical Structure"
+        # Context~category~type~type modifier~anatomic context~region~region modifier
+        context = "DICOM master list" if code in _MASTER_ONLY else "3D Slicer General Anatomy list"
+        terminology = (
+            f"Segmentation category and type - {context}"
+            f"~{category}~SCT^{code}^{meaning}~{_SIDES[side]}~Anatomic codes - DICOM master list~^^~^^"
+        )
+    else:
+        used = {info.color for info in taken}
+        free = [rgb for rgb in _PALETTE if tuple(part / 255 for part in rgb) not in used]
+        rgb, terminology = (free or list(_PALETTE))[0], ""
+    chosen = tuple(color) if color is not None else tuple(part / 255 for part in rgb)
+    return ClassInfo(name, value, chosen, terminology)

@@ -1,0 +1,1 @@
+"""MRML nodes to images and back; the only room that imports slicer or vtk."""

@@ -1,0 +1,96 @@
+"""Saving and opening segmentations and scenes, inside the application or with slicer-core alone."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import slicer
+
+from ..errors import PromptSegError
+from ..files import replacing
+from .placement import label_of
+
+
+@cache
+def _register_conversions() -> None:
+    """Make conversions between labelmaps and surfaces available, as the application does when it starts."""
+    if not hasattr(slicer, "app"):
+        slicer.vtkSlicerSegmentationsModuleLogic().SetMRMLScene(slicer.vtkMRMLScene())
+
+
+def new_scene():
+    """An empty ``vtkMRMLScene``.
+
+    Without the application it also becomes ``slicer.mrmlScene``, which functions of ``slicer.util`` need.
+    """
+    _register_conversions()
+    scene = slicer.vtkMRMLScene()
+    if not hasattr(slicer, "app"):
+        slicer.mrmlScene = scene
+    return scene
+
+
+def save_segmentation(segmentation_node, path: Path) -> None:
+    """Write a segmentation node to ``path`` (.seg.nrrd), replacing the file at once or not at all.
+
+    As in Slicer, voxels are written in the node's own coordinates, without its parent transform.
+    Raises :class:`PromptSegError` for another suffix, for a segmentation of surfaces, or when writing fails.
+    """
+    path = Path(path)
+    if not path.name.endswith(".seg.nrrd"):
+        raise PromptSegError(f"Cannot save a segmentation as {path.name}; use a name that ends with .seg.nrrd.")
+    if not segmentation_node.GetSegmentation().IsSourceRepresentationImageData():
+        raise PromptSegError(
+            f"{label_of(segmentation_node)} is made of surfaces; convert it to a binary labelmap first (Segmentations)."
+        )
+    with replacing(path) as temporary:
+        # A storage node of our own: the file that the user's node is tied to stays as it is.
+        storage = slicer.vtkMRMLSegmentationStorageNode()
+        storage.SetFileName(str(temporary))
+        storage.UseCompressionOn()
+        if not storage.WriteData(segmentation_node) or not temporary.exists():
+            raise PromptSegError(f"Cannot write {path}; check the folder and the free disk space.")
+
+
+def save_scene(scene, path: Path) -> None:
+    """Write all nodes and their data to one ``.mrb`` file, replacing it at once or not at all.
+
+    Raises :class:`PromptSegError` for another suffix or when writing fails.
+    """
+    path = Path(path)
+    if path.suffix != ".mrb":
+        raise PromptSegError(f"Cannot save a scene as {path.name}; use a name that ends with .mrb.")
+    with replacing(path) as temporary:
+        try:
+            if not scene.WriteToMRB(str(temporary)) or not temporary.exists():
+                raise PromptSegError(f"Cannot write {path}; check the folder and the free disk space.")
+        finally:
+            for leftover in temporary.parent.iterdir():
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_scene(path: Path):
+    """A new scene with everything in an ``.mrb`` file. Raises :class:`PromptSegError` when it cannot be read."""
+    path = Path(path)
+    if not path.is_file():
+        raise PromptSegError(f"{path} does not exist; choose a scene file (.mrb).")
+    scene = new_scene()
+    with tempfile.TemporaryDirectory(prefix="promptseg-") as folder:
+        # A bundle is unpacked into the cache folder of the scene's input and output manager, which the application
+        # sets up for its own scene only.
+        cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+        cache.SetRemoteCacheDirectory(folder)
+        manager.SetCacheManager(cache)
+        scene.SetDataIOManager(manager)
+        try:
+            read = scene.ReadFromMRB(str(path), True)
+        finally:
+            scene.SetDataIOManager(None)
+            manager.SetCacheManager(None)
+    if not read:
+        raise PromptSegError(f"Cannot read {path}; it is damaged or not a Slicer scene (.mrb).")
+    return scene

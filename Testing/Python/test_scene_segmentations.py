@@ -1,0 +1,447 @@
+"""Annotations from segments and results to segments, with real MRML (slicer-core)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer")
+
+import SimpleITK as sitk  # noqa: E402
+import vtk  # noqa: E402
+from test_scene_volumes import put_under, ras, rotation  # noqa: E402
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy  # noqa: E402
+
+from PromptSegLib.errors import PromptSegError  # noqa: E402
+from PromptSegLib.inference.result import Segmentation  # noqa: E402
+from PromptSegLib.prompts.classes import _ANATOMY, ClassInfo, describe  # noqa: E402
+from PromptSegLib.scene.placement import node_to_world, to_array, to_vtk  # noqa: E402
+from PromptSegLib.scene.segmentations import (  # noqa: E402
+    BINARY,
+    annotation_from_segmentation,
+    apply_result,
+    segments_by_name,
+)
+from PromptSegLib.scene.storage import new_scene  # noqa: E402
+from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
+
+SURFACE = "Closed surface"
+SIZE = (14, 12, 10)  # x, y, z
+CLASSES = (describe("liver", 1), describe("left kidney", 2), ClassInfo("lesion", 5, (0.9, 0.6, 0.0)))
+# Volume and segmentation, each under its own chain of transforms.
+TRANSFORMS = {
+    "none": ([], []),
+    "volume +7": ([ras(offset=(7, 0, 0))], []),
+    "segmentation rotated": ([], [ras(rotation(10, 20, 30), (4, -9, 2))]),
+    "both": ([ras(rotation(0, 0, 40)), ras(rotation(12), (1, 2, 3))], [ras(rotation(-30, 5, 8), (40, 0, -7))]),
+    "same kind of scaling": ([ras(np.eye(3) * 1.25)], [ras(rotation(5) * 2, (1, 1, 1))]),
+}
+
+
+def blank(direction=None, size=SIZE):
+    image = sitk.Image(size, sitk.sitkInt16)
+    image.SetSpacing((0.8, 1.1, 2.5))
+    image.SetOrigin((-20, 13, 4))
+    image.SetDirection(np.eye(3).ravel() if direction is None else np.ravel(direction))
+    return image
+
+
+def labels_like(image, dtype=np.uint8):
+    """Asymmetric shapes with values 1, 2 and 5."""
+    array = np.zeros(image.GetSize()[::-1], dtype)
+    array[2:6, 3:8, 2:9] = 1
+    array[5:8, 6:11, 7:13] = 2
+    array[7, 2:4, 3] = 5
+    labels = sitk.GetImageFromArray(array)
+    labels.CopyInformation(image)
+    return labels
+
+
+def add_segment(node, array, name, start=(0, 0, 0), matrix=None, value=1, layer=None):
+    """A painted segment: array (k, j, i) at index ``start`` (i, j, k) of a lattice; or one on an existing layer."""
+    if layer is None:
+        layer = slicer.vtkOrientedImageData()
+        ends = [end for at, n in zip(start, array.shape[::-1]) for end in (at, at + n - 1)]
+        layer.SetExtent(ends)
+        layer.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True))
+        layer.SetImageToWorldMatrix(to_vtk(np.eye(4) if matrix is None else matrix))
+    segment = slicer.vtkSegment()
+    segment.SetName(name)
+    segment.SetLabelValue(value)
+    segment.AddRepresentation(BINARY, layer)
+    assert node.GetSegmentation().AddSegment(segment, f"id-{name}")
+    return f"id-{name}", layer
+
+
+def voxels_of(node, segment_id):
+    segment = node.GetSegmentation().GetSegment(segment_id)
+    layer = segment.GetRepresentation(BINARY)
+    matrix = vtk.vtkMatrix4x4()
+    layer.GetImageToWorldMatrix(matrix)
+    array = vtk_to_numpy(layer.GetPointData().GetScalars()).reshape(layer.GetDimensions()[::-1])
+    return (array == segment.GetLabelValue()).copy(), layer.GetExtent(), to_array(matrix)
+
+
+def same_voxels(before, after):
+    return np.array_equal(before[0], after[0]) and before[1] == after[1] and np.array_equal(before[2], after[2])
+
+
+def exported(node, segment_ids, volume):
+    """Segments on a volume's grid by Slicer's own export: the nth segment has value n."""
+    ids = vtk.vtkStringArray()
+    for segment_id in segment_ids:
+        ids.InsertNextValue(segment_id)
+    labelmap = node.GetScene().AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    assert slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode(node, ids, labelmap, volume)
+    data = labelmap.GetImageData()
+    return vtk_to_numpy(data.GetPointData().GetScalars()).reshape(data.GetDimensions()[::-1])
+
+
+def world_points(image, value):
+    """Sorted physical points (n, 3) of the voxels with a value."""
+    found = np.argwhere(sitk.GetArrayViewFromImage(image) == value)[:, ::-1]
+    points = [image.TransformIndexToPhysicalPoint(tuple(int(i) for i in index)) for index in found]
+    return np.array(sorted(tuple(np.round(point, 6)) for point in points)).reshape(-1, 3)
+
+
+def world_of(mask, matrix, transforms, start=(0, 0, 0)):
+    """World RAS (n, 3) of the voxels (k, j, i) of a mask that begins at index ``start``, in array order."""
+    for one in reversed(transforms):
+        matrix = one @ matrix
+    indices = np.argwhere(mask)[:, ::-1] + np.asarray(start)
+    return indices @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def setup_nodes(transforms=((), ()), direction=None):
+    scene = new_scene()
+    volume = volume_from_image(scene, blank(direction), "CT")
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Segmentation")
+    for target, matrices in zip((volume, node), transforms):
+        if matrices:
+            put_under(scene, target, *matrices)
+    return scene, volume, node
+
+
+DIRECTIONS = {
+    "upright": np.eye(3),
+    "oblique": rotation(20, -35, 10),
+    "left-handed": rotation(5) @ np.diag([1.0, 1.0, -1.0]),
+}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+@pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_result_lands_on_the_anatomy_and_comes_back(transforms, direction):
+    _, volume, node = setup_nodes(transforms, direction)
+    labels = labels_like(image_from_volume(volume))
+    ids = apply_result(node, volume, Segmentation(labels, CLASSES))
+    assert list(ids) == ["liver", "left kidney", "lesion"]
+
+    array = sitk.GetArrayFromImage(labels)
+    for info in CLASSES:
+        expected = world_of(array == info.value, _ijk_to_ras(volume), transforms[0])
+        voxels, extent, matrix = voxels_of(node, ids[info.name])
+        assert np.allclose(world_of(voxels, matrix, transforms[1], extent[::2]), expected, atol=1e-6)
+    # Slicer's own export agrees; it concatenates several transforms in the wrong order (TransformOrientedImage, 5.12).
+    if len(transforms[0] + transforms[1]) < 2:
+        array[array == 5] = 3
+        assert np.array_equal(exported(node, ids.values(), volume), array)
+
+    back = annotation_from_segmentation(node, volume, dict(zip(ids.values(), (1, 2, 5))))
+    for value in (1, 2, 5):
+        assert np.allclose(world_points(back, value), world_points(labels, value), atol=1e-4)
+
+
+def test_names_colours_terminology_and_reference_geometry():
+    _, volume, node = setup_nodes()
+    ids = apply_result(node, volume, Segmentation(labels_like(image_from_volume(volume)), CLASSES))
+    for info in CLASSES:
+        segment = node.GetSegmentation().GetSegment(ids[info.name])
+        assert segment.GetName() == info.name
+        assert np.allclose(segment.GetColor(), info.color)
+        if info.terminology:
+            assert segment.GetTerminology() == info.terminology
+    assert node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole()) == volume.GetID()
+    assert node.GetDisplayNode() is not None
+    assert segments_by_name(node) == ids
+
+
+def test_known_core_bug_is_avoided():
+    """A volume under +7 mm and an untransformed segmentation: Slicer's own import lands at +14 mm."""
+    _, volume, node = setup_nodes(([ras(offset=(7, 0, 0))], []))
+    labels = labels_like(image_from_volume(volume))
+    ids = apply_result(node, volume, Segmentation(labels, CLASSES))
+    right = world_points(labels, 1).mean(0)[0] * -1  # RAS
+    center = [0.0, 0.0, 0.0]
+    node.GetSegmentCenterRAS(ids["liver"], center)
+    assert center[0] == pytest.approx(right, abs=0.8)
+
+    scene = node.GetScene()
+    other = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    labelmap = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    labelmap.SetIJKToRASMatrix(to_vtk(_ijk_to_ras(volume)))
+    labelmap.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    data = vtk.vtkImageData()
+    data.SetDimensions(SIZE)
+    data.GetPointData().SetScalars(numpy_to_vtk((sitk.GetArrayFromImage(labels) == 1).ravel().astype(np.uint8), True))
+    labelmap.SetAndObserveImageData(data)
+    names = vtk.vtkStringArray()
+    names.InsertNextValue("liver")
+    assert slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labelmap, other, names)
+    core = [0.0, 0.0, 0.0]
+    other.GetSegmentCenterRAS("liver", core)
+    if core[0] == pytest.approx(right, abs=0.8):
+        pytest.skip("Slicer no longer applies the transform twice: the note in scene/segmentations.py can go")
+    assert core[0] == pytest.approx(right + 7, abs=0.8)
+
+
+def _ijk_to_ras(volume):
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return to_array(matrix)
+
+
+def user_segmentation(transforms=((), ()), aligned=False):
+    """Two user segments on one shared layer and one overlapping them on a layer of its own.
+
+    ``aligned`` puts them on the volume's voxels in the world too, as painting in the application does.
+    """
+    scene, volume, node = setup_nodes(transforms)
+    array = np.zeros((5, 6, 7), np.uint8)
+    array[1:3, 1:4, 1:5], array[3:5, 3:6, 2:6] = 3, 4
+    matrix = _ijk_to_ras(volume)
+    if aligned:
+        matrix = np.linalg.inv(node_to_world(node)) @ node_to_world(volume) @ matrix
+    first, layer = add_segment(node, array, "liver", (2, 3, 1), matrix, 3)
+    second, _ = add_segment(node, array, "tumour", value=4, layer=layer)
+    over = np.zeros((4, 4, 4), np.uint8)
+    over[1:4, 1:4, 1:4] = 1
+    third, _ = add_segment(node, over, "over", (3, 4, 2), matrix)
+    return volume, node, first, second, third
+
+
+def test_other_segments_are_untouched_and_users_are_replaced_only_when_listed():
+    volume, node, first, second, third = user_segmentation()
+    before = {one: voxels_of(node, one) for one in (first, second, third)}
+    result = Segmentation(labels_like(image_from_volume(volume)), CLASSES)
+    ids = apply_result(node, volume, result)
+    assert not set(ids.values()) & {first, second, third}
+    assert node.GetSegmentation().GetNumberOfSegments() == 6
+    assert all(same_voxels(before[one], voxels_of(node, one)) for one in before)
+
+    made = {one: voxels_of(node, one) for one in ids.values()}
+    again = apply_result(node, volume, Segmentation(result.labels, CLASSES[:1]), segment_ids={"liver": first})
+    assert again == {"liver": first}
+    assert all(same_voxels(before[one], voxels_of(node, one)) for one in (second, third))
+    assert all(same_voxels(made[one], voxels_of(node, one)) for one in made)
+    assert np.array_equal(exported(node, [first], volume), sitk.GetArrayFromImage(result.labels) == 1)
+    # What the replaced segment left behind in the layer that it shared is gone.
+    layer = node.GetSegmentation().GetSegment(second).GetRepresentation(BINARY)
+    assert set(np.unique(vtk_to_numpy(layer.GetPointData().GetScalars()))) == {0, 4}
+
+
+def test_second_result_replaces_the_first_and_keeps_what_the_user_set():
+    volume, node, *_ = user_segmentation()
+    labels = labels_like(image_from_volume(volume))
+    ids = apply_result(node, volume, Segmentation(labels, CLASSES))
+    segment = node.GetSegmentation().GetSegment(ids["lesion"])
+    segment.SetColor(0.1, 0.2, 0.3)
+    node.GetDisplayNode().SetSegmentVisibility(ids["lesion"], False)
+    node.GetDisplayNode().SetSegmentOpacity3D(ids["lesion"], 0.25)
+    moved = sitk.GetImageFromArray(np.roll(sitk.GetArrayFromImage(labels), 1, axis=2))
+    moved.CopyInformation(labels)
+    assert apply_result(node, volume, Segmentation(moved, CLASSES)) == ids
+    assert np.array_equal(exported(node, [ids["lesion"]], volume), sitk.GetArrayFromImage(moved) == 5)
+    assert segment.GetColor() == (0.1, 0.2, 0.3)
+    assert not node.GetDisplayNode().GetSegmentVisibility(ids["lesion"])
+    assert node.GetDisplayNode().GetSegmentOpacity3D(ids["lesion"]) == 0.25
+
+    third = apply_result(node, volume, Segmentation(labels, CLASSES), replace=False)
+    assert not set(third.values()) & set(ids.values())
+
+
+def test_id_of_a_removed_segment_is_used_again():
+    _, volume, node = setup_nodes()
+    result = Segmentation(labels_like(image_from_volume(volume)), CLASSES)
+    ids = apply_result(node, volume, result, segment_ids={"lesion": "Segment_77"})
+    assert ids["lesion"] == "Segment_77"
+    node.GetSegmentation().RemoveSegment(ids["liver"])
+    assert apply_result(node, volume, result, segment_ids=ids) == ids
+
+
+def test_surfaces_of_replaced_segments_are_renewed_and_the_others_stay():
+    volume, node, first, second, third = user_segmentation()
+    assert node.GetSegmentation().CreateRepresentation(SURFACE)
+    result = Segmentation(labels_like(image_from_volume(volume)), CLASSES)
+    surfaces = {
+        one: node.GetSegmentation().GetSegment(one).GetRepresentation(SURFACE) for one in (first, second, third)
+    }
+    old_bounds = surfaces[first].GetBounds()
+    ids = apply_result(node, volume, result, segment_ids={"liver": first})
+    now = {one: node.GetSegmentation().GetSegment(one).GetRepresentation(SURFACE) for one in surfaces}
+    assert now[second] is surfaces[second] and now[third] is surfaces[third]
+    assert now[first].GetBounds() != old_bounds
+    expected = node.GetSegmentation().GetSegment(ids["left kidney"]).GetRepresentation(SURFACE)
+    assert expected.GetNumberOfPoints() > 0
+    assert now[first].GetCenter() == pytest.approx(
+        (world_points(result.labels, 1).mean(0) * [-1, -1, 1]).tolist(), abs=0.9
+    )
+
+
+def test_class_without_voxels_and_16_bit_values():
+    _, volume, node = setup_nodes()
+    labels = labels_like(image_from_volume(volume), np.uint16)
+    array = sitk.GetArrayFromImage(labels)
+    array[array == 2] = 900
+    wide = sitk.GetImageFromArray(array)
+    wide.CopyInformation(labels)
+    classes = (CLASSES[0], ClassInfo("wide", 900, (1, 0, 0)), ClassInfo("absent", 6, (0, 1, 0)))
+    ids = apply_result(node, volume, Segmentation(wide, classes))
+    assert np.array_equal(exported(node, [ids["wide"]], volume), array == 900)
+    assert not voxels_of(node, ids["absent"])[0].any()
+
+    empty = sitk.Image(wide.GetSize(), sitk.sitkUInt8)
+    empty.CopyInformation(wide)
+    assert apply_result(node, volume, Segmentation(empty, classes)) == ids
+    with pytest.raises(PromptSegError, match="no voxels"):
+        annotation_from_segmentation(node, volume, {ids["wide"]: 1})
+
+
+@pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_annotation_from_shared_cropped_and_overlapping_layers(transforms):
+    volume, node, first, second, third = user_segmentation(transforms)
+    roles = {first: 1, second: 300, third: 7}
+    image = annotation_from_segmentation(node, volume, roles)
+    assert image.GetPixelID() == sitk.sitkUInt16
+    chain = np.eye(4)
+    for matrix in transforms[1]:
+        chain = chain @ matrix
+    own = {one: voxels_of(node, one) for one in roles}
+    expected = {}  # by world position, later entries over earlier ones
+    for one, value in roles.items():
+        array, extent, matrix = own[one]
+        for k, j, i in np.argwhere(array):
+            index = np.array([i + extent[0], j + extent[2], k + extent[4], 1.0])
+            expected[tuple((chain @ matrix @ index)[:3] * [-1, -1, 1])] = value
+    assert sorted(expected.values()).count(7) == 27
+    array = sitk.GetArrayFromImage(image)
+    for point, value in expected.items():
+        assert array[image.TransformPhysicalPointToIndex(point)[::-1]] == value
+    assert np.count_nonzero(array) == len(expected)
+
+    reversed_roles = dict(reversed(list(roles.items())))
+    assert (sitk.GetArrayFromImage(annotation_from_segmentation(node, volume, reversed_roles)) == 7).sum() < 27
+
+
+def test_annotation_leaves_unlisted_segments_out():
+    volume, node, first, second, _ = user_segmentation()
+    image = annotation_from_segmentation(node, volume, {second: 2})
+    assert image.GetPixelID() == sitk.sitkUInt8
+    assert set(np.unique(sitk.GetArrayFromImage(image))) == {0, 2}
+
+
+def test_segments_on_different_grids_are_resampled_to_the_finest():
+    _, volume, node = setup_nodes()
+    coarse, _ = add_segment(node, np.ones((4, 4, 4), np.uint8), "coarse", matrix=ras(np.eye(3) * 2.0, (-8, 0, 3)))
+    fine, _ = add_segment(node, np.ones((2, 2, 2), np.uint8), "fine", matrix=ras(np.eye(3), (30.3, 30.3, 30.3)))
+    image = annotation_from_segmentation(node, volume, {coarse: 1, fine: 2})
+    assert np.allclose(image.GetSpacing(), 1)
+    assert len(world_points(image, 2)) == 8
+    points = world_points(image, 1) * [-1, -1, 1]
+    assert len(points) == 8**3  # 8 mm wide, from the outer edge of the first voxel
+    assert np.allclose(points.mean(0), [-5, 3, 6], atol=0.5)
+    assert np.allclose(points.min(0), [-8.7, -0.7, 2.3])
+
+
+@pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_surface_only_segments_are_voxelised_in_a_copy(transforms):
+    _, volume, node = setup_nodes(transforms)
+    sphere = vtk.vtkSphereSource()
+    sphere.SetRadius(6)
+    sphere.SetCenter(3, -4, 5)
+    sphere.SetThetaResolution(40)
+    sphere.SetPhiResolution(40)
+    sphere.Update()
+    node.GetSegmentation().SetSourceRepresentationName(SURFACE)
+    segment = slicer.vtkSegment()
+    segment.SetName("ball")
+    segment.AddRepresentation(SURFACE, sphere.GetOutput())
+    node.GetSegmentation().AddSegment(segment, "ball")
+    geometry = node.GetSegmentation().GetConversionParameter("Reference image geometry")
+    image = annotation_from_segmentation(node, volume, {"ball": 9})
+    assert segment.GetRepresentation(BINARY) is None
+    assert node.GetSegmentation().GetConversionParameter("Reference image geometry") == geometry
+
+    chain = np.eye(4)
+    for matrix in transforms[1]:
+        chain = chain @ matrix
+    assert np.allclose(image.GetSpacing(), image_from_volume(volume).GetSpacing())
+    points = world_points(image, 9)
+    centre = (chain @ [3, -4, 5, 1])[:3] * [-1, -1, 1]
+    assert np.allclose(points.mean(0), centre, atol=0.3)
+    scale = np.cbrt(np.linalg.det(chain[:3, :3]))
+    assert len(points) * np.prod(image.GetSpacing()) == pytest.approx(4 / 3 * np.pi * (6 * scale) ** 3, rel=0.06)
+    assert np.abs(np.linalg.norm(points - centre, axis=1)).max() < 6 * scale + 0.1
+
+    with pytest.raises(PromptSegError, match="made of surfaces"):
+        apply_result(node, volume, Segmentation(labels_like(image_from_volume(volume)), CLASSES))
+
+
+def bent(scene):
+    transform = scene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
+    grid = vtk.vtkThinPlateSplineTransform()
+    points, moved = vtk.vtkPoints(), vtk.vtkPoints()
+    for n, point in enumerate([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9), (9, 9, 9)]):
+        points.InsertNextPoint(point)
+        moved.InsertNextPoint(np.asarray(point) + [n % 2, n % 3, 0])
+    grid.SetSourceLandmarks(points)
+    grid.SetTargetLandmarks(moved)
+    transform.SetAndObserveTransformToParent(grid)
+    return transform.GetID()
+
+
+@pytest.mark.parametrize("which", ["volume", "segmentation"])
+def test_nonlinear_transforms_are_refused(which):
+    volume, node, first, *_ = user_segmentation()
+    result = Segmentation(labels_like(image_from_volume(volume)), CLASSES)
+    (volume if which == "volume" else node).SetAndObserveTransformNodeID(bent(node.GetScene()))
+    with pytest.raises(PromptSegError, match="non-linear transform; harden it first"):
+        apply_result(node, volume, result)
+    assert node.GetSegmentation().GetNumberOfSegments() == 3
+    if which == "segmentation":
+        with pytest.raises(PromptSegError, match="non-linear transform; harden it first"):
+            annotation_from_segmentation(node, volume, {first: 1})
+
+
+def test_shearing_segmentation_transform_is_refused():
+    volume, node, first, *_ = user_segmentation()
+    result = Segmentation(labels_like(image_from_volume(volume)), CLASSES)
+    put_under(node.GetScene(), node, ras(rotation(20) @ np.diag([1, 1, 1.4]) @ rotation(30)))
+    with pytest.raises(PromptSegError, match="shear"):
+        apply_result(node, volume, result)
+    with pytest.raises(PromptSegError, match="shear"):
+        annotation_from_segmentation(node, volume, {first: 1})
+
+
+@pytest.mark.parametrize(
+    "roles, message",
+    [({"nobody": 1}, "no segment with ID 'nobody'"), ({"id-liver": 0}, "1 to 65535"), ({}, "no voxels")],
+)
+def test_bad_roles_are_refused(roles, message):
+    volume, node, *_ = user_segmentation()
+    with pytest.raises(PromptSegError, match=message):
+        annotation_from_segmentation(node, volume, roles)
+
+
+@pytest.mark.parametrize("name", _ANATOMY)
+def test_slicer_understands_the_terminology(name):
+    info = describe(name, 1)
+    entry = slicer.vtkSlicerTerminologyEntry()
+    logic = slicer.vtkSlicerTerminologiesModuleLogic
+    assert logic.DeserializeTerminologyEntry(info.terminology, entry)
+    code, meaning, _, side = _ANATOMY[name]
+    assert entry.GetCategoryObject().GetCodeMeaning() == "Anatomical Structure"
+    assert (entry.GetTypeObject().GetCodeValue(), entry.GetTypeObject().GetCodeMeaning()) == (code, meaning)
+    assert (entry.GetTypeModifierObject().GetCodeMeaning() or "").lower() == side
+    assert entry.GetTerminologyContextName().startswith("Segmentation category and type - ")
+    assert logic.SerializeTerminologyEntry(entry) == info.terminology
