@@ -1,0 +1,1 @@
+"""How good a result is: scores against a reference, and simulated users to get results from."""
