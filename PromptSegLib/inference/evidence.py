@@ -1,0 +1,127 @@
+"""The network over a whole volume: sliding tiles, all classes of a prompt set in one sweep."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor
+
+from ..models.backbone import Backbone
+from ..network.precision import autocast
+from ..network.tokens import stack, to_device, touches_encoder
+from ..progress import Job
+from ..prompts.store import Prompts
+
+OVERLAP = 0.125  # 48 x 96 x 96 tiles with 1/8 beat smaller ones with 1/2, at 0.4 times the time (FINDINGS.md)
+SLAB_BYTES = 512 * 2**20
+FLAT = 1e-3
+ABSENT = -20.0  # evidence where a tile holds nothing but one intensity (air outside the body)
+
+
+def group_tensors(prompts: Prompts, device: torch.device) -> list[dict[str, Tensor]]:
+    """Per group, the stacked prompt tensors of its classes on ``device``."""
+    tensors = []
+    for group in prompts.groups():
+        classes = [{name: torch.from_numpy(array) for name, array in each.tensors.items()} for each in group]
+        tensors.append(to_device(stack(classes), device))
+    return tensors
+
+
+def active_rows(prompts: Prompts) -> list[int]:
+    """Which of the rows of :func:`tile_evidence` belong to classes that give output."""
+    return [index for index, each in enumerate(each for g in prompts.groups() for each in g) if not each.retired]
+
+
+def tile_evidence(backbone: Backbone, groups: Sequence[dict[str, Tensor]], tile: Tensor) -> Tensor:
+    """Evidence (B, classes of all groups, retired included, D, H, W) for a batch of tiles (B, 1, D, H, W).
+
+    Evidence of a class is its logit minus the background logit of its group, so that
+    classes of different groups can be compared. Groups whose prompts stay out of the
+    encoder share one encoding.
+    """
+    net, shared, parts = backbone.net, None, []
+    with torch.inference_mode(), autocast(tile.device):
+        for prompts in groups:
+            if touches_encoder(prompts):
+                maps = net.encode(tile, prompts)
+            else:
+                maps = shared = net.encode(tile) if shared is None else shared
+            logits = net.upsample(net.similarity(net.decode(maps, prompts), prompts), tile.shape[2:])
+            parts.append(logits[:, 1:] - logits[:, :1])
+    return torch.cat(parts, 1).float()
+
+
+def evidence(
+    backbone: Backbone, prompts: Prompts, array: np.ndarray, job: Optional[Job] = None, overlap: float = OVERLAP
+) -> np.ndarray:
+    """Evidence of every class over a volume.
+
+    :param array: (z, y, x) as in :class:`~PromptSegLib.examples.volume.Volume`.
+    :return: (classes, z, y, x) float16, classes in the order of ``prompts.active``.
+
+    MONAI's sliding window with Gaussian blending. Working memory is bounded: a large
+    volume is swept in slabs along z that overlap by half a tile.
+    """
+    job = job or Job()
+    groups = group_tensors(prompts, backbone.device)
+    rows = active_rows(prompts)
+    count = len(rows)
+    plane = array.shape[1] * array.shape[2] * count * 4
+    deep = max(2 * backbone.tile[0], int(SLAB_BYTES // plane))
+    slabs = _slabs(array.shape[0], deep, backbone.tile[0] // 2)
+    total = sum(_tiles((outer[1] - outer[0], *array.shape[1:]), backbone.tile, overlap) for outer, _ in slabs)
+    result = np.empty((count, *array.shape), np.float16)
+    done = 0
+
+    def predict(tile: Tensor) -> Tensor:
+        nonlocal done
+        job.report("segmenting", done / total)
+        done += 1
+        if float(tile.max() - tile.min()) < FLAT:
+            return tile.new_full((tile.shape[0], count, *tile.shape[2:]), ABSENT)
+        return tile_evidence(backbone, groups, tile)[:, rows]
+
+    for outer, inner in slabs:
+        inputs = torch.from_numpy(array[outer[0] : outer[1]])[None, None]
+        values = sliding_window_inference(
+            inputs,
+            backbone.tile,
+            1,
+            predict,
+            overlap=overlap,
+            mode="gaussian",
+            cval=-1.0,
+            sw_device=backbone.device,
+            device="cpu",
+        )
+        result[:, inner[0] : inner[1]] = values[0, :, inner[0] - outer[0] : inner[1] - outer[0]].numpy()
+    job.report("segmenting", 1.0)
+    return result
+
+
+def probabilities(values: np.ndarray) -> np.ndarray:
+    """Evidence (classes, ...) -> probabilities (1 + classes, ...) float32; index 0 is background."""
+    values = values.astype(np.float32)
+    peak = np.maximum(values.max(0), 0.0)
+    exponentials = np.exp(np.concatenate([-peak[None], values - peak]))
+    return exponentials / exponentials.sum(0)
+
+
+def _slabs(depth: int, deep: int, halo: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Pairs of (slab with halo, part kept) along z; one slab when the volume is small enough."""
+    if depth <= deep:
+        return [((0, depth), (0, depth))]
+    count = -(-depth // deep)
+    edges = [round(index * depth / count) for index in range(count + 1)]
+    return [((max(a - halo, 0), min(b + halo, depth)), (a, b)) for a, b in zip(edges, edges[1:])]
+
+
+def _tiles(shape: Sequence[int], tile: Sequence[int], overlap: float) -> int:
+    total = 1
+    for extent, size in zip(shape, tile):
+        step = max(int(size * (1 - overlap)), 1)
+        total *= max(-(-(extent - size) // step), 0) + 1
+    return total

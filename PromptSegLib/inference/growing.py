@@ -1,0 +1,129 @@
+"""Strokes grown over network evidence: Grow from seeds with a network term.
+
+Every class competes for every voxel by the cheapest path from its strokes, where a step
+costs the change of intensity it crosses plus a price for walking on voxels that the
+network gives to another class (FINDINGS.md, last section): the geodesic distance of Grow
+from seeds (Zhu et al., 2014) with a network term. Paths are scipy's Dijkstra, one class at
+a time and only where the class can matter.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import numpy as np
+from scipy.ndimage import binary_dilation
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import dijkstra
+
+from ..progress import Job
+
+PRICE = 3.0  # gamma: flat over 2..4
+FLOOR = 0.01  # no voxel is forbidden
+POSSIBLE = 0.05  # probability from which a class can matter somewhere
+CONTRAST = 127.5  # normalised intensities span 2; the paths count changes on 0..255
+UNREACHED = np.float32(1e4)
+_REACH = 5  # voxels around strokes and possible places that take part
+
+
+def grow(
+    array: np.ndarray,
+    probabilities: np.ndarray,
+    strokes: np.ndarray,
+    spacing: tuple[float, float, float],
+    job: Optional[Job] = None,
+    price: float = PRICE,
+) -> np.ndarray:
+    """Advantage of every class over its best competitor, background included.
+
+    :param array: normalised image (z, y, x).
+    :param probabilities: (1 + classes, z, y, x), index 0 background.
+    :param strokes: int16 (z, y, x): -1 unknown, 0 background, k the k-th class.
+    :param spacing: mm (z, y, x).
+    :return: (classes, z, y, x) float16; positive where the class wins, negative elsewhere.
+
+    Classes and background are also seeded where they carry no stroke in this volume: a class
+    where the network is certain of it, so that it does not vanish; the background where no
+    class is possible nearby, so that nothing floods the volume.
+    """
+    job = job or Job()
+    count = probabilities.shape[0]
+    result = np.full((count - 1, *array.shape), -UNREACHED, np.float16)
+    possible = []
+    for index in range(1, count):
+        seeds = strokes == index
+        if not seeds.any():
+            seeds = (probabilities[index] > 0.9) & (strokes < 0)
+        own = (probabilities[index] > POSSIBLE) | seeds
+        possible.append((seeds, _dilated(own, _REACH if seeds.any() else 0)))
+    domain = _dilated(np.logical_or.reduce([where for _, where in possible]), _REACH)
+    if not domain.any():
+        return result
+    # The rim of the domain is background: no class is possible within _REACH voxels of it.
+    rim = domain & ~_eroded(domain)
+    box = _box(domain)
+    inner = array[box]
+    costs = np.full((count, *inner.shape), UNREACHED, np.float32)
+    for index in range(count):
+        job.report("growing", index / count)
+        seeds, where = ((strokes == 0) & domain | rim, domain) if index == 0 else possible[index - 1]
+        if seeds.any():
+            costs[index] = path_cost(inner, probabilities[index][box], seeds[box], where[box], spacing, price)
+    for index in range(1, count):
+        others = np.delete(costs, index, 0).min(0)
+        result[(index - 1, *box)] = others - costs[index]
+    return result
+
+
+def path_cost(
+    array: np.ndarray,
+    probability: np.ndarray,
+    seeds: np.ndarray,
+    where: np.ndarray,
+    spacing: tuple[float, float, float],
+    price: float = PRICE,
+) -> np.ndarray:
+    """Cost (z, y, x) float32 of the cheapest 6-connected path within ``where`` from ``seeds`` to every voxel.
+
+    Crossing from a voxel to its neighbour costs ``|dI| + price * step * mean(-log p)``, I on
+    0..255, step in units of the finest spacing. ``UNREACHED`` where there is no path.
+    """
+    penalty = -np.log(np.clip(probability, FLOOR, 1.0)).astype(np.float32) * np.float32(price)
+    numbers = np.full(array.shape, -1, np.int32)
+    numbers[where] = np.arange(int(where.sum()), dtype=np.int32)
+    rows, columns, weights = [], [], []
+    for axis in range(3):
+        one, two = [slice(None)] * 3, [slice(None)] * 3
+        one[axis], two[axis] = slice(None, -1), slice(1, None)
+        here, there = tuple(one), tuple(two)
+        both = where[here] & where[there]
+        step = spacing[axis] / min(spacing)
+        edge = np.abs(array[there][both] - array[here][both]) * np.float32(CONTRAST)
+        edge += (penalty[there][both] + penalty[here][both]) * np.float32(step / 2)
+        rows.append(numbers[here][both])
+        columns.append(numbers[there][both])
+        weights.append(edge + np.float32(1e-3))  # an explicit zero would be no edge
+    size = int(where.sum())
+    graph = csr_matrix((np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), (size, size))
+    reached = dijkstra(graph, directed=False, indices=numbers[seeds & where], min_only=True)
+    cost = np.full(array.shape, UNREACHED, np.float32)
+    cost[where] = np.minimum(reached, UNREACHED)
+    return cost
+
+
+def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
+    return binary_dilation(mask, iterations=voxels) if voxels else mask
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """Voxels all of whose 6 neighbours are in the mask; the volume's border does not erode."""
+    return ~binary_dilation(~mask)
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """Bounding box of a mask that holds something."""
+    window = []
+    for axis in range(3):
+        line = np.flatnonzero(mask.any(tuple(other for other in range(3) if other != axis)))
+        window.append(slice(int(line[0]), int(line[-1]) + 1))
+    return window[0], window[1], window[2]

@@ -1,0 +1,116 @@
+"""A frozen backbone: its network, how images must look for it, and the prompts it ships."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..errors import PromptSegError
+from ..examples.preprocessing import Preprocessing
+from ..files import replacing
+from ..network.config import NetworkConfig
+from ..network.punet import PUNet
+from ..prompts.classes import is_name
+from ..prompts.store import Prompts
+from .catalogue import find, sha256_of
+
+FORMAT = 1
+_MAX_TILE = 1024
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network in evaluation mode whose parameters and buffers never change.
+
+    :param tile: extents (z, y, x), voxels, of the tiles it is applied to.
+    :param shipped: prompts of the classes it was pretrained on, or None.
+    """
+
+    name: str
+    sha256: str
+    net: PUNet = field(repr=False)
+    preprocessing: Preprocessing
+    tile: tuple[int, int, int]
+    device: torch.device
+    card: dict[str, Any] = field(repr=False)
+    shipped: Optional[Prompts] = field(default=None, repr=False)
+
+    @property
+    def config(self) -> NetworkConfig:
+        return self.net.config
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto`` takes CUDA, else the CPU (MPS on request: it lacks some 3D operators in older torch).
+
+    Raises :class:`PromptSegError` when the named device is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind, colon, number = name.partition(":")
+    if kind not in there or (colon and not number.isdecimal()):
+        raise PromptSegError(f"There is no device {name!r}; choose auto, cpu, cuda or mps.")
+    if not there[kind]:
+        raise PromptSegError(f"The device {name!r} is not available on this machine; choose cpu or auto.")
+    return torch.device(name)
+
+
+def load_model(model: Optional[str] = None, device: str = "auto") -> Backbone:
+    """Load a backbone by its name in the catalogue or by its file's path; the default one without a name.
+
+    Raises :class:`PromptSegError` for an unknown name, a file that is not a backbone, or a
+    catalogue entry whose file has another hash than the catalogue says.
+    """
+    place = choose_device(device)
+    entry = find(model)
+    try:
+        with safe_open(str(entry.path), "pt") as file:
+            header = json.loads((file.metadata() or {})["promptseg-backbone"])
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        if header["format"] != FORMAT:
+            raise PromptSegError(f"The model {entry.path} has format {header['format']!r}; update PromptSeg.")
+        with torch.device("meta"):
+            net = PUNet(NetworkConfig.from_dict(header["network"]))
+        net.load_state_dict(tensors, assign=True)
+        preprocessing = Preprocessing.from_dict(header["preprocessing"])
+        name, card, tile = header["name"], dict(header["card"]), tuple(header["tile"])
+        if not is_name(name) or len(tile) != 3 or not all(extent in range(1, _MAX_TILE + 1) for extent in tile):
+            raise ValueError("no name or no tile")
+    except PromptSegError:
+        raise
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise PromptSegError(f"{entry.path} is not a PromptSeg backbone, or it is damaged; choose another.") from error
+    net.eval().requires_grad_(False).to(place)
+    sha256 = sha256_of(entry.path)
+    if entry.sha256 and sha256 != entry.sha256:
+        raise PromptSegError(f"The model file {entry.path} is damaged (its SHA-256 is wrong); install it again.")
+    shipped = None
+    if entry.prompts is not None and entry.prompts.exists():
+        shipped = Prompts.load(entry.prompts)
+        shipped.check_backbone(name, sha256, net.config)
+    return Backbone(name, sha256, net, preprocessing, tile, place, card, shipped)
+
+
+def save_backbone(
+    path: Path, net: PUNet, name: str, preprocessing: Preprocessing, tile: tuple[int, int, int], card: dict[str, Any]
+) -> str:
+    """Write a body in fp16 with what is needed to use it; returns the file's SHA-256."""
+    header = {
+        "format": FORMAT,
+        "name": name,
+        "network": net.config.to_dict(),
+        "preprocessing": preprocessing.to_dict(),
+        "tile": list(tile),
+        "card": card,
+    }
+    tensors = {key: tensor.detach().cpu().half().contiguous() for key, tensor in net.state_dict().items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, {"promptseg-backbone": json.dumps(header)}))
+    return sha256_of(path)

@@ -1,0 +1,300 @@
+"""Prompts: the tuned tokens of one or several classes, and the file that carries them.
+
+The file is safetensors: tensors named ``<class index>/<prompt tensor>``, and one JSON
+object in the header's metadata. Nothing in it is executed. Reading needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any, Iterable, Mapping
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ..errors import PromptSegError
+from ..examples.preprocessing import Preprocessing
+from ..files import replacing
+from ..network.config import METHODS, MODES, NetworkConfig
+from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, is_name
+from .strokes import Strokes, is_sha256
+
+FORMAT = 1
+MAX_BYTES_PER_CLASS = 256 * 1024
+_MAX_HEADER = 4 * 1024 * 1024
+_MAX_DEPTH = 16
+_STROKES_OVERHEAD = 512  # bytes in the header for one image's strokes
+_MAX_TOKEN = 65504.0  # the largest number of half precision, in which accelerators compute
+
+
+@dataclass(frozen=True)
+class ClassPrompts:
+    """One class: how it is shown, its tensors (names and shapes as in ``NetworkConfig.prompt_shapes``), its group.
+
+    Classes of one group were tuned together and share a pass through the network, in which
+    they compete; classes of different groups never see each other. So tuning one group
+    leaves the output of every other group bit-identical.
+
+    A class that was tuned again in a new group stays behind in its old one, retired: it gives
+    no output, but its tokens keep the others' pass exactly as it was.
+    """
+
+    info: ClassInfo
+    tensors: Mapping[str, np.ndarray]
+    group: int = 0
+    retired: bool = False
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Tuned prompts of one backbone.
+
+    :param classes: the classes, with distinct names and label values.
+    :param backbone: name of the backbone they were tuned on.
+    :param sha256: SHA-256 of that backbone's file; they work on no other.
+    :param tuning: per group (as text) how it was tuned: examples' shape and spacing, steps,
+        seconds, seed, library versions, scores on the annotated voxels.
+    :param strokes: the sparse annotations they were tuned on, so that the same image is
+        grown from the same strokes when it is segmented again.
+    """
+
+    classes: tuple[ClassPrompts, ...]
+    backbone: str
+    sha256: str
+    network: NetworkConfig
+    preprocessing: Preprocessing
+    mode: str = "decoder"
+    method: str = "punet"
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    strokes: tuple[Strokes, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        return [each.info.name for each in self.active]
+
+    @property
+    def values(self) -> dict[str, int]:
+        """Class name -> label value."""
+        return {each.info.name: each.info.value for each in self.active}
+
+    @property
+    def active(self) -> list[ClassPrompts]:
+        """The classes that give output, in the order in which evidence lists them."""
+        return [each for group in self.groups() for each in group if not each.retired]
+
+    def groups(self) -> list[tuple[ClassPrompts, ...]]:
+        """The classes, retired ones included, by group, in file order."""
+        order = list(dict.fromkeys(each.group for each in self.classes))
+        return [tuple(each for each in self.classes if each.group == group) for group in order]
+
+    def find(self, name: str) -> ClassPrompts:
+        """The class of that name; raises :class:`PromptSegError` naming those there are."""
+        for each in self.active:
+            if each.info.name == name:
+                return each
+        raise PromptSegError(f"There is no class {name!r} in these prompts; they hold {', '.join(self.names)}.")
+
+    def only(self, names: Iterable[str]) -> Prompts:
+        """Prompts with whole groups kept wherever one of ``names`` is a member (a group is one pass)."""
+        groups = {self.find(name).group for name in names}
+        return replace(self, classes=tuple(each for each in self.classes if each.group in groups))
+
+    def check_backbone(self, name: str, sha256: str, network: NetworkConfig) -> None:
+        """Raise :class:`PromptSegError` unless these prompts belong to that backbone."""
+        if sha256 != self.sha256:
+            raise PromptSegError(
+                f"These prompts were tuned on the backbone {self.backbone!r} (SHA-256 {self.sha256[:12]}...), "
+                f"not on {name!r} ({sha256[:12]}...); choose the right model or tune again."
+            )
+        if network != self.network:
+            raise PromptSegError(f"These prompts are damaged: their tensors do not fit {name!r}; choose another file.")
+
+    def fitted(self) -> Prompts:
+        """These prompts with as many strokes, the newest first, as 256 kB a class leave room for."""
+        room = MAX_BYTES_PER_CLASS * len(self.classes) - len(replace(self, strokes=()).to_bytes())
+        kept: list[Strokes] = []
+        for each in reversed(self.strokes):
+            room -= each.data.size + _STROKES_OVERHEAD
+            if room >= 0:
+                kept.insert(0, each)
+        return replace(self, strokes=tuple(kept))
+
+    def to_bytes(self) -> bytes:
+        """The file's content; a pure function of the prompts."""
+        tensors = {
+            f"{index}/{name}": np.ascontiguousarray(tensor)
+            for index, each in enumerate(self.classes)
+            for name, tensor in each.tensors.items()
+        }
+        for index, strokes in enumerate(self.strokes):
+            tensors[f"strokes/{index}"] = strokes.data
+        header = {
+            "format": FORMAT,
+            "backbone": self.backbone,
+            "sha256": self.sha256,
+            "network": self.network.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "mode": self.mode,
+            "method": self.method,
+            "classes": [{**each.info.to_dict(), "group": each.group, "retired": each.retired} for each in self.classes],
+            "tuning": dict(self.tuning),
+            "strokes": [strokes.to_dict() for strokes in self.strokes],
+        }
+        return save(tensors, {"promptseg": json.dumps(header, allow_nan=False)})
+
+    def save(self, path: Path) -> None:
+        """Write to ``path``; whatever was there stays untouched if that fails."""
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise PromptSegError(f"Prompts are saved as .safetensors; {path.name} ends otherwise.")
+        if len(self.classes) > MAX_CLASSES:
+            raise PromptSegError(f"A prompts file holds at most {MAX_CLASSES} classes; save fewer.")
+        content = self.to_bytes()
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+
+    @classmethod
+    def load(cls, path: Path) -> Prompts:
+        """Read a prompts file; raises :class:`PromptSegError` with one sentence for anything that is not one."""
+        path, most = Path(path), MAX_CLASSES * MAX_BYTES_PER_CLASS
+        try:
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise PromptSegError(f"{path} is a device or a pipe; give a prompts file.")
+            with open(path, "rb") as file:
+                content = file.read(most + 1)
+            if len(content) > most:
+                raise PromptSegError(f"{path} is too large to be a prompts file (over {most / 2**20:.0f} MB).")
+        except OSError as error:
+            raise PromptSegError(f"Cannot read the prompts file {path}: {error.strerror or error}.") from error
+        try:
+            return cls.from_bytes(content)
+        except PromptSegError as error:
+            raise PromptSegError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Prompts:
+        """Undo :meth:`to_bytes`, believing nothing."""
+        try:
+            (length,) = struct.unpack("<Q", content[:8])
+            if length > min(_MAX_HEADER, len(content) - 8):
+                raise ValueError("its header is longer than the file")
+            text = json.loads(content[8 : 8 + length])["__metadata__"]["promptseg"]
+            header = json.loads(text, parse_constant=_refuse_constant)
+            _check_json(header)
+            tensors = load(content)
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+            raise PromptSegError("this is not a PromptSeg prompts file, or it is damaged; choose another.") from error
+        try:
+            return cls._checked(header, tensors)
+        except PromptSegError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise PromptSegError(f"this prompts file is damaged ({_short(error)}); choose another.") from error
+
+    @classmethod
+    def _checked(cls, header: dict, tensors: dict[str, np.ndarray]) -> Prompts:
+        if header["format"] != FORMAT:
+            raise PromptSegError(
+                f"this prompts file has format {_short(header['format'])}, not {FORMAT}; update PromptSeg."
+            )
+        network = NetworkConfig.from_dict(header["network"])
+        mode, method, sha256, backbone = (header[key] for key in ("mode", "method", "sha256", "backbone"))
+        if mode not in MODES or method not in METHODS:
+            raise ValueError(f"mode {_short(mode)}, method {_short(method)}")
+        if not is_sha256(sha256) or not is_name(backbone):
+            raise ValueError("no name and SHA-256 of a backbone")
+        if not 1 <= len(header["classes"]) <= MAX_CLASSES:
+            raise ValueError(f"{len(header['classes'])} classes")
+        shapes = network.prompt_shapes(mode, method)
+        classes, names, values = [], set(), set()
+        for index, entry in enumerate(header["classes"]):
+            info = ClassInfo.from_dict(entry)
+            group, retired = entry["group"], entry.get("retired", False)
+            if type(group) is not int or not 0 <= group < 2**31 or type(retired) is not bool:
+                raise ValueError("a class has no group")
+            if not retired:
+                if info.name in names or info.value in values:
+                    raise ValueError("a class name or label value is used twice")
+                names.add(info.name)
+                values.add(info.value)
+            own = {}
+            for name, shape in shapes.items():
+                tensor = tensors.pop(f"{index}/{name}")
+                if tensor.shape != shape or tensor.dtype not in (np.float32, np.float16):
+                    raise ValueError(f"tensor {name} has the wrong shape or type")
+                if not (np.abs(tensor) <= _MAX_TOKEN).all():  # false for NaN
+                    raise ValueError(f"tensor {name} holds values that are not finite or out of range")
+                own[name] = tensor.astype(np.float32)
+            classes.append(ClassPrompts(info, own, group, retired))
+        if not names:
+            raise ValueError("every class is retired")
+        strokes = tuple(
+            Strokes.from_dict(entry, tensors.pop(f"strokes/{index}"))
+            for index, entry in enumerate(header.get("strokes", []))
+        )
+        if tensors:
+            raise ValueError(f"unknown tensor {_short(next(iter(tensors)))}")
+        tuning = header["tuning"]
+        if not all(key.isdecimal() and len(key) <= 10 and isinstance(record, dict) for key, record in tuning.items()):
+            raise ValueError("its record of the tuning makes no sense")
+        return cls(
+            tuple(classes),
+            backbone,
+            sha256,
+            network,
+            Preprocessing.from_dict(header["preprocessing"]),
+            mode,
+            method,
+            tuning,
+            strokes,
+        )
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _check_json(content: Any) -> None:
+    """Refuse what cannot be written as JSON again: deep nesting, and numbers like 1e999, which are read as infinity."""
+    level = [content]
+    for _ in range(_MAX_DEPTH):
+        deeper = []
+        for each in level:
+            if isinstance(each, float) and not isfinite(each):
+                raise ValueError("a number is not finite")
+            if isinstance(each, dict):
+                deeper += each.values()
+            elif isinstance(each, list):
+                deeper += each
+        level = deeper
+    if level:
+        raise ValueError("it is nested too deeply")
+
+
+def _short(thing: Any) -> str:
+    text = "".join(letter if letter.isprintable() else " " for letter in str(thing)[:200])
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def parse_classes(words: Iterable[str]) -> dict[str, int]:
+    """``["liver=6", "spleen=1"]`` -> names and label values; raises :class:`PromptSegError`."""
+    classes: dict[str, int] = {}
+    for word in words:
+        name, equals, text = word.rpartition("=")
+        name, value = name.strip(), int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else 0
+        if not equals or not is_name(name) or not 1 <= value <= MAX_VALUE:
+            raise PromptSegError(
+                f"{_short(repr(word))} is not a class; write NAME=VALUE, a value from 1 to {MAX_VALUE}."
+            )
+        if name in classes or value in classes.values():
+            raise PromptSegError(f"{word!r} repeats a class name or a label value; each must be given once.")
+        classes[name] = value
+    if len(classes) > MAX_CLASSES:
+        raise PromptSegError(f"There are {len(classes)} classes; give at most {MAX_CLASSES}.")
+    return classes

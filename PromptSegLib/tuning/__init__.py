@@ -1,0 +1,1 @@
+"""Fitting class prompts to examples; the network itself never changes."""

@@ -1,0 +1,71 @@
+"""Crops around annotations: few, covering every annotated voxel, classes balanced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CANDIDATES = 160
+_SAMPLED = 6000  # annotated voxels per class and volume that the cover looks at
+_MARGIN = 4  # voxels: an annotated voxel at the very border of a crop lacks context
+
+
+@dataclass
+class Crop:
+    """A tile of a volume: image (1, 1, D, H, W) normalised, labels (D, H, W) int64 with -1 unknown."""
+
+    image: Tensor
+    labels: Tensor
+
+    def holds(self, index: int) -> bool:
+        return bool((self.labels == index).any())
+
+
+def cover(
+    array: np.ndarray, labels: np.ndarray, tile: tuple[int, int, int], limit: int, rng: np.random.Generator
+) -> list[Crop]:
+    """At most ``limit`` crops of extents ``tile`` that cover the annotated voxels greedily.
+
+    :param array: normalised volume (z, y, x).
+    :param labels: int16 (z, y, x): -1 unknown, 0 background, k the k-th class.
+    """
+    points, weights = [], []
+    for value in np.unique(labels[labels >= 0]):
+        own = np.argwhere(labels == value)
+        if len(own) > _SAMPLED:
+            own = own[rng.permutation(len(own))[:_SAMPLED]]
+        points.append(own)
+        # Every class weighs the same, known background half: it lies everywhere anyway.
+        weights.append(np.full(len(own), (1.0 if value else 0.5) / len(own)))
+    if not points:
+        return []
+    where, weight = np.concatenate(points), np.concatenate(weights)
+    shape, size = np.asarray(array.shape), np.asarray(tile)
+    open_, total = np.ones(len(where), bool), weight.sum()
+    crops = []
+    while len(crops) < limit and weight[open_].sum() > 1e-3 * total:
+        left = np.flatnonzero(open_)
+        chosen = rng.choice(left, min(_CANDIDATES, len(left)), replace=False, p=weight[left] / weight[left].sum())
+        starts = np.clip(where[chosen] - size // 2, 0, np.maximum(shape - size, 0))
+        # Where the tile touches the volume's border there is no context to miss.
+        low = starts + np.where(starts > 0, _MARGIN, 0)
+        high = starts + size - np.where(starts + size < shape, _MARGIN, 0)
+        inside = ((where[left] >= low[:, None]) & (where[left] < high[:, None])).all(2)
+        best = int((inside * weight[left]).sum(1).argmax())
+        open_[left[inside[best]]] = False
+        crops.append(_cut(array, labels, starts[best], size))
+    return crops
+
+
+def _cut(array: np.ndarray, labels: np.ndarray, start: np.ndarray, size: np.ndarray) -> Crop:
+    window = tuple(slice(a, a + n) for a, n in zip(start, size))
+    image, known = array[window], labels[window]
+    missing = [n - extent for n, extent in zip(size, image.shape)]
+    # As the sliding window pads a volume smaller than a tile: on both sides, with air.
+    pad = [(int(m // 2), int(m - m // 2)) for m in missing]
+    if any(missing):
+        image, known = np.pad(image, pad, constant_values=-1.0), np.pad(known, pad, constant_values=-1)
+    return Crop(torch.from_numpy(np.ascontiguousarray(image))[None, None], torch.from_numpy(known.astype(np.int64)))

@@ -1,0 +1,72 @@
+"""Crops as the network sees them: encoder maps computed once where prompts stay out of the encoder."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..models.backbone import Backbone
+from ..network.attention import PromptTensors
+from ..network.precision import autocast
+from ..network.tokens import touches_encoder
+from ..progress import Job
+from .crops import Crop
+
+
+class EncodedCrops:
+    """The crops of a tuning, on the backbone's device, with the positions of their annotated voxels."""
+
+    def __init__(self, backbone: Backbone, crops: Sequence[Crop], cached: bool, job: Job):
+        self.backbone, self.cached = backbone, cached
+        self.images = [crop.image.to(backbone.device) for crop in crops]
+        self.positions, self.labels = [], []
+        for crop in crops:
+            flat = crop.labels.flatten()
+            where = torch.nonzero(flat >= 0).flatten()
+            self.positions.append(where.to(backbone.device))
+            self.labels.append(flat[where].to(backbone.device))
+        self.maps: list[Optional[list[Tensor]]] = []
+        for index, image in enumerate(self.images):
+            job.report("encoding", index / len(self.images))
+            self.maps.append(self._encode(image) if cached else None)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def _encode(self, image: Tensor) -> list[Tensor]:
+        # no_grad, not inference_mode: the maps are inputs of a graph later.
+        with torch.no_grad(), autocast(self.backbone.device):
+            return self.backbone.net.encode(image)
+
+    def features(self, index: int, prompts: PromptTensors) -> Tensor:
+        """F (1, C0, d, h, w) of one crop under ``prompts``; differentiable in them."""
+        net = self.backbone.net
+        with autocast(self.backbone.device):
+            if touches_encoder(prompts):
+                maps = net.encode(self.images[index], prompts)
+            else:
+                maps = self.maps[index] or self._encode(self.images[index])
+            return net.decode(maps, prompts)
+
+    def logits(self, index: int, prompts: PromptTensors) -> Tensor:
+        """Logits (n, 1 + classes) at the annotated voxels of one crop."""
+        features = self.features(index, prompts)
+        with autocast(self.backbone.device):
+            logits = self.backbone.net.similarity(features, prompts)
+            logits = self.backbone.net.upsample(logits, self.images[index].shape[2:])
+        return logits[0].flatten(1)[:, self.positions[index]].t().float()
+
+    def annotated_features(self, prompts: PromptTensors, job: Job) -> tuple[Tensor, Tensor]:
+        """Features (n, C0) at the annotated voxels of all crops and their labels (n,)."""
+        found, labels = [], []
+        with torch.no_grad():
+            for index, image in enumerate(self.images):
+                job.report("features", index / len(self.images))
+                features = self.features(index, prompts).float()
+                features = F.interpolate(features, size=image.shape[2:], mode="trilinear", align_corners=False)
+                found.append(features[0].flatten(1)[:, self.positions[index]].t())
+                labels.append(self.labels[index])
+        return torch.cat(found), torch.cat(labels)

@@ -1,0 +1,324 @@
+"""Tuning: from examples to prompts, on a body that never changes."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
+
+import monai
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import PromptSegError
+from ..examples.annotation import labels_on_grid
+from ..examples.checking import check_examples, check_image
+from ..examples.example import Example
+from ..examples.geometry import Grid
+from ..examples.volume import Volume
+from ..models.backbone import Backbone, load_model
+from ..network.attention import PromptTensors
+from ..network.config import METHODS, MODES
+from ..network.tokens import unstack
+from ..progress import Cancelled, Job
+from ..prompts.classes import describe
+from ..prompts.store import ClassPrompts, Prompts
+from ..prompts.strokes import Strokes, fingerprint
+from .crops import cover
+from .encoded import EncodedCrops
+from .objective import agreement, annotated_loss, class_weights, mean
+from .warm_start import warm_start
+
+MAX_CROPS = 24
+DEFAULT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to tune. ``seconds`` (from the call to the end) or ``steps`` bounds it; steps are reproducible.
+
+    :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
+    :param method: ``punet`` (tokens), ``dvpt`` (dynamic tokens) or ``ept`` (sinks).
+    :param token_steps: full-batch steps on the output tokens alone, before the decoder is run again.
+    """
+
+    mode: str = "decoder"
+    method: str = "punet"
+    seconds: Optional[float] = None
+    steps: Optional[int] = None
+    token_steps: int = 60
+    token_rate: float = 0.01
+    rate: float = 2e-3
+    average: float = 0.95
+    seed: int = 0
+
+    def checked(self) -> Settings:
+        """Fill in the default budget; raises :class:`PromptSegError` for values that make no sense."""
+        if self.mode not in MODES:
+            raise PromptSegError(f"There is no mode {self.mode!r}; choose one of {', '.join(MODES)}.")
+        if self.method not in METHODS:
+            raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        if self.seconds is not None and self.steps is not None:
+            raise PromptSegError("Give a budget in seconds or in steps, not both.")
+        if self.seconds is not None and not self.seconds > 0:
+            raise PromptSegError(f"A budget of {self.seconds} seconds is too small; give more than 0.")
+        if self.steps is not None and self.steps < 0:
+            raise PromptSegError(f"A budget of {self.steps} steps makes no sense; give 0 or more.")
+        if not 0 <= self.seed < 2**63:
+            raise PromptSegError(f"The seed {self.seed} makes no sense; give 0 or more, below 2^63.")
+        if self.seconds is None and self.steps is None:
+            return replace(self, seconds=DEFAULT_SECONDS)
+        return self
+
+
+def tune(
+    examples: Sequence[Example],
+    classes: Mapping[str, int],
+    model: Union[Backbone, str, None] = None,
+    *,
+    start: Union[Prompts, str, Path, None] = None,
+    settings: Optional[Settings] = None,
+    device: str = "auto",
+    keep_strokes: bool = True,
+    job: Optional[Job] = None,
+    on_preview: Optional[Callable[[Prompts], None]] = None,
+) -> Prompts:
+    """Tune class prompts on annotated examples; the backbone's parameters and buffers stay bit-identical.
+
+    :param examples: one or several images with annotations.
+    :param classes: class name -> its value in the annotations and in results.
+    :param start: prompts to go on from: classes of the same name start there, all other
+        classes are kept as they are, bit-identical.
+    :param keep_strokes: let the prompts carry sparse annotations, so that the same images are
+        grown from the same strokes when they are segmented.
+    :param on_preview: called with prompts worth a look: after the warm start, before any gradient step.
+    :raises PromptSegError: bad examples, prompts of another backbone.
+    :raises Cancelled: the job's caller cancelled; nothing is changed.
+
+    Deterministic for a seed on the CPU when bounded by steps.
+    """
+    began = time.monotonic()
+    job, settings = job or Job(), (settings or Settings()).checked()
+    classes = dict(classes)
+    for example in examples:
+        check_image(example.image, example.name)
+    check_examples(list(examples), classes)
+    backbone = model if isinstance(model, Backbone) else load_model(model, device)
+    if start is not None and not isinstance(start, Prompts):
+        start = Prompts.load(Path(start))
+    if start is not None:
+        _check_start(start, backbone, settings, classes)
+    rng = np.random.default_rng(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+
+    crops, kept, shapes = [], [], []
+    for index, example in enumerate(examples):
+        job.part(0.0, 0.05).report("reading examples", index / len(examples))
+        volume = Volume.of(example.image, backbone.preprocessing)
+        labels = labels_on_grid(example, classes, volume.grid)
+        limit = max(MAX_CROPS // len(examples), len(classes) + 1)
+        crops += cover(volume.array, labels, backbone.tile, limit, rng)
+        shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
+        if keep_strokes and not example.complete:
+            own = labels_on_grid(example, classes, Grid.of(example.image))
+            strokes = Strokes.pack(fingerprint(example.image), own, list(classes.values()))
+            kept += [strokes] if strokes else []
+    if not crops:
+        raise PromptSegError(
+            "No annotated voxel lies inside its image; check that they belong together."
+        )
+
+    cached = settings.mode in ("decoder", "end")
+    encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15))
+    given: list[Optional[PromptTensors]] = [_given(start, name) for name in classes]
+    prompts, origin = warm_start(
+        encoded, len(classes), settings.mode, settings.method, given, generator, job.part(0.15, 0.2)
+    )
+    tuner = _Tuner(encoded, prompts, len(classes), settings, rng)
+    first = tuner.agreement()
+
+    def packed(state: PromptTensors, scores: list[float]) -> Prompts:
+        record = {
+            "examples": shapes,
+            "classes": {name: {"start": origin[i], "agreement": _number(scores[i])} for i, name in enumerate(classes)},
+            "steps": tuner.step,
+            "token_steps": tuner.token_steps,
+            "seconds": round(time.monotonic() - began, 2),
+            "seed": settings.seed,
+            "device": str(backbone.device),
+            "versions": {"torch": torch.__version__, "monai": monai.__version__, "python": platform.python_version()},
+        }
+        return _assemble(backbone, settings, classes, state, record, start, kept)
+
+    if on_preview:
+        on_preview(packed(prompts, first))
+    tuner.tokens(job.part(0.2, 0.25))
+    tuner.run(began, job.part(0.25, 0.98))
+    state, scores = tuner.best(prompts, first)
+    job.report("done", 1.0, agreement=mean(scores), step=tuner.step)
+    return packed(state, scores)
+
+
+class _Tuner:
+    """The optimisation of one group of classes on encoded crops."""
+
+    def __init__(
+        self, encoded: EncodedCrops, prompts: PromptTensors, classes: int, settings: Settings, rng: np.random.Generator
+    ):
+        self.encoded, self.classes, self.settings, self.rng = encoded, classes, settings, rng
+        self.prompts = {name: tensor.detach().clone().requires_grad_() for name, tensor in prompts.items()}
+        self.average = {name: tensor.detach().clone() for name, tensor in prompts.items()}
+        counts = sum(torch.bincount(labels, minlength=classes + 1) for labels in encoded.labels)
+        self.weights = class_weights(torch.as_tensor(counts))
+        # Crops by class, so that every class is seen equally often whatever its size.
+        self.holders = [
+            [i for i, labels in enumerate(encoded.labels) if (labels == index).any()] for index in range(classes + 1)
+        ]
+        self.step = self.token_steps = 0
+
+    def agreement(self, prompts: Optional[PromptTensors] = None) -> list[float]:
+        """Dice per class over the annotated voxels of all crops."""
+        said, known = [], []
+        with torch.no_grad():
+            for index in range(len(self.encoded)):
+                said.append(self.encoded.logits(index, prompts or self.prompts).argmax(1))
+                known.append(self.encoded.labels[index])
+        return agreement(torch.cat(said), torch.cat(known), self.classes)
+
+    def tokens(self, job: Job) -> None:
+        """Full-batch steps on the output tokens over fixed features: cheap, and most of the way."""
+        steps = self.settings.token_steps if self.settings.steps != 0 else 0
+        if not steps:
+            return
+        features, labels = self.encoded.annotated_features(self.prompts, job.part(0.0, 0.5))
+        net = self.encoded.backbone.net
+        chosen = {name: self.prompts[name] for name in ("output.foreground", "output.background")}
+        optimizer = torch.optim.Adam(chosen.values(), lr=self.settings.token_rate)
+        rows = features.t()[None, :, :, None, None]
+        for step in range(steps):
+            logits = net.similarity(rows, chosen)[0, :, :, 0, 0].t()
+            loss = annotated_loss(logits, labels, self.weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            job.report("output tokens", 0.5 + 0.5 * step / steps, loss=float(loss.detach()))
+        self.token_steps = steps
+        for name, tensor in chosen.items():
+            self.average[name].copy_(tensor.detach())
+
+    def run(self, began: float, job: Job) -> None:
+        """Steps through the decoder (or the whole network) until the budget is spent."""
+        settings = self.settings
+        optimizer = torch.optim.Adam(self.prompts.values(), lr=settings.rate)
+        begin = time.monotonic()
+        while True:
+            if settings.steps is not None:
+                share = self.step / settings.steps if settings.steps else 1.0
+            else:
+                # What is left of the user's seconds, less the last look at the agreement.
+                budget = (settings.seconds or 0.0) - (begin - began) - 0.03 * (settings.seconds or 0.0)
+                share = (time.monotonic() - begin) / budget if budget > 0 else 1.0
+            if share >= 1.0:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+            index = self._pick()
+            logits = self.encoded.logits(index, self.prompts)
+            labels = self.encoded.labels[index]
+            loss = annotated_loss(logits, labels, self.weights)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(list(self.prompts.values()), 1.0)
+            optimizer.step()
+            self.step += 1
+            decay = min(settings.average, self.step / (self.step + 4))
+            with torch.no_grad():
+                for name, tensor in self.average.items():
+                    tensor.lerp_(self.prompts[name], 1 - decay)
+            agreed = mean(agreement(logits.argmax(1), labels, self.classes))
+            job.report("tuning", share, loss=float(loss.detach()), agreement=agreed, step=self.step)
+
+    def _pick(self) -> int:
+        present = [holders for holders in self.holders[1:] if holders]
+        holders = present[self.rng.integers(len(present))]
+        return holders[self.rng.integers(len(holders))]
+
+    def best(self, start: PromptTensors, first: list[float]) -> tuple[PromptTensors, list[float]]:
+        """The averaged prompts, or the start where tuning made agreement worse."""
+        scores = self.agreement(self.average)
+        if mean(scores) < mean(first):
+            return start, first
+        return self.average, scores
+
+
+def _check_start(start: Prompts, backbone: Backbone, settings: Settings, classes: Mapping[str, int]) -> None:
+    start.check_backbone(backbone.name, backbone.sha256, backbone.config)
+    if (start.mode, start.method) != (settings.mode, settings.method):
+        raise PromptSegError(
+            f"The given prompts have mode {start.mode} and method {start.method}; tune with the same, or start anew."
+        )
+    others = {each.info.value: each.info.name for each in start.active if each.info.name not in classes}
+    for name, value in classes.items():
+        if value in others:
+            raise PromptSegError(
+                f"The value {value} of {name} already belongs to {others[value]} in the given prompts; choose another."
+            )
+
+
+def _given(start: Optional[Prompts], name: str) -> Optional[PromptTensors]:
+    if start is None or name not in start.names:
+        return None
+    return {key: torch.from_numpy(array.copy()) for key, array in start.find(name).tensors.items()}
+
+
+def _assemble(
+    backbone: Backbone,
+    settings: Settings,
+    classes: Mapping[str, int],
+    state: PromptTensors,
+    record: dict[str, Any],
+    start: Optional[Prompts],
+    strokes: list[Strokes],
+) -> Prompts:
+    """The tuned classes as a new group beside everything ``start`` holds, which stays bit-identical."""
+    kept: list[ClassPrompts] = []
+    known = {each.info.name: each.info for each in start.active} if start else {}
+    if start:
+        kept = [replace(each, retired=each.retired or each.info.name in classes) for each in start.classes]
+        alive = {each.group for each in kept if not each.retired}
+        kept = [each for each in kept if each.group in alive]
+    group = 1 + max((each.group for each in kept), default=-1)
+    infos = [each.info for each in kept]
+    added = []
+    for (name, value), tensors in zip(classes.items(), unstack(state)):
+        info = replace(known[name], value=value) if name in known else describe(name, value, infos)
+        infos.append(info)
+        added.append(ClassPrompts(info, {key: tensor.cpu().numpy() for key, tensor in tensors.items()}, group))
+    tuning = {key: value for key, value in (start.tuning if start else {}).items() if int(key) != group}
+    images = {each.image for each in strokes}
+    return Prompts(
+        tuple(kept + added),
+        backbone.name,
+        backbone.sha256,
+        backbone.config,
+        backbone.preprocessing,
+        settings.mode,
+        settings.method,
+        {**tuning, str(group): record},
+        tuple(each for each in (start.strokes if start else ()) if each.image not in images) + tuple(strokes),
+    ).fitted()
+
+
+def _rounded(grid: Grid) -> list[float]:
+    return [round(step, 4) for step in grid.spacing[::-1]]
+
+
+def _number(value: float) -> Optional[float]:
+    return None if value != value else round(value, 4)
+
+
+__all__ = ["Cancelled", "Settings", "Tensor", "tune"]

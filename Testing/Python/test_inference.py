@@ -1,0 +1,179 @@
+"""Inference: the image's own grid, tiles, slabs, groups, maps and regions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
+
+import PromptSegLib as ps
+from PromptSegLib.examples.geometry import Grid, upright_grid
+from PromptSegLib.examples.volume import Volume
+from PromptSegLib.inference import evidence as evidence_module
+from PromptSegLib.inference import native as native_module
+from PromptSegLib.inference.evidence import evidence, probabilities
+from PromptSegLib.inference.native import labels_on_native, native_slabs, winner
+
+TILTED = tuple(np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0], [0, 0, 1]]).ravel())
+LEFT_HANDED = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return tiny_backbone(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def prompts(backbone):
+    return ps.tune([example()], CLASSES, backbone, settings=ps.Settings(steps=25, rate=5e-3))
+
+
+@pytest.mark.parametrize("direction", [None, TILTED, LEFT_HANDED])
+def test_labels_come_on_the_images_own_grid(backbone, prompts, direction):
+    image, _ = phantom(direction=direction)
+    result = ps.segment(prompts, image, backbone)
+    assert Grid.of(result.labels) == Grid.of(image)
+    assert result.labels.GetPixelID() == sitk.sitkUInt8
+    assert set(np.unique(sitk.GetArrayFromImage(result.labels))) <= {0, *CLASSES.values()}
+
+
+@pytest.mark.parametrize("direction", [None, TILTED, LEFT_HANDED])
+def test_strokes_are_honoured_voxel_by_voxel(backbone, prompts, direction):
+    shown = example(direction=direction)
+    for growing in (None, False):
+        result = ps.segment(prompts, shown.image, backbone, strokes=shown, grow_strokes=growing)
+        labels = sitk.GetArrayFromImage(result.labels)
+        strokes = sitk.GetArrayFromImage(shown.annotation)
+        for value in CLASSES.values():
+            assert (labels[strokes == value] == value).all()
+        assert (labels[strokes == BACKGROUND] == 0).all()
+
+
+def test_the_same_image_is_recognised_and_grown_from_its_strokes(backbone, prompts):
+    shown = example()
+    remembered = ps.segment(prompts, shown.image, backbone)
+    given = ps.segment(prompts, shown.image, backbone, strokes=shown)
+    assert "growing" in remembered.seconds
+    assert np.array_equal(sitk.GetArrayFromImage(remembered.labels), sitk.GetArrayFromImage(given.labels))
+    other, _ = phantom(seed=9)
+    assert "growing" not in ps.segment(prompts, other, backbone).seconds
+    forgetful = replace(prompts, strokes=())
+    assert "growing" not in ps.segment(forgetful, shown.image, backbone).seconds
+
+
+def test_growing_finds_the_structures_of_the_phantom(backbone, prompts):
+    image, reference = phantom()
+    result = ps.segment(prompts, image, backbone)
+    truth, labels = sitk.GetArrayFromImage(reference), sitk.GetArrayFromImage(result.labels)
+    for value in CLASSES.values():
+        both = ((truth == value) & (labels == value)).sum()
+        assert 2 * both / ((truth == value).sum() + (labels == value).sum()) > 0.8
+
+
+def test_a_class_never_depends_on_what_else_is_asked_for(backbone, prompts):
+    image, _ = phantom()
+    every = sitk.GetArrayFromImage(ps.segment(prompts, image, backbone).labels)
+    only = ps.segment(prompts, image, backbone, classes=["rod"])
+    assert np.array_equal(sitk.GetArrayFromImage(only.labels), np.where(every == 9, 9, 0))
+    assert [info.name for info in only.classes] == ["rod"]
+    with pytest.raises(ps.PromptSegError, match="no class 'kidney'"):
+        ps.segment(prompts, image, backbone, classes=["kidney"])
+
+
+def test_probabilities_and_uncertainty_on_request(backbone, prompts):
+    image, _ = phantom(direction=TILTED)
+    result = ps.segment(
+        prompts, image, backbone, probabilities_wanted=True, uncertainty_wanted=True, grow_strokes=False
+    )
+    total = sum(sitk.GetArrayFromImage(each) for each in result.probabilities.values())
+    assert set(result.probabilities) == set(CLASSES)
+    assert total.min() >= 0 and total.max() <= 1 + 1e-5
+    unsure = sitk.GetArrayFromImage(result.uncertainty)
+    assert unsure.min() >= 0 and 0 < unsure.max() <= 1 + 1e-5
+    labels = sitk.GetArrayFromImage(result.labels)
+    ball = sitk.GetArrayFromImage(result.probabilities["ball"])
+    assert ball[labels == 5].min() > 1 / 3 - 1e-3
+    assert Grid.of(result.uncertainty) == Grid.of(image)
+    plain = ps.segment(prompts, image, backbone)
+    assert plain.probabilities is None and plain.uncertainty is None
+
+
+def test_a_region_limits_what_is_labelled(backbone, prompts):
+    image, _ = phantom()
+    whole = sitk.GetArrayFromImage(ps.segment(prompts, image, backbone).labels)
+    part = sitk.GetArrayFromImage(ps.segment(prompts, image, backbone, region=((5, 8, 2), (30, 30, 12))).labels)
+    assert np.array_equal(part[2:12, 8:30, 5:30], whole[2:12, 8:30, 5:30])
+    part[2:12, 8:30, 5:30] = 0
+    assert not part.any()
+    with pytest.raises(ps.PromptSegError, match="does not lie inside"):
+        ps.segment(prompts, image, backbone, region=((0, 0, 0), (999, 3, 3)))
+
+
+def test_values_above_255_widen_the_labels(backbone):
+    shown = example()
+    strokes = sitk.GetArrayFromImage(shown.annotation).astype(np.uint16)
+    strokes[strokes == 5] = 700
+    wide = sitk.GetImageFromArray(strokes)
+    wide.CopyInformation(shown.annotation)
+    shown = replace(shown, annotation=wide)
+    prompts = ps.tune([shown], {"ball": 700, "rod": 9}, backbone, settings=ps.Settings(steps=1, token_steps=1))
+    result = ps.segment(prompts, shown.image, backbone)
+    assert result.labels.GetPixelID() == sitk.sitkUInt16
+    assert 700 in np.unique(sitk.GetArrayFromImage(result.labels))
+
+
+def test_slabs_bound_memory_and_leave_no_seam(backbone, prompts, monkeypatch):
+    volume = Volume.of(phantom()[0], backbone.preprocessing).array
+    array = np.concatenate([volume, volume[::-1]] * 4)
+    whole = evidence(backbone, prompts, array)
+    monkeypatch.setattr(evidence_module, "SLAB_BYTES", 1)
+    slabs = evidence_module._slabs(len(array), 32, 8)
+    assert len(slabs) > 3 and all(outer[1] - outer[0] <= 48 for outer, _ in slabs)
+    assert [kept for _, inner in slabs for kept in range(*inner)] == list(range(len(array)))
+    pieces = evidence(backbone, prompts, array)
+    assert (winner(pieces) == winner(whole)).mean() > 0.95
+
+
+def test_tiles_of_air_hold_no_class(backbone, prompts):
+    array = np.full((16, 32, 32), -1.0, np.float32)
+    assert (evidence(backbone, prompts, array) < -10).all()
+
+
+def test_probabilities_are_those_of_a_softmax_with_background():
+    values = np.array([[0.0, 3.0], [1.0, -2.0]], np.float16)
+    shares = probabilities(values)
+    logits = np.concatenate([np.zeros((1, 2)), values.astype(float)])
+    assert np.allclose(shares, np.exp(logits) / np.exp(logits).sum(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", [None, TILTED, LEFT_HANDED])
+def test_native_slabs_equal_one_interpolation(monkeypatch, direction):
+    image, _ = phantom(direction=direction)
+    native = Grid.of(image)
+    grid = upright_grid(native, (3.0, 2.0, 2.0))
+    values = np.random.default_rng(0).normal(size=(2, *grid.shape)).astype(np.float32)
+    whole = np.concatenate([slab for _, slab in native_slabs(values, grid, native)], 1)
+    monkeypatch.setattr(native_module, "_SLAB_VOXELS", 5000)
+    pieces = list(native_slabs(values, grid, native))
+    assert len(pieces) > 3
+    assert np.allclose(np.concatenate([slab for _, slab in pieces], 1), whole, atol=1e-4)
+    assert np.abs(whole).max() < 10  # no voxel of the image lies outside what is interpolated
+    lookup = np.array([0, 5, 9], np.uint8)
+    assert labels_on_native(values, grid, native, lookup).shape == native.shape
+
+
+def test_cancelling_a_segmentation_raises(backbone, prompts):
+    with pytest.raises(ps.Cancelled):
+        ps.segment(prompts, phantom()[0], backbone, job=ps.Job(is_cancelled=lambda: True))
+
+
+def test_annotations_on_another_grid_are_strokes_too(backbone, prompts):
+    image, reference = phantom()
+    coarse = sitk.Resample(
+        painted(reference), [24, 20, 20], sitk.Transform(), sitk.sitkNearestNeighbor, reference.GetOrigin(), [4, 4, 3]
+    )
+    result = ps.segment(prompts, image, backbone, strokes=ps.Example(image, coarse, BACKGROUND))
+    assert sitk.GetArrayFromImage(result.labels).any()

@@ -1,0 +1,248 @@
+"""Tuning: the body never changes, old classes stay bit-identical, strokes are all that is learned from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from tiny import BACKGROUND, CLASSES, CONFIG, example, painted, phantom, tiny_backbone
+
+import PromptSegLib as ps
+from PromptSegLib.examples.example import Example
+from PromptSegLib.examples.volume import Volume
+from PromptSegLib.inference.evidence import evidence
+from PromptSegLib.network.config import METHODS, MODES
+from PromptSegLib.network.tokens import new_prompts
+from PromptSegLib.progress import Job
+from PromptSegLib.tuning.crops import cover
+from PromptSegLib.tuning.encoded import EncodedCrops
+from PromptSegLib.tuning.objective import agreement, annotated_loss, class_weights
+from PromptSegLib.tuning.warm_start import prototypes, warm_start
+
+BRIEF = ps.Settings(steps=4, token_steps=5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return tiny_backbone(tmp_path_factory.mktemp("tiny"), shipped=True)
+
+
+def same(first: ps.Prompts, second: ps.Prompts, names=None) -> bool:
+    names = names or first.names
+    return all(
+        np.array_equal(tensor, second.find(name).tensors[key])
+        for name in names
+        for key, tensor in first.find(name).tensors.items()
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, mode, method):
+    before = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
+    settings = ps.Settings(mode=mode, method=method, steps=2, token_steps=2)
+    prompts = ps.tune([example()], CLASSES, backbone, settings=settings)
+    after = backbone.net.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert all(parameter.grad is None for parameter in backbone.net.parameters())
+    assert prompts.values == CLASSES and (prompts.mode, prompts.method) == (mode, method)
+    assert set(prompts.classes[0].tensors) == set(CONFIG.prompt_shapes(mode, method))
+    assert ps.Prompts.from_bytes(prompts.to_bytes()).names == prompts.names
+
+
+def test_tuning_learns_what_was_painted(backbone):
+    prompts = ps.tune([example()], CLASSES, backbone, settings=ps.Settings(steps=30, rate=5e-3))
+    record = prompts.tuning["0"]["classes"]
+    assert min(record[name]["agreement"] for name in CLASSES) > 0.8
+
+
+def test_the_same_seed_gives_the_same_prompts_and_another_does_not(backbone):
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    again = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    other = ps.tune([example()], CLASSES, backbone, settings=replace(BRIEF, seed=4))
+    assert same(first, again) and not same(first, other)
+
+
+def test_a_new_class_leaves_the_old_ones_bit_identical(backbone):
+    shown = example()
+    first = ps.tune([shown], {"ball": 5}, backbone, settings=BRIEF)
+    second = ps.tune([shown], {"rod": 9}, backbone, start=first, settings=BRIEF)
+    assert second.values == {"ball": 5, "rod": 9}
+    assert same(first, second, ["ball"])
+    array = Volume.of(shown.image, backbone.preprocessing).array
+    alone, beside = evidence(backbone, first, array), evidence(backbone, second, array)
+    assert np.array_equal(alone[0], beside[0])
+    reopened = ps.Prompts.from_bytes(second.to_bytes())
+    assert np.array_equal(evidence(backbone, reopened, array), beside)
+
+
+def test_retuning_one_class_of_a_group_leaves_its_companions_bit_identical(backbone):
+    shown = example()
+    both = ps.tune([shown], CLASSES, backbone, settings=BRIEF)
+    again = ps.tune([shown], {"rod": 9}, backbone, start=both, settings=BRIEF)
+    assert sorted(again.names) == ["ball", "rod"] and not same(both, again, ["rod"])
+    array = Volume.of(shown.image, backbone.preprocessing).array
+    assert np.array_equal(
+        evidence(backbone, both, array)[0], evidence(backbone, again, array)[again.names.index("ball")]
+    )
+    # Once every member is tuned anew the old group is gone: files do not grow with every correction.
+    last = ps.tune([shown], {"ball": 5}, backbone, start=again, settings=BRIEF)
+    assert len(last.classes) == 2
+
+
+def test_resuming_starts_where_the_prompts_were(backbone):
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    same_again = ps.tune([example()], CLASSES, backbone, start=first, settings=ps.Settings(steps=0))
+    assert same(first, same_again)
+    assert same_again.tuning["0"]["classes"]["ball"]["start"] == "the given prompts"
+
+
+def test_a_preview_comes_before_the_first_step(backbone):
+    previews = []
+    ps.tune([example()], CLASSES, backbone, settings=BRIEF, on_preview=previews.append)
+    assert len(previews) == 1 and previews[0].tuning["0"]["steps"] == 0
+    assert ps.segment(previews[0], example().image, backbone).classes
+
+
+def test_several_volumes_on_different_grids(backbone):
+    turned = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+    examples = [example(), replace(example(spacing=(1.5, 2.5, 4.0), direction=turned, seed=1), name="turned")]
+    prompts = ps.tune(examples, CLASSES, backbone, settings=BRIEF)
+    assert [each["name"] for each in prompts.tuning["0"]["examples"]] == ["image", "turned"]
+    assert len(prompts.strokes) == 2
+
+
+def test_cancelling_raises_and_reports_progress(backbone):
+    seen = []
+
+    def stop_when_tuning() -> bool:
+        return bool(seen) and seen[-1].stage == "tuning"
+
+    with pytest.raises(ps.Cancelled):
+        ps.tune([example()], CLASSES, backbone, settings=BRIEF, job=Job(seen.append, stop_when_tuning))
+    shares = [report.share for report in seen]
+    assert shares == sorted(shares) and "loss" in seen[-1].figures and "agreement" in seen[-1].figures
+
+
+def test_a_budget_in_seconds_is_kept_in_steps(backbone):
+    assert ps.tune([example()], CLASSES, backbone, settings=ps.Settings(seconds=4)).tuning["0"]["steps"] > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ps.Settings(mode="sideways"),
+        ps.Settings(method="magic"),
+        ps.Settings(seconds=0),
+        ps.Settings(seconds=math.nan),
+        ps.Settings(steps=-1),
+        ps.Settings(seconds=1, steps=1),
+    ],
+)
+def test_settings_that_make_no_sense_get_a_sentence(backbone, settings):
+    with pytest.raises(ps.PromptSegError, match=r"\.$"):
+        ps.tune([example()], CLASSES, backbone, settings=settings)
+
+
+def test_prompts_of_another_backbone_are_refused(backbone, tmp_path):
+    other = tiny_backbone(tmp_path, seed=1)
+    prompts = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    with pytest.raises(ps.PromptSegError, match="tuned on the backbone 'tiny0'"):
+        ps.tune([example()], CLASSES, other, start=prompts, settings=BRIEF)
+    with pytest.raises(ps.PromptSegError, match="tuned on the backbone 'tiny0'"):
+        ps.segment(prompts, example().image, other)
+
+
+def test_unknown_voxels_teach_nothing(backbone):
+    """Whatever lies under unpainted voxels of the annotation: the prompts are the same."""
+    image, reference = phantom()
+    strokes = painted(reference)
+    ignored = sitk.GetArrayFromImage(strokes)
+    ignored[0, 0, :10] = 77  # a value that is neither a class nor background
+    other = sitk.GetImageFromArray(ignored)
+    other.CopyInformation(strokes)
+    first = ps.tune([Example(image, strokes, BACKGROUND)], CLASSES, backbone, settings=BRIEF)
+    second = ps.tune([Example(image, other, BACKGROUND)], CLASSES, backbone, settings=BRIEF)
+    assert same(first, second)
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    weights = class_weights(torch.bincount(labels))
+    assert torch.isfinite(annotated_loss(logits, labels, weights))
+
+
+def test_crops_cover_every_annotated_voxel():
+    rng = np.random.default_rng(0)
+    labels = np.full((60, 90, 100), -1, np.int16)
+    spots = rng.integers(0, labels.shape, (40, 3))
+    labels[tuple(spots.T)] = rng.integers(0, 3, len(spots))
+    array = rng.normal(size=labels.shape).astype(np.float32)
+    crops = cover(array, labels, (16, 32, 32), 100, rng)
+    assert all(crop.image.shape == (1, 1, 16, 32, 32) for crop in crops)
+    seen = sum(int((crop.labels >= 0).sum()) for crop in crops)
+    assert seen >= int((labels >= 0).sum()) and len(crops) < 40
+    assert len(cover(array, labels, (16, 32, 32), 5, rng)) == 5
+
+
+def test_a_volume_smaller_than_a_tile_is_padded_with_unknown():
+    labels = np.full((5, 9, 50), -1, np.int16)
+    labels[2, 4, 25] = 1
+    (crop,) = cover(np.zeros(labels.shape, np.float32), labels, (16, 32, 32), 3, np.random.default_rng(0))
+    assert crop.labels.shape == (16, 32, 32) and int((crop.labels >= 0).sum()) == 1
+    assert float(crop.image.min()) == -1.0
+
+
+def test_cached_and_recomputed_encodings_agree(backbone):
+    shown = example()
+    volume = Volume.of(shown.image, backbone.preprocessing)
+    labels = np.full(volume.array.shape, -1, np.int16)
+    labels[4:6, 10:20, 10:20] = 1
+    labels[4:6, 22:26, 10:20] = 0
+    crops = cover(volume.array, labels, backbone.tile, 2, np.random.default_rng(0))
+    prompts = new_prompts(CONFIG, 1, "decoder", generator=torch.Generator().manual_seed(0))
+    cached = EncodedCrops(backbone, crops, True, Job()).logits(0, prompts)
+    fresh = EncodedCrops(backbone, crops, False, Job()).logits(0, prompts)
+    assert torch.equal(cached, fresh)
+
+
+def test_warm_start_takes_the_shipped_class_that_agrees(backbone):
+    shown = example()
+    volume = Volume.of(shown.image, backbone.preprocessing)
+    labels = np.full(volume.array.shape, -1, np.int16)
+    shipped = evidence(backbone, replace(backbone.shipped, mode="full"), volume.array)
+    labels[2:8, 8:24, 8:24] = 0
+    crops = cover(volume.array, labels, backbone.tile, 2, np.random.default_rng(0))
+    encoded = EncodedCrops(backbone, crops, True, Job())
+    from PromptSegLib.inference.evidence import group_tensors
+    from PromptSegLib.network.tokens import without_encoder
+
+    group = without_encoder(group_tensors(backbone.shipped, backbone.device)[0])
+    said = [encoded.logits(index, group).argmax(1) for index in range(len(encoded))]
+    wanted = int(torch.bincount(torch.cat(said), minlength=4)[1:].argmax()) + 1
+    encoded.labels = [(each == wanted).long() for each in said]
+    assert shipped.shape[0] == 3 and int((encoded.labels[0] == 1).sum()) > 0
+    prompts, origin = warm_start(encoded, 1, "decoder", "punet", [None], torch.Generator(), Job())
+    name = backbone.shipped.names[wanted - 1]
+    assert origin == [f"the shipped class {name}"]
+    lent = backbone.shipped.find(name).tensors
+    assert all(np.array_equal(tensor[0].numpy(), lent[key]) for key, tensor in prompts.items())
+
+
+def test_prototypes_are_directions_of_the_features():
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.eye(8)[:3]
+    features = (centers[torch.arange(300) % 3] * 5 + 0.1 * torch.randn(300, 8, generator=generator)).contiguous()
+    found = prototypes(features, 3, generator)
+    assert torch.allclose(found.norm(dim=1), torch.ones(3), atol=1e-5)
+    assert (found @ centers.t()).max(0).values.min() > 0.99
+    assert prototypes(features[:2], 4, generator).shape == (4, 8)
+
+
+def test_agreement_is_dice_on_annotated_voxels():
+    labels = torch.tensor([1, 1, 1, 0, 0, 2])
+    predicted = torch.tensor([1, 1, 0, 0, 1, 2])
+    scores = agreement(predicted, labels, 3)
+    assert scores[0] == pytest.approx(2 * 2 / (3 + 3)) and scores[1] == 1.0 and math.isnan(scores[2])
