@@ -37,8 +37,8 @@ class Score:
     dice: Optional[float]
     surface_dice: Optional[float]
     hausdorff95: Optional[float]
-    reference_ml: float
-    predicted_ml: float
+    reference_ml: Optional[float]
+    predicted_ml: Optional[float]
 
     @property
     def absent(self) -> bool:
@@ -90,9 +90,16 @@ def _score(truth: np.ndarray, guess: np.ndarray, spacing: tuple[float, ...], tol
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI calls its own deprecated arguments
         surface_dice = compute_surface_dice(
-            *pair, class_thresholds=[tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True
+            pair[0],
+            pair[1],
+            class_thresholds=[tolerance_mm],
+            include_background=True,
+            spacing=spacing,
+            use_subvoxels=True,
         )
-        hausdorff95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
+        hausdorff95 = compute_hausdorff_distance(
+            pair[0], pair[1], include_background=True, percentile=95, spacing=spacing
+        )
     return Score(dice, float(surface_dice), float(hausdorff95), *volumes)
 
 

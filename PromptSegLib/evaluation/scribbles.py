@@ -69,7 +69,7 @@ def scribble(
             drawn[index][_stroke(mask[index], spacing, width, rng)] = value
 
     rng = np.random.default_rng([seed, int(background)])
-    region = _body_region((truth > 0).any(0), spacing)
+    region = _body_region(np.any(truth > 0, axis=0), spacing)
     budget = background_share * truth.size
     for index in _spread(np.flatnonzero(drawn.any((1, 2)))):
         for stroke in _background_strokes(truth[index] > 0, region, spacing, width, rng):
@@ -250,14 +250,14 @@ def _background_strokes(
     radius = np.hypot(*offset.T)
     for _ in range(2):
         turn = rng.uniform(-np.pi, np.pi)
-        ends = []
+        tips = []
         for direction in (turn, turn + rng.uniform(0.4, 0.8) * np.pi):
             sector = np.cos(angle - direction) > 0.97
             if sector.any():
                 wish = rng.uniform(0.5, 0.95) * radius[sector].max()
-                ends.append(tuple(places[sector][np.argmin(np.abs(radius[sector] - wish))]))
-        if len(ends) == 2:
-            strokes.append(_inked(_way(roam, _wobble(roam.shape, rng), spacing, *ends), free, width))
+                tips.append(tuple(places[sector][np.argmin(np.abs(radius[sector] - wish))]))
+        if len(tips) == 2:
+            strokes.append(_inked(_way(roam, _wobble(roam.shape, rng), spacing, *tips), free, width))
     return strokes
 
 
@@ -294,8 +294,8 @@ def _worst(truth: np.ndarray, wrong: np.ndarray) -> Optional[tuple[int, np.ndarr
             if sizes[largest] > best[0]:
                 box = ndimage.find_objects(parts)[largest]
                 best = (int(sizes[largest]), parts[box] == largest + 1, box)
-        if best[0]:
-            _, part, box = best
+        _, part, box = best
+        if part is not None:
             within = int(part.sum((1, 2)).argmax())
             index = box[0].start + within
             mask = np.zeros(truth.shape[1:], bool)

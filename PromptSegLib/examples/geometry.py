@@ -7,10 +7,12 @@ Everything passes through physical space (SimpleITK, LPS millimetres). Arrays ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Sequence
 
 import numpy as np
 import SimpleITK as sitk
 
+_SLAB_VOXELS = 24_000_000
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -54,6 +56,12 @@ class Grid:
         image.SetDirection(self.direction)
         return image
 
+    def part(self, low: Sequence[int], high: Sequence[int]) -> Grid:
+        """The box of voxels from index ``low`` up to but without ``high``, (x, y, z), as a grid of its own."""
+        size = tuple(int(b - a) for a, b in zip(low, high))
+        x, y, z = self.points(np.asarray([low], float))[0].tolist()
+        return Grid((size[0], size[1], size[2]), self.spacing, (x, y, z), self.direction)
+
     def corners(self) -> np.ndarray:
         """Physical positions (8, 3) of the outer voxel corners."""
         ends = [(-0.5, extent - 0.5) for extent in self.size]
@@ -81,7 +89,7 @@ def upright_grid(grid: Grid, spacing: tuple[float, float, float]) -> Grid:
     low, high = corners.min(0), corners.max(0)
     size = np.maximum(np.round((high - low) / step), 1).astype(int)
     origin = (low + high) / 2 - step * (size - 1) / 2  # centred, so that rounding is shared by both ends
-    return Grid(tuple(int(n) for n in size), tuple(step.tolist()), tuple(origin.tolist()))
+    return Grid(tuple(size.tolist()), tuple(step.tolist()), tuple(origin.tolist()))
 
 
 def resample(image: sitk.Image, grid: Grid, interpolator: int, fill: float) -> sitk.Image:
@@ -100,16 +108,32 @@ def to_model_grid(image: sitk.Image, grid: Grid, fill: float) -> np.ndarray:
     """Image intensities on a model's grid, float32 (z, y, x).
 
     Where the model's grid is coarser than the image, the image is smoothed first (Gaussian,
-    sigma half the missing resolution), so that thin noise does not alias.
+    sigma half the missing resolution), so that thin noise does not alias. Works in slabs,
+    so that no floating-point copy of a large image is made.
     """
     source = Grid.of(image)
-    image = sitk.Cast(image, sitk.sitkFloat32)
     # Step of the model's grid along the image's own axes; in quadrature, so that turning an image
     # does not change how much an isotropic model grid smooths it.
     turn = np.linalg.inv(np.reshape(grid.direction, (3, 3))) @ np.reshape(source.direction, (3, 3))
     step = np.sqrt((turn**2).T @ np.asarray(grid.spacing) ** 2)
-    sigma = [0.5 * np.sqrt(max(s**2 - own**2, 0.0)) for s, own in zip(step, source.spacing)]
-    sigma = [s if s > 0.35 * own else 0.0 for s, own in zip(sigma, source.spacing)]
-    if any(sigma):
-        image = sitk.DiscreteGaussian(image, [float(s) ** 2 for s in sigma], 32, 0.02, True)
-    return sitk.GetArrayFromImage(resample(image, grid, sitk.sitkLinear, fill))
+    own = np.asarray(source.spacing)
+    sigma = 0.5 * np.sqrt(np.maximum(step**2 - own**2, 0.0))
+    sigma[sigma <= 0.35 * own] = 0.0
+    margin = np.ceil(4 * sigma / own).astype(int) + 2
+    count = max(1, round(np.prod(source.size, dtype=float) / _SLAB_VOXELS))
+    depth = grid.size[2]
+    edges = np.unique(np.linspace(0, depth, min(count, depth) + 1).astype(int))
+    array = np.full(grid.shape, fill, np.float32)
+    for start, stop in zip(edges, edges[1:]):
+        slab = grid.part((0, 0, start), (grid.size[0], grid.size[1], stop))
+        near = source.indices(slab.corners())
+        low = np.clip(np.floor(near.min(0)).astype(int) - margin, 0, source.size)
+        high = np.clip(np.ceil(near.max(0)).astype(int) + margin + 1, 0, source.size)
+        if (low >= high).any():
+            continue
+        x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high))
+        part = sitk.Cast(image[x, y, z], sitk.sitkFloat32)
+        if sigma.any():
+            part = sitk.DiscreteGaussian(part, (sigma**2).tolist(), 32, 0.02, True)
+        array[start:stop] = sitk.GetArrayFromImage(resample(part, slab, sitk.sitkLinear, fill))
+    return array

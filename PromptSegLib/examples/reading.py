@@ -19,6 +19,7 @@ from .checking import check_kind, is_integer
 
 _KNOWN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _AGAIN = "copy or export it again"
+_NO_SPACING = "{} has a voxel spacing that is not positive; convert the original series again."
 
 
 def read_image(path: Union[str, Path]) -> sitk.Image:
@@ -154,15 +155,17 @@ def check_intact(path: Path) -> None:
                 length, head = _inflate(file, path)
             else:
                 length = path.stat().st_size
-            wanted = _nifti_length(head)
-            if wanted is not None and length < wanted:
+            wanted, steps = _nifti(head) or (0, (1.0,))
+            if length < wanted:
                 raise PromptSegError(f"{path} is truncated ({length} of {wanted} bytes); {_AGAIN}.")
+            if not all(0 < abs(step) < np.inf for step in steps):  # SimpleITK would take 1 mm instead
+                raise PromptSegError(_NO_SPACING.format(path.name))
         elif _compressed_data_follow(file, name):
             _inflate(file, path)
 
 
-def _nifti_length(head: bytes) -> Optional[int]:
-    """How many bytes a NIfTI file with this header has at least; None if it is no such header."""
+def _nifti(head: bytes) -> Optional[tuple[int, tuple[float, ...]]]:
+    """How many bytes a NIfTI file with this header has at least, and its spacing; None if it is no such header."""
     if len(head) < 348:
         return None
     for order in "<>":
@@ -171,10 +174,12 @@ def _nifti_length(head: bytes) -> Optional[int]:
             dimensions = struct.unpack(order + "8h", head[40:56])
             bits = struct.unpack(order + "h", head[72:74])[0]
             offset = struct.unpack(order + "f", head[108:112])[0]
+            steps = struct.unpack(order + "3f", head[80:92])
         elif kind == 540 and len(head) >= 540:
             bits = struct.unpack(order + "h", head[14:16])[0]
             dimensions = struct.unpack(order + "8q", head[16:80])
             offset = struct.unpack(order + "q", head[168:176])[0]
+            steps = struct.unpack(order + "3d", head[112:136])
         else:
             continue
         if not 1 <= dimensions[0] <= 7:
@@ -182,7 +187,7 @@ def _nifti_length(head: bytes) -> Optional[int]:
         voxels = 1
         for extent in dimensions[1 : dimensions[0] + 1]:
             voxels *= max(extent, 1)
-        return int(offset) + voxels * bits // 8 if np.isfinite(offset) else None
+        return (int(offset) + voxels * bits // 8, steps[: dimensions[0]]) if np.isfinite(offset) else None
     return None
 
 
@@ -238,7 +243,7 @@ def _sentence(path: Path, message: str) -> str:
     if "orthonormal" in message or "determinant is 0" in message:
         return f"The axes of {path.name} are not perpendicular; resample it to a rectangular grid."
     if "spacing is not supported" in message:
-        return f"{path.name} has a voxel spacing that is not positive; convert the original series again."
+        return _NO_SPACING.format(path.name)
     if "llocat" in message:
         return f"There is not enough memory to read {path}; close other programs or crop the volume."
     lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith("Reason:")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Optional, Sequence, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ..prompts.store import Prompts
 OVERLAP = 0.125  # 48 x 96 x 96 tiles with 1/8 beat smaller ones with 1/2, at 0.4 times the time (FINDINGS.md)
 SLAB_BYTES = 512 * 2**20
 FLAT = 1e-3
+_LARGEST = 60.0  # evidence is bounded by twice the network's scale; exp stays finite in float32
 ABSENT = -20.0  # evidence where a tile holds nothing but one intensity (air outside the body)
 
 
@@ -97,17 +98,35 @@ def evidence(
             sw_device=backbone.device,
             device="cpu",
         )
+        values = cast(Tensor, values)  # one output, so neither a tuple nor a dict
         result[:, inner[0] : inner[1]] = values[0, :, inner[0] - outer[0] : inner[1] - outer[0]].numpy()
     job.report("segmenting", 1.0)
     return result
 
 
-def probabilities(values: np.ndarray) -> np.ndarray:
-    """Evidence (classes, ...) -> probabilities (1 + classes, ...) float32; index 0 is background."""
-    values = values.astype(np.float32)
-    peak = np.maximum(values.max(0), 0.0)
-    exponentials = np.exp(np.concatenate([-peak[None], values - peak]))
-    return exponentials / exponentials.sum(0)
+class Probabilities:
+    """Softmax of evidence (classes, ...) with the background's 0 in front, one class at a time.
+
+    ``[0]`` is background, ``[k]`` the k-th class, each float32: all of them at once would be
+    the largest array of a segmentation.
+    """
+
+    def __init__(self, values: np.ndarray):
+        self._values = values
+        total = np.ones(values.shape[1:], np.float32)
+        for value in values:
+            total += np.exp(np.minimum(value.astype(np.float32), _LARGEST))
+        self._total = total
+
+    def __len__(self) -> int:
+        return len(self._values) + 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if index == 0:
+            return 1.0 / self._total
+        if index >= len(self):
+            raise IndexError(index)
+        return np.exp(np.minimum(self._values[index - 1].astype(np.float32), _LARGEST)) / self._total
 
 
 def _slabs(depth: int, deep: int, halo: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:

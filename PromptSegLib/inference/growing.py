@@ -9,7 +9,7 @@ a time and only where the class can matter.
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Sequence
 
 import numpy as np
 from scipy.ndimage import binary_dilation
@@ -28,7 +28,7 @@ _REACH = 5  # voxels around strokes and possible places that take part
 
 def grow(
     array: np.ndarray,
-    probabilities: np.ndarray,
+    probabilities: Sequence[np.ndarray],
     strokes: np.ndarray,
     spacing: tuple[float, float, float],
     job: Optional[Job] = None,
@@ -37,7 +37,7 @@ def grow(
     """Advantage of every class over its best competitor, background included.
 
     :param array: normalised image (z, y, x).
-    :param probabilities: (1 + classes, z, y, x), index 0 background.
+    :param probabilities: 1 + classes arrays (z, y, x), the first background.
     :param strokes: int16 (z, y, x): -1 unknown, 0 background, k the k-th class.
     :param spacing: mm (z, y, x).
     :return: (classes, z, y, x) float16; positive where the class wins, negative elsewhere.
@@ -47,14 +47,14 @@ def grow(
     class is possible nearby, so that nothing floods the volume.
     """
     job = job or Job()
-    count = probabilities.shape[0]
+    count = len(probabilities)
     result = np.full((count - 1, *array.shape), -UNREACHED, np.float16)
     possible = []
     for index in range(1, count):
-        seeds = strokes == index
+        seeds, share = strokes == index, probabilities[index]
         if not seeds.any():
-            seeds = (probabilities[index] > 0.9) & (strokes < 0)
-        own = (probabilities[index] > POSSIBLE) | seeds
+            seeds = (share > 0.9) & (strokes < 0)
+        own = (share > POSSIBLE) | seeds
         possible.append((seeds, _dilated(own, _REACH if seeds.any() else 0)))
     domain = _dilated(np.logical_or.reduce([where for _, where in possible]), _REACH)
     if not domain.any():
@@ -69,8 +69,13 @@ def grow(
         seeds, where = ((strokes == 0) & domain | rim, domain) if index == 0 else possible[index - 1]
         if seeds.any():
             costs[index] = path_cost(inner, probabilities[index][box], seeds[box], where[box], spacing, price)
+    # The two cheapest claims on every voxel: a class's best competitor is one of them.
+    first, second = np.minimum(costs[0], costs[1]), np.maximum(costs[0], costs[1])
+    for cost in costs[2:]:
+        second = np.minimum(second, np.maximum(first, cost))
+        first = np.minimum(first, cost)
     for index in range(1, count):
-        others = np.delete(costs, index, 0).min(0)
+        others = np.where(costs[index] == first, second, first)
         result[(index - 1, *box)] = others - costs[index]
     return result
 

@@ -15,40 +15,12 @@ _SLAB_VOXELS = 4_000_000
 def native_slabs(values: np.ndarray, grid: Grid, native: Grid) -> Iterator[tuple[slice, np.ndarray]]:
     """Values (classes, z, y, x) on ``grid``, interpolated linearly on ``native``.
 
-    Yields (z range of the native array, (classes, slab, y, x) float32). Only the part of
-    ``values`` that a slab needs is converted, so memory does not grow with the volume.
+    Yields (z range of the native array, (classes, slab, y, x) float32), so that memory does
+    not grow with the volume.
     """
-    depth, height, width = native.shape
-    deep = max(1, _SLAB_VOXELS // (height * width * max(1, len(values))))
-    for start in range(0, depth, deep):
-        stop = min(start + deep, depth)
-        slab = Grid(
-            (width, height, stop - start),
-            native.spacing,
-            tuple(native.points(np.array([[0, 0, start]]))[0].tolist()),
-            native.direction,
-        )
-        corner = grid.indices(slab.corners())
-        low = np.floor(corner.min(0)).astype(int) - 1
-        high = np.ceil(corner.max(0)).astype(int) + 2
-        # Indices are clipped, which repeats the border: the outermost voxels of the image may lie
-        # up to half a model voxel outside the model's grid.
-        picks = [np.clip(np.arange(a, b), 0, n - 1) for a, b, n in zip(low, high, grid.size)][::-1]
-        origin = tuple(grid.points(low[None].astype(float))[0].tolist())
-        size = tuple(int(n) for n in high - low)
-        crop_grid = Grid(size, grid.spacing, origin, grid.direction)
-        out = np.empty((len(values), *slab.shape), np.float32)
-        for index, value in enumerate(values):
-            crop = crop_grid.image(value[np.ix_(*picks)].astype(np.float32))
-            # A copy: a view would outlive the image it looks into.
-            out[index] = sitk.GetArrayFromImage(resample(crop, slab, sitk.sitkLinear, -1e4))
-        yield slice(start, stop), out
-
-
-def winner(slab: np.ndarray) -> np.ndarray:
-    """(classes, ...) scores -> index of the best class from 1, or 0 where none is positive."""
-    best = slab.argmax(0)
-    return np.where(slab.max(0) > 0, best + 1, 0)
+    for start, stop in _ranges(native, len(values)):
+        slab = native.part((0, 0, start), (*native.size[:2], stop))
+        yield slice(start, stop), np.stack([_interpolated(value, grid, slab) for value in values])
 
 
 def labels_on_native(
@@ -58,10 +30,68 @@ def labels_on_native(
     lookup: np.ndarray,
     on_slab: Optional[Callable[[slice], None]] = None,
 ) -> np.ndarray:
-    """Label values (z, y, x) on the native grid; ``lookup[k]`` is the value of the k-th class, ``lookup[0]`` 0."""
-    labels = np.zeros(native.shape, lookup.dtype)
-    for where, slab in native_slabs(values, grid, native):
-        labels[where] = lookup[winner(slab)]
+    """Label values (z, y, x) on the native grid: ``lookup[k]`` where the k-th class has the highest positive value.
+
+    ``lookup[0]`` is background. A class is interpolated only in the box where it is positive
+    somewhere: organs are small, and a large CT has far more voxels than a model's grid.
+    """
+    labels = np.full(native.shape, lookup[0], lookup.dtype)
+    boxes = [_positive_box(value, grid, native) for value in values]
+    for start, stop in _ranges(native, 1):
+        best = np.zeros((stop - start, *native.shape[1:]), np.float32)
+        for index, (value, box) in enumerate(zip(values, boxes), start=1):
+            if box is None:
+                continue
+            (x0, y0, z0), (x1, y1, z1) = box
+            z0, z1 = max(z0, start), min(z1, stop)
+            if z0 >= z1:
+                continue
+            window = (slice(z0 - start, z1 - start), slice(y0, y1), slice(x0, x1))
+            score = _interpolated(value, grid, native.part((x0, y0, z0), (x1, y1, z1)))
+            wins = score > best[window]
+            best[window][wins] = score[wins]
+            labels[start:stop][window][wins] = lookup[index]
         if on_slab:
-            on_slab(where)
+            on_slab(slice(start, stop))
     return labels
+
+
+def winner(scores: np.ndarray) -> np.ndarray:
+    """(classes, ...) scores -> index of the best class from 1, or 0 where none is positive."""
+    return np.where(scores.max(0) > 0, scores.argmax(0) + 1, 0)
+
+
+def _ranges(native: Grid, classes: int) -> Iterator[tuple[int, int]]:
+    depth, height, width = native.shape
+    deep = max(1, _SLAB_VOXELS // (height * width * max(1, classes)))
+    for start in range(0, depth, deep):
+        yield start, min(start + deep, depth)
+
+
+def _interpolated(value: np.ndarray, grid: Grid, part: Grid) -> np.ndarray:
+    """``value`` (z, y, x) on ``grid``, linearly interpolated on ``part``, float32."""
+    near = grid.indices(part.corners())
+    low, high = np.floor(near.min(0)).astype(int) - 1, np.ceil(near.max(0)).astype(int) + 2
+    # Indices are clipped, which repeats the border: the outermost voxels of the image may lie
+    # up to half a model voxel outside the model's grid.
+    picks = [np.clip(np.arange(a, b), 0, n - 1) for a, b, n in zip(low, high, grid.size)][::-1]
+    crop = grid.part(low, high).image(value[np.ix_(*picks)].astype(np.float32))
+    return sitk.GetArrayFromImage(resample(crop, part, sitk.sitkLinear, -1e4))
+
+
+def _positive_box(value: np.ndarray, grid: Grid, native: Grid):
+    """First and last native index + 1, (x, y, z) each, around the places where ``value`` can be positive; or None."""
+    positive = value > 0
+    ends = []
+    for axis in (2, 1, 0):
+        line = np.flatnonzero(positive.any(tuple(other for other in range(3) if other != axis)))
+        if not len(line):
+            return None
+        extent = value.shape[axis]
+        # Beyond the first and last voxel of the grid its border is repeated.
+        ends.append((line[0] - (2 if line[0] == 0 else 1), line[-1] + (2 if line[-1] == extent - 1 else 1)))
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
+    index = native.indices(grid.points(corners))
+    low = np.clip(np.floor(index.min(0)).astype(int), 0, native.size)
+    high = np.clip(np.ceil(index.max(0)).astype(int) + 1, 0, native.size)
+    return None if (low >= high).any() else (low.tolist(), high.tolist())

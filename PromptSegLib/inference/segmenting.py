@@ -21,9 +21,9 @@ from ..models.catalogue import find_sha256
 from ..progress import Job
 from ..prompts.store import Prompts
 from ..prompts.strokes import fingerprint
-from .evidence import evidence, probabilities
+from .evidence import Probabilities, evidence
 from .growing import grow
-from .native import labels_on_native, native_slabs, winner
+from .native import labels_on_native, native_slabs
 from .result import Segmentation
 
 Region = tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -92,7 +92,7 @@ def segment(
     if painted is not None and grow_strokes is not False:
         example = Example(image, native.image(painted + 1), background=1)
         coarse = labels_on_grid(example, {info.name: index + 2 for index, info in enumerate(infos)}, volume.grid)
-        fields = grow(volume.array, probabilities(scores), coarse, backbone.preprocessing.spacing, job.part(0.75, 0.9))
+        fields = grow(volume.array, Probabilities(scores), coarse, backbone.preprocessing.spacing, job.part(0.75, 0.9))
         seconds["growing"] = time.perf_counter() - clock - sum(seconds.values())
 
     kind = np.uint8 if max(values) < 256 else np.uint16
@@ -149,12 +149,13 @@ def _maps(scores, grid: Grid, native: Grid, names: list[str], wanted: bool, entr
     unsure = np.zeros(native.shape, np.float32) if entropy else None
     for where, slab in native_slabs(scores, grid, native):
         job.check()
-        shares = probabilities(slab)
-        if each is not None:
-            for index, name in enumerate(names):
-                each[name][where] = shares[index + 1]
-        if unsure is not None:
-            unsure[where] = -(shares * np.log(np.clip(shares, 1e-7, 1))).sum(0) / np.log(len(shares))
+        shares = Probabilities(slab)
+        for index in range(len(shares)):
+            share = shares[index]
+            if each is not None and index:
+                each[names[index - 1]][where] = share
+            if unsure is not None:
+                unsure[where] -= share * np.log(np.clip(share, 1e-7, 1)) / np.log(len(shares))
     return each, unsure
 
 
@@ -169,6 +170,3 @@ def _check_region(region: Region, native: Grid, name: str) -> None:
 def _slices(region: Region) -> tuple[slice, slice, slice]:
     x, y, z = (slice(low, high) for low, high in zip(*region))
     return z, y, x
-
-
-__all__ = ["Region", "backbone_for", "segment", "winner"]

@@ -22,10 +22,10 @@ def nonzero_extent(voxels: np.ndarray) -> Optional[tuple[int, int, int, int, int
     along_k = np.flatnonzero(voxels.any(axis=(1, 2)))
     if not along_k.size:
         return None
-    plane = voxels[along_k[0] : along_k[-1] + 1].any(axis=0)
+    plane: np.ndarray = np.any(voxels[along_k[0] : along_k[-1] + 1], axis=0)
     along_j, along_i = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    ends = [int(axis[end]) for axis in (along_i, along_j, along_k) for end in (0, -1)]
-    return tuple(ends)
+    i0, i1, j0, j1, k0, k1 = (int(axis[end]) for axis in (along_i, along_j, along_k) for end in (0, -1))
+    return i0, i1, j0, j1, k0, k1
 
 
 def write_segmentation(result: Segmentation, path: Path) -> None:

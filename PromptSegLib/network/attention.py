@@ -145,8 +145,8 @@ class PromptedWindowAttention(nn.Module):
             window = min(self.window, extent)
             shift = window // 2 if self.shifted and extent > window else 0
             triples.append((window, -(-extent // window) * window, shift))
-        window, padded, shift = zip(*triples)
-        return window, padded, shift
+        windows, padded, shifts = zip(*triples)
+        return windows, padded, shifts
 
     def _prompt_logits(self, q: Tensor, x: Tensor, prompts: PromptTensors):
         """Logits (B, heads, windows, n, tokens + sinks) and values (B or 1, heads, tokens, head channels)."""
@@ -179,7 +179,7 @@ class PromptedWindowAttention(nn.Module):
         if gate is None:
             return tokens.flatten(0, 1)[None]
         down, up = prompts[f"{self.level_name}.down"], prompts[f"{self.level_name}.up"]
-        target = [min(POOLED, extent) for extent in x.shape[1:4]]
+        target = (min(POOLED, x.shape[1]), min(POOLED, x.shape[2]), min(POOLED, x.shape[3]))
         context = F.adaptive_avg_pool3d(x.permute(0, 4, 1, 2, 3), target).flatten(2).transpose(1, 2)  # (B, m, C)
         context = context[:, None] @ down  # (B, classes, m, rank)
         queries = prompts[f"{self.name}.queries"]

@@ -7,7 +7,7 @@ the cheaper layout of FINDINGS.md (no attention at the finest level, MLP ratio 1
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Optional, Sequence, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from .attention import AttentionPair, PromptTensors
 from .config import NetworkConfig
 
 AGGREGATION_TEMPERATURE = 0.1
+CHUNK = 4096
 MAX_SCALE = 30.0  # an unbounded scale drifts to 50-90 and makes probabilities over-confident (FINDINGS.md)
 
 
@@ -82,7 +83,7 @@ class PUNet(nn.Module):
     def __init__(self, config: Optional[NetworkConfig] = None):
         super().__init__()
         self.config = config = config or NetworkConfig()
-        kernel = tuple(4 if stride == 2 else 3 for stride in config.stem_stride)
+        kernel = cast(tuple[int, int, int], tuple(4 if stride == 2 else 3 for stride in config.stem_stride))
         # Kernel 4 on strided axes keeps the half-resolution grid aligned with align_corners=False.
         self.stem = nn.Conv3d(1, config.channels[0], kernel, stride=config.stem_stride, padding=1)
         self.encoder = nn.ModuleList(EncoderLevel(level, config) for level in range(config.levels))
@@ -125,11 +126,14 @@ class PUNet(nn.Module):
         groups, count, _ = tokens.shape
         flat = F.normalize(features.float().flatten(2), dim=1)
         tokens = F.normalize(tokens.float(), dim=-1).flatten(0, 1)
-        cosine = (tokens @ flat).view(features.shape[0], groups, count, -1)
-        with torch.no_grad():  # cosines are bounded, so the softmax needs no maximum
-            weights = (cosine / AGGREGATION_TEMPERATURE).exp_()
-            weights /= weights.sum(2, keepdim=True)
-        value = (weights * cosine).sum(2).float() * self.scale.clamp(1.0, MAX_SCALE)
+        parts = []
+        for part in flat.split(CHUNK, dim=2):  # a chunk's similarities to every token stay in the cache
+            cosine = (tokens @ part).view(features.shape[0], groups, count, -1)
+            with torch.no_grad():  # cosines are bounded, so the softmax needs no maximum
+                weights = (cosine * (1.0 / AGGREGATION_TEMPERATURE)).exp_()
+                weights /= weights.sum(2, keepdim=True)
+            parts.append((weights * cosine).sum(2))
+        value = torch.cat(parts, 2).float() * self.scale.clamp(1.0, MAX_SCALE)
         classes = groups // 2
         value = torch.cat([value[:, :classes].mean(1, keepdim=True), value[:, classes:]], 1)
         return value.view(features.shape[0], 1 + classes, *features.shape[2:])

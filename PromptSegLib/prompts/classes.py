@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Optional, Sequence
+from typing import Optional, Sequence, cast
 
 MAX_CLASSES = 255
 MAX_VALUE = 65535
@@ -93,4 +93,4 @@ def describe(name: str, value: int, taken: Sequence[ClassInfo] = (), color: Opti
         free = [rgb for rgb in _PALETTE if tuple(part / 255 for part in rgb) not in used]
         rgb, terminology = (free or list(_PALETTE))[0], ""
     chosen = tuple(color) if color is not None else tuple(part / 255 for part in rgb)
-    return ClassInfo(name, value, chosen, terminology)
+    return ClassInfo(name, value, cast(tuple[float, float, float], chosen), terminology)

@@ -263,7 +263,7 @@ def _check_json(content: Any) -> None:
     """Refuse what cannot be written as JSON again: deep nesting, and numbers like 1e999, which are read as infinity."""
     level = [content]
     for _ in range(_MAX_DEPTH):
-        deeper = []
+        deeper: list[Any] = []
         for each in level:
             if isinstance(each, float) and not isfinite(each):
                 raise ValueError("a number is not finite")

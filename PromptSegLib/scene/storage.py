@@ -60,7 +60,7 @@ def save_scene(scene, path: Path) -> None:
 
     Raises :class:`PromptSegError` for another suffix or when writing fails.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # a scene takes no other
     if path.suffix != ".mrb":
         raise PromptSegError(f"Cannot save a scene as {path.name}; use a name that ends with .mrb.")
     with replacing(path) as temporary:
@@ -75,7 +75,7 @@ def save_scene(scene, path: Path) -> None:
 
 def load_scene(path: Path):
     """A new scene with everything in an ``.mrb`` file. Raises :class:`PromptSegError` when it cannot be read."""
-    path = Path(path)
+    path = Path(path).absolute()  # a scene takes no other
     if not path.is_file():
         raise PromptSegError(f"{path} does not exist; choose a scene file (.mrb).")
     scene = new_scene()

@@ -45,7 +45,7 @@ def cover(
     where, weight = np.concatenate(points), np.concatenate(weights)
     shape, size = np.asarray(array.shape), np.asarray(tile)
     open_, total = np.ones(len(where), bool), weight.sum()
-    crops = []
+    crops: list[Crop] = []
     while len(crops) < limit and weight[open_].sum() > 1e-3 * total:
         left = np.flatnonzero(open_)
         chosen = rng.choice(left, min(_CANDIDATES, len(left)), replace=False, p=weight[left] / weight[left].sum())

@@ -31,7 +31,7 @@ from ..prompts.strokes import Strokes, fingerprint
 from .crops import cover
 from .encoded import EncodedCrops
 from .objective import agreement, annotated_loss, class_weights, mean
-from .warm_start import warm_start
+from .warm_start import WarmStart, warm_start
 
 MAX_CROPS = 24
 DEFAULT_SECONDS = 60.0
@@ -128,23 +128,21 @@ def tune(
             strokes = Strokes.pack(fingerprint(example.image), own, list(classes.values()))
             kept += [strokes] if strokes else []
     if not crops:
-        raise PromptSegError(
-            "No annotated voxel lies inside its image; check that they belong together."
-        )
+        raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
 
     cached = settings.mode in ("decoder", "end")
     encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15))
     given: list[Optional[PromptTensors]] = [_given(start, name) for name in classes]
-    prompts, origin = warm_start(
-        encoded, len(classes), settings.mode, settings.method, given, generator, job.part(0.15, 0.2)
-    )
-    tuner = _Tuner(encoded, prompts, len(classes), settings, rng)
-    first = tuner.agreement()
+    warm = warm_start(encoded, len(classes), settings.mode, settings.method, given, generator, job.part(0.15, 0.2))
+    tuner = _Tuner(encoded, warm, len(classes), settings, rng)
+    first = tuner.agreement(warm.prompts, warm.features, warm.labels)
 
     def packed(state: PromptTensors, scores: list[float]) -> Prompts:
         record = {
             "examples": shapes,
-            "classes": {name: {"start": origin[i], "agreement": _number(scores[i])} for i, name in enumerate(classes)},
+            "classes": {
+                name: {"start": warm.origin[i], "agreement": _number(scores[i])} for i, name in enumerate(classes)
+            },
             "steps": tuner.step,
             "token_steps": tuner.token_steps,
             "seconds": round(time.monotonic() - began, 2),
@@ -155,10 +153,10 @@ def tune(
         return _assemble(backbone, settings, classes, state, record, start, kept)
 
     if on_preview:
-        on_preview(packed(prompts, first))
+        on_preview(packed(warm.prompts, first))
     tuner.tokens(job.part(0.2, 0.25))
     tuner.run(began, job.part(0.25, 0.98))
-    state, scores = tuner.best(prompts, first)
+    state, scores = tuner.best(warm.prompts, first, job.part(0.98, 1.0))
     job.report("done", 1.0, agreement=mean(scores), step=tuner.step)
     return packed(state, scores)
 
@@ -167,45 +165,41 @@ class _Tuner:
     """The optimisation of one group of classes on encoded crops."""
 
     def __init__(
-        self, encoded: EncodedCrops, prompts: PromptTensors, classes: int, settings: Settings, rng: np.random.Generator
+        self, encoded: EncodedCrops, warm: WarmStart, classes: int, settings: Settings, rng: np.random.Generator
     ):
-        self.encoded, self.classes, self.settings, self.rng = encoded, classes, settings, rng
-        self.prompts = {name: tensor.detach().clone().requires_grad_() for name, tensor in prompts.items()}
-        self.average = {name: tensor.detach().clone() for name, tensor in prompts.items()}
-        counts = sum(torch.bincount(labels, minlength=classes + 1) for labels in encoded.labels)
-        self.weights = class_weights(torch.as_tensor(counts))
+        self.encoded, self.warm, self.classes, self.settings, self.rng = encoded, warm, classes, settings, rng
+        self.prompts = {name: tensor.detach().clone().requires_grad_() for name, tensor in warm.prompts.items()}
+        self.average = {name: tensor.detach().clone() for name, tensor in warm.prompts.items()}
+        self.weights = class_weights(torch.bincount(warm.labels, minlength=classes + 1))
         # Crops by class, so that every class is seen equally often whatever its size.
         self.holders = [
             [i for i, labels in enumerate(encoded.labels) if (labels == index).any()] for index in range(classes + 1)
         ]
         self.step = self.token_steps = 0
 
-    def agreement(self, prompts: Optional[PromptTensors] = None) -> list[float]:
-        """Dice per class over the annotated voxels of all crops."""
-        said, known = [], []
+    def agreement(self, prompts: PromptTensors, features: Tensor, labels: Tensor) -> list[float]:
+        """Dice per class over the annotated voxels, from their features under ``prompts``."""
         with torch.no_grad():
-            for index in range(len(self.encoded)):
-                said.append(self.encoded.logits(index, prompts or self.prompts).argmax(1))
-                known.append(self.encoded.labels[index])
-        return agreement(torch.cat(said), torch.cat(known), self.classes)
+            said = self._logits(features, prompts).argmax(1)
+        return agreement(said, labels, self.classes)
+
+    def _logits(self, features: Tensor, prompts: PromptTensors) -> Tensor:
+        """Features (n, C0) -> logits (n, 1 + classes)."""
+        rows = features.t()[None, :, :, None, None]
+        return self.encoded.backbone.net.similarity(rows, prompts)[0, :, :, 0, 0].t()
 
     def tokens(self, job: Job) -> None:
         """Full-batch steps on the output tokens over fixed features: cheap, and most of the way."""
         steps = self.settings.token_steps if self.settings.steps != 0 else 0
-        if not steps:
-            return
-        features, labels = self.encoded.annotated_features(self.prompts, job.part(0.0, 0.5))
-        net = self.encoded.backbone.net
         chosen = {name: self.prompts[name] for name in ("output.foreground", "output.background")}
         optimizer = torch.optim.Adam(chosen.values(), lr=self.settings.token_rate)
-        rows = features.t()[None, :, :, None, None]
         for step in range(steps):
-            logits = net.similarity(rows, chosen)[0, :, :, 0, 0].t()
-            loss = annotated_loss(logits, labels, self.weights)
+            logits = self._logits(self.warm.features, chosen)
+            loss = annotated_loss(logits, self.warm.labels, self.weights)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            job.report("output tokens", 0.5 + 0.5 * step / steps, loss=float(loss.detach()))
+            job.report("output tokens", step / steps, loss=float(loss.detach()))
         self.token_steps = steps
         for name, tensor in chosen.items():
             self.average[name].copy_(tensor.detach())
@@ -220,7 +214,7 @@ class _Tuner:
                 share = self.step / settings.steps if settings.steps else 1.0
             else:
                 # What is left of the user's seconds, less the last look at the agreement.
-                budget = (settings.seconds or 0.0) - (begin - began) - 0.03 * (settings.seconds or 0.0)
+                budget = (settings.seconds or 0.0) - (begin - began) - self.warm.seconds
                 share = (time.monotonic() - begin) / budget if budget > 0 else 1.0
             if share >= 1.0:
                 break
@@ -247,9 +241,12 @@ class _Tuner:
         holders = present[self.rng.integers(len(present))]
         return holders[self.rng.integers(len(holders))]
 
-    def best(self, start: PromptTensors, first: list[float]) -> tuple[PromptTensors, list[float]]:
+    def best(self, start: PromptTensors, first: list[float], job: Job) -> tuple[PromptTensors, list[float]]:
         """The averaged prompts, or the start where tuning made agreement worse."""
-        scores = self.agreement(self.average)
+        if not self.step and not self.token_steps:
+            return start, first
+        features, labels = self.encoded.annotated_features(self.average, job)
+        scores = self.agreement(self.average, features, labels)
         if mean(scores) < mean(first):
             return start, first
         return self.average, scores
@@ -298,7 +295,14 @@ def _assemble(
         info = replace(known[name], value=value) if name in known else describe(name, value, infos)
         infos.append(info)
         added.append(ClassPrompts(info, {key: tensor.cpu().numpy() for key, tensor in tensors.items()}, group))
-    tuning = {key: value for key, value in (start.tuning if start else {}).items() if int(key) != group}
+    alive_groups = {str(each.group) for each in kept}
+    tuning = {key: value for key, value in (start.tuning if start else {}).items() if key in alive_groups}
+    before = [start.tuning[str(start.find(name).group)] for name in classes if start and name in start.names]
+    if before:
+        earlier = [each for i, each in enumerate(before) if isinstance(each, dict) and each not in before[:i]]
+        record["earlier"] = sum((each.pop("earlier", []) for each in map(dict, earlier)), []) + [
+            {key: each[key] for key in ("steps", "seconds", "seed") if key in each} for each in earlier
+        ]
     images = {each.image for each in strokes}
     return Prompts(
         tuple(kept + added),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import Optional
 
 import torch
@@ -19,30 +21,43 @@ from .objective import agreement
 KNOWN = 0.5  # agreement (Dice on annotated voxels) from which a class is taken to be the shipped one
 
 
+@dataclass(frozen=True)
+class WarmStart:
+    """Stacked prompts, where each class's come from, and the features (n, C0) and labels (n,) of the annotated
+    voxels, with the seconds it took to compute them."""
+
+    prompts: PromptTensors
+    origin: list[str]
+    features: Tensor
+    labels: Tensor
+    seconds: float
+
+
 def nearest_shipped(encoded: EncodedCrops, classes: int, job: Job) -> tuple[Tensor, list[PromptTensors], list[str]]:
     """How well every shipped class agrees with every annotated class.
+
+    Looks at one crop a class, the one that holds most of it: enough to recognise an organ.
 
     :return: agreement (classes, shipped classes) in 0..1, the shipped classes' prompts and names.
     """
     backbone = encoded.backbone
     shipped = backbone.shipped
     assert shipped is not None
-    table: list[Tensor] = []
-    labels: list[Tensor] = []
+    counts = torch.stack([torch.bincount(labels, minlength=classes + 1) for labels in encoded.labels])
+    chosen = sorted(set(counts[:, 1:].argmax(0).tolist()))
     group = group_tensors(shipped, backbone.device)[0]
+    said = []
     with torch.no_grad():
         decoder_only = without_encoder(group)
-        for index in range(len(encoded)):
-            job.report("comparing with known classes", index / len(encoded))
-            table.append(encoded.logits(index, decoder_only).argmax(1))
-            labels.append(encoded.labels[index])
-    said, known = torch.cat(table), torch.cat(labels)
+        for step, index in enumerate(chosen):
+            job.report("comparing with known classes", step / len(chosen))
+            said.append(encoded.logits(index, decoder_only).argmax(1))
+    guess, known = torch.cat(said), torch.cat([encoded.labels[index] for index in chosen])
     names = [each.info.name for each in shipped.groups()[0]]
     score = torch.zeros(classes, len(names))
     for index in range(classes):
         for other in range(len(names)):
-            predicted = torch.where(said == other + 1, 1, 0)
-            score[index, other] = agreement(predicted, (known == index + 1).long(), 1)[0]
+            score[index, other] = agreement((guess == other + 1).long(), (known == index + 1).long(), 1)[0]
     return torch.nan_to_num(score), unstack(group), names
 
 
@@ -70,8 +85,8 @@ def warm_start(
     given: list[Optional[PromptTensors]],
     generator: torch.Generator,
     job: Job,
-) -> tuple[PromptTensors, list[str]]:
-    """Prompts (stacked) to start from, and for each class where they come from.
+) -> WarmStart:
+    """Prompts to start from, and for each class where they come from.
 
     A class with ``given`` prompts starts there. Otherwise the shipped class that agrees best
     with its annotated voxels lends its tokens (each shipped class once); where none agrees,
@@ -99,16 +114,19 @@ def warm_start(
         for index in range(classes):
             if not origin[index]:  # nothing agrees: attention tokens of the nearest keep the pass in familiar terms
                 _lend(prompts, index, lent[int(score[index].argmax())])
-    novel = [index for index in range(classes) if not origin[index]]
-    if novel:
-        features, labels = encoded.annotated_features(prompts, job.part(0.6, 1.0))
-        for index in novel:
-            own, rest = features[labels == index + 1], features[labels != index + 1]
-            prompts["output.foreground"][index] = prototypes(own, config.tokens, generator)
-            if len(rest):
-                prompts["output.background"][index] = prototypes(rest, config.tokens, generator)
-            origin[index] = "prototypes of the annotated voxels"
-    return prompts, origin
+    # Output tokens come after the features: these do not depend on them.
+    began = time.monotonic()
+    features, labels = encoded.annotated_features(prompts, job.part(0.6, 1.0))
+    seconds = time.monotonic() - began
+    for index in range(classes):
+        if origin[index]:
+            continue
+        own, rest = features[labels == index + 1], features[labels != index + 1]
+        prompts["output.foreground"][index] = prototypes(own, config.tokens, generator)
+        if len(rest):
+            prompts["output.background"][index] = prototypes(rest, config.tokens, generator)
+        origin[index] = "prototypes of the annotated voxels"
+    return WarmStart(prompts, origin, features, labels, seconds)
 
 
 def _lend(prompts: PromptTensors, index: int, lent: PromptTensors) -> None:

@@ -14,7 +14,7 @@ from PromptSegLib.examples.geometry import Grid, upright_grid
 from PromptSegLib.examples.volume import Volume
 from PromptSegLib.inference import evidence as evidence_module
 from PromptSegLib.inference import native as native_module
-from PromptSegLib.inference.evidence import evidence, probabilities
+from PromptSegLib.inference.evidence import Probabilities, evidence
 from PromptSegLib.inference.native import labels_on_native, native_slabs, winner
 
 TILTED = tuple(np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0], [0, 0, 1]]).ravel())
@@ -144,7 +144,7 @@ def test_tiles_of_air_hold_no_class(backbone, prompts):
 
 def test_probabilities_are_those_of_a_softmax_with_background():
     values = np.array([[0.0, 3.0], [1.0, -2.0]], np.float16)
-    shares = probabilities(values)
+    shares = np.stack(list(Probabilities(values)))
     logits = np.concatenate([np.zeros((1, 2)), values.astype(float)])
     assert np.allclose(shares, np.exp(logits) / np.exp(logits).sum(0), atol=1e-6)
 
@@ -162,7 +162,11 @@ def test_native_slabs_equal_one_interpolation(monkeypatch, direction):
     assert np.allclose(np.concatenate([slab for _, slab in pieces], 1), whole, atol=1e-4)
     assert np.abs(whole).max() < 10  # no voxel of the image lies outside what is interpolated
     lookup = np.array([0, 5, 9], np.uint8)
-    assert labels_on_native(values, grid, native, lookup).shape == native.shape
+    assert np.array_equal(labels_on_native(values, grid, native, lookup), lookup[winner(whole)])
+    sparse = np.full_like(values, -5.0)
+    sparse[0, :3, -4:, 5:9] = sparse[1, 8, 20, 20] = 5.0
+    whole = np.concatenate([slab for _, slab in native_slabs(sparse, grid, native)], 1)
+    assert np.array_equal(labels_on_native(sparse, grid, native, lookup), lookup[winner(whole)])
 
 
 def test_cancelling_a_segmentation_raises(backbone, prompts):

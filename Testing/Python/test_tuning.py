@@ -224,7 +224,8 @@ def test_warm_start_takes_the_shipped_class_that_agrees(backbone):
     wanted = int(torch.bincount(torch.cat(said), minlength=4)[1:].argmax()) + 1
     encoded.labels = [(each == wanted).long() for each in said]
     assert shipped.shape[0] == 3 and int((encoded.labels[0] == 1).sum()) > 0
-    prompts, origin = warm_start(encoded, 1, "decoder", "punet", [None], torch.Generator(), Job())
+    warm = warm_start(encoded, 1, "decoder", "punet", [None], torch.Generator(), Job())
+    prompts, origin = warm.prompts, warm.origin
     name = backbone.shipped.names[wanted - 1]
     assert origin == [f"the shipped class {name}"]
     lent = backbone.shipped.find(name).tensors

@@ -1,0 +1,35 @@
+# make demo   the main job on a real CT          make test   every check
+# make bench  the README's table (needs data)    make clean  forget the virtual environment
+
+# slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
+PYTHON ?= python3.11
+# Exactly this release has a CPU build; any other request pulls gigabytes of CUDA libraries.
+TORCH ?= torch==2.13.0
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
+
+.PHONY: demo test lint bench clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+demo: $(READY)
+	$(RUN) Testing/Demo/demo.py
+
+test: $(READY) lint
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(READY)
+	$(RUN) Testing/Benchmark/bench.py
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,310 @@
+"""What each command does, in the API's words."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Iterable, Iterator, Union
+
+from ..errors import PromptSegError
+from ..files import check_writable
+from ..models import catalogue
+from ..progress import Job, Report
+from ..prompts.store import Prompts, parse_classes
+
+
+def models(options: argparse.Namespace) -> None:
+    entries = catalogue.entries()
+    if options.json:
+        print(json.dumps([entry.to_dict() for entry in entries], indent=2))
+        return
+    for entry in entries:
+        spacing = " x ".join(f"{step:g}" for step in entry.spacing)
+        print(f"{entry.name}: {entry.title}")
+        print(f"  modality  {entry.modality}")
+        print(f"  spacing   {spacing} mm (z, y, x)")
+        print(f"  classes   {', '.join(entry.classes)}")
+        print(f"  licence   {entry.licence}")
+        print(f"  SHA-256   {entry.sha256}")
+        print(f"  where     {entry.path}")
+
+
+def tune(options: argparse.Namespace) -> None:
+    classes = parse_classes(options.classes)
+    output = Path(options.output)
+    if output.suffix != ".safetensors":
+        raise PromptSegError(f"Prompts are saved as .safetensors; {output.name} ends otherwise.")
+    check_writable(output)
+    _keep_apart([output], [file for pair in options.example for file in pair] + [options.model])
+    start = Prompts.load(Path(options.start)) if options.start else None
+    from ..examples.example import Example
+    from ..examples.reading import read_annotation, read_image
+
+    examples = [
+        Example(read_image(image), read_annotation(annotation), options.background, options.complete, Path(image).name)
+        for image, annotation in options.example
+    ]
+    from ..tuning.tuning import Settings
+    from ..tuning.tuning import tune as tune_prompts
+
+    settings = Settings(
+        mode=options.mode or (start.mode if start else "decoder"),
+        method=options.method or (start.method if start else "punet"),
+        seconds=options.seconds,
+        steps=options.steps,
+        seed=options.seed,
+    )
+    with _progress() as job:
+        prompts = tune_prompts(
+            examples,
+            classes,
+            options.model,
+            start=start,
+            settings=settings,
+            device=options.device,
+            keep_strokes=not options.forget_strokes,
+            job=job,
+        )
+    prompts.save(output)
+    print(_described(prompts, output))
+
+
+def segment(options: argparse.Namespace) -> None:
+    from ..inference.writing import SUFFIXES, write_image, write_segmentation
+
+    prompts = Prompts.load(_prompts_file(options.prompts))
+    images = [Path(image) for image in options.images]
+    classes = list(dict.fromkeys(options.classes or prompts.names))
+    for name in classes:
+        prompts.find(name)
+    if options.uncertainty and not options.uncertainty.endswith(SUFFIXES):
+        raise PromptSegError(f"The uncertainty is written as {', '.join(SUFFIXES[1:])}; {options.uncertainty} is not.")
+    if len(images) > 1 and (options.strokes or options.region or options.uncertainty):
+        raise PromptSegError("--strokes, --region and --uncertainty belong to one image; give one image at a time.")
+    targets = _targets(images, Path(options.output))
+    maps = [Path(options.uncertainty)] if options.uncertainty else []
+    shares: dict[tuple[Path, str], Path] = {}
+    if options.probabilities:
+        folder = Path(options.probabilities)
+        _make(folder)
+        for path in images:
+            prefix = f"{_stem(path)}_" if len(images) > 1 else ""
+            for name, word in _words(prompts, classes).items():
+                shares[path, name] = folder / f"{prefix}{word}.nii.gz"
+    _keep_apart([*targets, *maps, *shares.values()], [*images, options.strokes, options.prompts, options.model])
+    for path in [*targets, *maps, *shares.values()]:
+        check_writable(path)
+    from ..examples.example import Example
+    from ..examples.reading import read_annotation, read_image
+    from ..inference.segmenting import backbone_for
+    from ..inference.segmenting import segment as segment_image
+
+    backbone = backbone_for(prompts, options.model, options.device)
+    for path, target in zip(images, targets):
+        image = read_image(path)
+        strokes = None
+        if options.strokes:
+            strokes = Example(image, read_annotation(options.strokes), options.background, name=path.name)
+        region = None
+        if options.region:
+            x0, x1, y0, y1, z0, z1 = options.region
+            region = ((x0, y0, z0), (x1, y1, z1))
+        with _progress() as job:
+            result = segment_image(
+                prompts,
+                image,
+                backbone,
+                classes=classes,
+                strokes=strokes,
+                grow_strokes=False if options.no_grow else None,
+                region=region,
+                probabilities_wanted=bool(shares),
+                uncertainty_wanted=bool(options.uncertainty),
+                job=job,
+                name=path.name,
+            )
+        write_segmentation(result, target)
+        print(f"{target}  {sum(result.seconds.values()):.1f} s")
+        for name, each in (result.probabilities or {}).items():
+            write_image(each, shares[path, name])
+        if options.uncertainty and result.uncertainty is not None:
+            write_image(result.uncertainty, Path(options.uncertainty))
+
+
+def score(options: argparse.Namespace) -> None:
+    from ..evaluation.scores import format_table, to_json
+    from ..evaluation.scores import score as score_labels
+    from ..examples.reading import read_annotation
+
+    classes = parse_classes(options.classes)
+    scores = score_labels(read_annotation(options.reference), read_annotation(options.prediction), classes)
+    print(json.dumps(to_json(scores), indent=2) if options.json else format_table(scores))
+
+
+def info(options: argparse.Namespace) -> None:
+    path = _prompts_file(options.prompts)
+    prompts = Prompts.load(path)
+    if not options.json:
+        print(_described(prompts, path))
+        return
+    content = {
+        "backbone": prompts.backbone,
+        "sha256": prompts.sha256,
+        "mode": prompts.mode,
+        "method": prompts.method,
+        "preprocessing": prompts.preprocessing.to_dict(),
+        "classes": [{**each.info.to_dict(), "group": each.group} for each in prompts.active],
+        "tuning": dict(prompts.tuning),
+    }
+    print(json.dumps(content, indent=2))
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    import os
+
+    from ..pretraining.recipe import Recipe
+
+    bundled = Path(__file__).parents[1] / "pretraining" / "recipes" / f"{options.recipe}.json"
+    recipe = Recipe.load(bundled if bundled.is_file() else Path(options.recipe))
+    import torch
+
+    from ..models.backbone import choose_device
+    from ..pretraining.publish import publish, register
+    from ..pretraining.run import Pretraining
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        torch.distributed.init_process_group("nccl" if choose_device(options.device).type == "cuda" else "gloo")
+    output = Path(options.output)
+    _make(output)
+    run = Pretraining(recipe, output, str(choose_device(options.device)), log=lambda line: print(line, flush=True))
+    run.run()
+    if run.rank:
+        return
+    folder = Path(catalogue.__file__).parent / "weights" if options.bundle else output
+    entry = publish(recipe, run.checkpoint, folder, options.device)
+    if options.bundle:
+        register(entry)
+    print(json.dumps(entry, indent=2))
+
+
+def _prompts_file(name: str) -> Path:
+    """A prompts file by its path, or by the name of the model that ships it."""
+    for entry in catalogue.entries():
+        if entry.name == name and entry.prompts is not None:
+            return entry.prompts
+    return Path(name)
+
+
+def _targets(images: list[Path], output: Path) -> list[Path]:
+    """Where each image's result goes: a file for one image, files in a folder for many."""
+    from ..inference.writing import SUFFIXES
+
+    if output.name.endswith(SUFFIXES):
+        if len(images) > 1:
+            raise PromptSegError(f"{output} is one file, but there are {len(images)} images; give a folder.")
+        return [output]
+    if output.suffix and not output.is_dir():
+        raise PromptSegError(f"Results are written as {', '.join(SUFFIXES)} or into a folder, not as {output.name}.")
+    _make(output)
+    targets = [output / f"{_stem(image)}.seg.nrrd" for image in images]
+    if len(set(targets)) < len(targets):
+        raise PromptSegError("Two of the images have the same name; segment them one at a time.")
+    return targets
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PromptSegError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"):
+        if name.endswith(suffix):
+            return name[: -len(suffix)]
+    return path.stem
+
+
+def _keep_apart(outputs: Iterable[Path], inputs: Iterable[Union[str, Path, None]]) -> None:
+    """Refuse to write a result over what it is made from, or two results to one file."""
+    taken = {Path(each).resolve() for each in inputs if each}
+    for output in outputs:
+        place = output.resolve()
+        if place in taken:
+            raise PromptSegError(f"{output} is used twice in this command; give the result another name.")
+        taken.add(place)
+
+
+def _words(prompts: Prompts, classes: list[str]) -> dict[str, str]:
+    """A file name for each class, without suffix; the label value tells those apart that would be the same."""
+    words = {
+        name: "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)[:60] for name in classes
+    }
+    folded = [word.casefold() for word in words.values()]
+    return {
+        name: word if folded.count(word.casefold()) == 1 else f"{word}_{prompts.values[name]}"
+        for name, word in words.items()
+    }
+
+
+def _described(prompts: Prompts, path: Path) -> str:
+    lines = [
+        f"{path}  {path.stat().st_size / 1024:.0f} kB",
+        f"  backbone  {prompts.backbone} (SHA-256 {prompts.sha256[:12]}...), mode {prompts.mode}, {prompts.method}",
+    ]
+    for each in prompts.active:
+        known = _entry(prompts.tuning.get(str(each.group)), "classes", {})
+        tuned = _entry(known, each.info.name, {})
+        text = f"  {each.info.name} = {each.info.value}"
+        if tuned:
+            text += f"  agreement on annotated voxels {tuned.get('agreement')}, started from {tuned.get('start')}"
+        lines.append(text)
+    for group, record in prompts.tuning.items():
+        if "seed" in record:
+            examples = ", ".join(
+                f"{each.get('name')} {' x '.join(map(str, _entry(each, 'shape', [])))} at {each.get('spacing')} mm"
+                for each in _entry(record, "examples", [])
+                if isinstance(each, dict)
+            )
+            lines.append(
+                f"  tuning {group}: {record.get('steps')} steps, {record.get('seconds')} s on {record.get('device')}, "
+                f"seed {record.get('seed')}, examples: {examples}"
+            )
+    return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
+
+
+def _entry(values: Any, key: str, otherwise: Any) -> Any:
+    """``values[key]`` if that is there and of the kind of ``otherwise``: the record of a tuning is anybody's."""
+    found = values.get(key) if isinstance(values, dict) else None
+    return found if isinstance(found, type(otherwise)) else otherwise
+
+
+@contextmanager
+def _progress() -> Iterator[Job]:
+    """A job that draws a progress bar on a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield Job()
+        return
+    from tqdm import tqdm
+
+    layout = "{desc:24.24s} |{bar}| {percentage:3.0f}% {remaining} {postfix}"
+    with tqdm(total=100, bar_format=layout, leave=False) as bar:
+
+        def show(report: Report) -> None:
+            bar.set_description_str(report.stage, refresh=False)
+            bar.n = round(100 * report.share)
+            bar.set_postfix({key: f"{value:.3g}" for key, value in report.figures.items()}, refresh=False)
+            bar.refresh()
+
+        yield replace(Job(), on_report=show)
+
+
+__all__ = ["info", "models", "pretrain", "score", "segment", "tune"]

@@ -1,0 +1,148 @@
+"""Arguments, exit codes and sentences of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Optional, Sequence
+
+from ..errors import PromptSegError
+from ..network.config import METHODS, MODES
+from . import commands
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        sentence = " ".join(f"{message[:1].upper()}{message[1:]}".split())
+        self.exit(BAD_INPUT, f"{self.prog}: {sentence}.\n")
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a class name may hold letters that the terminal lacks
+            stream.reconfigure(errors="backslashreplace")
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except PromptSegError as error:
+        return _refused(str(error))
+    except BrokenPipeError:  # whoever read the output has read enough
+        _drop_output()
+    except OSError as error:
+        _drop_output()
+        place = f" ({error.filename})" if error.filename else ""
+        return _refused(f"The operating system refused{place}: {error.strerror or error}.")
+    except KeyboardInterrupt:
+        print("\npromptseg: Interrupted; no file is left half-written.", file=sys.stderr)
+        return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        return _refused("The memory is used up; close other programs or give a smaller image.")
+    return 0
+
+
+def _refused(sentence: str) -> int:
+    print(f"promptseg: {' '.join(sentence.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _drop_output() -> None:
+    """Forget what standard output still holds and cannot take, so that Python does not try again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch and ITK say so in RuntimeErrors."""
+    said = str(error)
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "can't allocate memory", "bad_alloc", "not enough memory")
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="promptseg",
+        description="Tune prompts of a frozen 3D segmentation network on a few painted voxels, and segment with them.",
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    models = subparsers.add_parser("models", help="list the backbones of the catalogue")
+    models.add_argument("--json", action="store_true", help="print JSON")
+    models.set_defaults(run=commands.models)
+
+    tune = subparsers.add_parser("tune", help="tune class prompts on annotated images")
+    tune.add_argument(
+        "--example",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("IMAGE", "ANNOTATION"),
+        help="an image and its label volume (0 unknown); repeat for several",
+    )
+    tune.add_argument("--classes", nargs="+", required=True, metavar="NAME=VALUE", help="classes to tune, e.g. liver=6")
+    tune.add_argument("--background", type=int, metavar="VALUE", help="annotation value of known background")
+    tune.add_argument("--complete", action="store_true", help="the annotations are complete: 0 is background")
+    tune.add_argument("--model", help="name or path of the backbone (default: the catalogue's first)")
+    tune.add_argument("--mode", choices=MODES, help="blocks that hold tokens (default: decoder)")
+    tune.add_argument("--method", choices=METHODS, help="punet tokens, dvpt dynamic tokens, ept sinks (default: punet)")
+    budget = tune.add_mutually_exclusive_group()
+    budget.add_argument("--seconds", type=float, help="time budget (default: 60)")
+    budget.add_argument("--steps", type=int, help="step budget; reproducible for a seed on the CPU")
+    tune.add_argument("--start", metavar="PROMPTS", help="go on from these prompts; their other classes are kept")
+    tune.add_argument("--forget-strokes", action="store_true", help="do not let the prompts carry the strokes")
+    tune.add_argument("--seed", type=int, default=0)
+    _device(tune)
+    tune.add_argument("-o", "--output", required=True, metavar="PROMPTS", help="prompts file to write (.safetensors)")
+    tune.set_defaults(run=commands.tune)
+
+    segment = subparsers.add_parser("segment", help="segment images with prompts")
+    segment.add_argument("prompts", metavar="PROMPTS", help="prompts file, or a model's name for its shipped prompts")
+    segment.add_argument("images", nargs="+", metavar="IMAGE")
+    segment.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help=".nii.gz, .nrrd, .seg.nrrd, or a folder for many images"
+    )
+    segment.add_argument("--classes", nargs="+", metavar="NAME", help="only these classes")
+    segment.add_argument("--model", help="name or path of the backbone (default: found by the prompts)")
+    segment.add_argument("--strokes", metavar="ANNOTATION", help="what was painted on this image, to be grown")
+    segment.add_argument("--background", type=int, metavar="VALUE", help="value of known background in the strokes")
+    segment.add_argument("--no-grow", action="store_true", help="do not grow strokes, only honour them")
+    segment.add_argument("--region", nargs=6, type=int, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help="voxels")
+    segment.add_argument("--probabilities", metavar="DIR", help="also write each class's probability there")
+    segment.add_argument("--uncertainty", metavar="FILE", help="also write the uncertainty map")
+    _device(segment)
+    segment.set_defaults(run=commands.segment)
+
+    score = subparsers.add_parser("score", help="compare a segmentation with a reference")
+    score.add_argument("reference", metavar="REFERENCE")
+    score.add_argument("prediction", metavar="PREDICTION")
+    score.add_argument("--classes", nargs="+", required=True, metavar="NAME=VALUE")
+    score.add_argument("--json", action="store_true", help="print JSON")
+    score.set_defaults(run=commands.score)
+
+    info = subparsers.add_parser("info", help="show what a prompts file holds")
+    info.add_argument("prompts", metavar="PROMPTS")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=commands.info)
+
+    pretrain = subparsers.add_parser("pretrain", help="train a backbone from a recipe")
+    pretrain.add_argument("recipe", metavar="CONFIG", help="recipe (JSON), or the name of a bundled one")
+    pretrain.add_argument("-o", "--output", required=True, metavar="DIR", help="checkpoint and results; resumes there")
+    pretrain.add_argument("--threads", type=int, default=0, help="CPU threads of this process")
+    pretrain.add_argument("--bundle", action="store_true", help="put the result into this checkout's catalogue")
+    _device(pretrain)
+    pretrain.set_defaults(run=commands.pretrain)
+    return parser
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")

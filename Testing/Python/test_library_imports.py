@@ -1,0 +1,225 @@
+"""What the library imports, and when; and that Python 3.9 can read all of it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = ROOT / "PromptSegLib"
+FILES = sorted(LIBRARY.rglob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+HEAVY = ("torch", "monai", "slicer", "vtk", "qt", "ctk", "PythonQt")
+NEVER = ("qt", "ctk", "PythonQt", "pickle", "cPickle", "dill", "joblib", "shelve", "marshal")
+TYPES = {"int", "str", "float", "bool", "bytes", "dict", "list", "tuple", "set", "Path", "Tensor", "None"}
+
+
+def heavy_modules(*code: str) -> list[str]:
+    """Which of ``HEAVY`` a fresh interpreter has after running ``code``; standard output of the code is dropped."""
+    lines = [
+        "import contextlib, io, sys",
+        "with contextlib.redirect_stdout(io.StringIO()):",
+        *(f"    {line}" for line in code),
+        f"print([name for name in {HEAVY!r} if name in sys.modules])",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return ast.literal_eval(done.stdout)
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names of all absolute imports of a file, wherever they stand."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").partition(".")[0]
+
+
+def test_the_files_are_found():
+    assert len(FILES) > 40
+    assert LIBRARY / "scene" / "segmentations.py" in FILES
+
+
+# What is loaded when
+
+
+def test_the_probe_sees_modules():
+    assert heavy_modules("sys.modules['vtk'] = sys") == ["vtk"]
+
+
+def test_importing_the_library_loads_nothing_heavy():
+    assert heavy_modules("import PromptSegLib", "dir(PromptSegLib)", "PromptSegLib.__version__") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["prompts.store", "models.catalogue", "cli.main", "examples.reading", "network.config", "inference.writing"]
+)
+def test_light_modules_load_nothing_heavy(name):
+    assert heavy_modules(f"import PromptSegLib.{name}") == []
+
+
+@pytest.mark.parametrize(
+    "words", [["models"], ["models", "--json"], ["info", "ct-abdomen"], ["info", "ct-abdomen", "--json"]]
+)
+def test_commands_that_only_look_load_nothing_heavy(words):
+    assert heavy_modules("from PromptSegLib.cli.main import main", f"assert main({words!r}) == 0") == []
+
+
+def test_the_names_of_the_library():
+    import PromptSegLib
+
+    assert set(PromptSegLib.__all__) == set(PromptSegLib._PLACES)
+    for name in PromptSegLib.__all__:
+        thing = getattr(PromptSegLib, name)
+        assert thing.__name__ == name
+        assert thing.__module__ == f"PromptSegLib.{PromptSegLib._PLACES[name]}"
+        assert name in dir(PromptSegLib)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        PromptSegLib.nothing  # noqa: B018
+    listed = {
+        alias.name: node.module
+        for node in ast.walk(tree(LIBRARY / "__init__.py"))
+        if isinstance(node, ast.ImportFrom) and node.level == 1
+        for alias in node.names
+    }
+    assert listed == PromptSegLib._PLACES  # what type checkers see is what callers get
+
+
+# What may be imported where
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_rooms(path):
+    found = set(imported(path))
+    assert not found & set(NEVER)
+    if LIBRARY / "scene" not in path.parents:
+        assert not found & {"slicer", "vtk"}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) != ("torch", "load")
+        if isinstance(node, ast.ImportFrom) and node.module == "torch":
+            assert "load" not in {alias.name for alias in node.names}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec", "__import__")
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert isinstance(node.value, ast.Constant) and node.value.value is False
+
+
+def test_torch_stays_out_of_what_needs_none():
+    for name in ("prompts", "examples", "scene"):
+        for path in (LIBRARY / name).rglob("*.py"):
+            assert not set(imported(path)) & {"torch", "monai"}, path
+
+
+def test_layers():
+    """Nobody but the command line's entry imports the command line; the scene is imported by nobody."""
+    for path in FILES:
+        room = path.relative_to(LIBRARY).parts[0]
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                parent = path.parents[node.level - 1]
+                target = (parent / (node.module or "").replace(".", "/")).relative_to(LIBRARY).parts
+                if target and target[0] in ("cli", "scene"):
+                    assert room in (target[0], "__main__.py"), path
+
+
+# Documentation
+
+
+def test_every_package_says_what_it_is():
+    packages = [path for path in FILES if path.name == "__init__.py" and path.parent != LIBRARY]
+    assert {path.parent for path in FILES} - {LIBRARY} == {path.parent for path in packages}
+    for path in packages:
+        text = ast.get_docstring(tree(path)) or ""
+        assert "\n" not in text, path
+        assert text.endswith("."), path
+        assert ". " not in text, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_every_module_says_what_it_is(path):
+    assert (ast.get_docstring(tree(path)) or "").split("\n")[0].strip()
+
+
+# Python 3.9
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_python_3_9_reads(path):
+    text = path.read_text(encoding="utf-8")
+    module = ast.parse(text, str(path), feature_version=(3, 9))
+    later = [node for node in ast.walk(module) if isinstance(node, getattr(ast, "Match", ()))]
+    assert not later  # feature_version lets match statements pass
+    postponed = any(
+        isinstance(node, ast.ImportFrom) and node.module == "__future__" and node.names[0].name == "annotations"
+        for node in module.body
+    )
+    notes = list(annotations(module))
+    assert postponed or not any(unions(note) for note in notes)
+    inside = {id(node) for note in notes for node in ast.walk(note)}
+    assert not [node.lineno for node in unions(module) if id(node) not in inside], "X | Y is evaluated at run time"
+    for call in (node for node in ast.walk(module) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        words = {keyword.arg for keyword in call.keywords}
+        assert not (name == "zip" and "strict" in words)
+        assert not (name == "dataclass" and words & {"slots", "kw_only"})
+    assert not {"tomllib"} & set(imported(path))
+
+
+def annotations(module: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.walk(module):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.returns:
+            yield node.returns
+        if isinstance(node, (ast.arg, ast.AnnAssign)) and node.annotation:
+            yield node.annotation
+
+
+def unions(module: ast.AST) -> list[ast.BinOp]:
+    """The expressions ``X | Y`` of which a side is plainly a type."""
+
+    def is_type(node: ast.AST) -> bool:
+        if isinstance(node, ast.Subscript):
+            return is_type(node.value)
+        if isinstance(node, ast.Constant):
+            return node.value is None
+        return isinstance(node, ast.Name) and node.id in TYPES
+
+    return [
+        node
+        for node in ast.walk(module)
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.BitOr)
+        and (is_type(node.left) or is_type(node.right))
+    ]
+
+
+def test_the_check_for_python_3_9_checks(tmp_path):
+    for text in (
+        "def f(x: int | None): ...",
+        "from __future__ import annotations\nKind = int | None",
+        "from __future__ import annotations\nKind = list[int] | dict",
+        "match 1:\n    case 1: ...",
+        "for a, b in zip([], [], strict=True): ...",
+    ):
+        (tmp_path / "a.py").write_text(text)
+        with pytest.raises((AssertionError, SyntaxError)):
+            test_python_3_9_reads(tmp_path / "a.py")
+    (tmp_path / "a.py").write_text("from __future__ import annotations\ndef f(x: int | None = 1 | 2): ...")
+    test_python_3_9_reads(tmp_path / "a.py")
