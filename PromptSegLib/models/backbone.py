@@ -57,7 +57,7 @@ def choose_device(name: str = "auto") -> torch.device:
     kind, colon, number = name.partition(":")
     if kind not in there or (colon and not number.isdecimal()):
         raise PromptSegError(f"There is no device {name!r}; choose auto, cpu, cuda or mps.")
-    if not there[kind]:
+    if not there[kind] or (kind == "cuda" and colon and int(number) >= torch.cuda.device_count()):
         raise PromptSegError(f"The device {name!r} is not available on this machine; choose cpu or auto.")
     return torch.device(name)
 
