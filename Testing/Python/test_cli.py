@@ -304,16 +304,17 @@ def test_letters_that_the_terminal_lacks(tuned, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_output_that_nobody_takes():
+@pytest.mark.parametrize("buffered", [{"PYTHONUNBUFFERED": ""}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "at once"])
+def test_output_that_nobody_takes(buffered):
     with open("/dev/full", "wb") as full:
-        done = program("models", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        done = program("models", capture_output=False, stdout=full, stderr=subprocess.PIPE, env=buffered)
     assert done.returncode == 2
     assert done.stderr.startswith(b"promptseg: ")
     assert done.stderr.endswith(b".\n")
     assert len(done.stderr.splitlines()) == 1
     reader, writer = os.pipe()
     os.close(reader)
-    done = program("models", capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+    done = program("models", capture_output=False, stdout=writer, stderr=subprocess.PIPE, env=buffered)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
 
