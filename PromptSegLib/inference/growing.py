@@ -9,7 +9,7 @@ a time and only where the class can matter.
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Optional, Protocol
 
 import numpy as np
 from scipy.ndimage import binary_dilation
@@ -26,9 +26,17 @@ UNREACHED = np.float32(1e4)
 _REACH = 5  # voxels around strokes and possible places that take part
 
 
+class Shares(Protocol):
+    """Probabilities of the background and of every class, (z, y, x) each; a list of arrays is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
+
+
 def grow(
     array: np.ndarray,
-    probabilities: Sequence[np.ndarray],
+    probabilities: Shares,
     strokes: np.ndarray,
     spacing: tuple[float, float, float],
     job: Optional[Job] = None,
@@ -76,7 +84,7 @@ def grow(
         first = np.minimum(first, cost)
     for index in range(1, count):
         others = np.where(costs[index] == first, second, first)
-        result[(index - 1, *box)] = others - costs[index]
+        result[index - 1][box] = others - costs[index]
     return result
 
 

@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model")
-    parser.add_argument("--skip", nargs="*", default=[], choices=["baselines", "next"])
+    parser.add_argument("--skip", nargs="*", default=[], choices=["baselines"])
     parser.add_argument("--json", type=Path, help="also write every figure here")
     options = parser.parse_args()
     if not options.data.is_dir():
@@ -55,61 +55,89 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     backbone = ps.load_model(options.model, "cpu")
     cases = {number: load(options.data, number) for number in options.cases}
-    rows: list[dict] = []
+    bench = Bench(backbone, options)
     for seed in options.seeds:
-        tuned = {}
         for number, (image, reference) in cases.items():
-            strokes = scribble(reference, CLASSES, BACKGROUND, seed=seed)
-            share = float((sitk.GetArrayViewFromImage(strokes) > 0).mean())
-
-            def note(method: str, labels: sitk.Image, seconds: float, case=number, of=reference, seed=seed, share=share):
-                scores = {name: each.dice for name, each in score(of, labels, CLASSES).items()}
-                rows.append({"method": method, "case": case, "seed": seed, "seconds": seconds, "dice": scores})
-                shown = "  ".join(f"{name} {value:.2f}" for name, value in scores.items() if value is not None)
-                print(
-                    f"case {case} seed {seed} ({share:.2%} annotated)  {method:34s} {average(scores):.3f}  "
-                    f"{seconds:5.1f} s  {shown}",
-                    flush=True,
-                )
-
-            if "baselines" not in options.skip:
-                began = time.perf_counter()
-                labels = grow_from_seeds(image, strokes)
-                note("Grow from seeds (Slicer)", labels, time.perf_counter() - began)
-                began = time.perf_counter()
-                labels = random_forest(image, strokes, threads=options.threads, coordinates=True)
-                note("Random forest", labels, time.perf_counter() - began)
-            shipped = backbone.shipped
-            if shipped is not None:
-                began = time.perf_counter()
-                result = ps.segment(shipped, image, backbone)
-                note("PromptSeg, shipped prompts, no strokes", result.labels, time.perf_counter() - began)
-            began = time.perf_counter()
-            settings = ps.Settings(seconds=options.seconds, seed=seed)
-            tuned[number] = ps.tune([ps.Example(image, strokes, BACKGROUND)], CLASSES, backbone, settings=settings)
-            spent = time.perf_counter() - began
-            began = time.perf_counter()
-            result = ps.segment(tuned[number], image, backbone, grow_strokes=False)
-            note("PromptSeg, network alone", result.labels, spent + time.perf_counter() - began)
-            began = time.perf_counter()
-            result = ps.segment(tuned[number], image, backbone)
-            note("PromptSeg", result.labels, spent + time.perf_counter() - began)
-        if "next" not in options.skip and len(cases) > 1:
-            numbers = list(cases)
-            for number, following in zip(numbers, numbers[1:] + numbers[:1]):
-                image, reference = cases[following]
-                began = time.perf_counter()
-                result = ps.segment(tuned[number], image, backbone)
-                seconds = time.perf_counter() - began
-                scores = {name: each.dice for name, each in score(reference, result.labels, CLASSES).items()}
-                method = "PromptSeg, next patient, no strokes"
-                rows.append({"method": method, "case": following, "seed": seed, "seconds": seconds, "dice": scores})
-                print(f"case {number} -> {following} seed {seed}  {method}  {average(scores):.3f}", flush=True)
+            bench.same_patient(number, image, reference, seed)
+        if len(cases) > 1:
+            bench.next_patients(cases, seed)
+    rows = bench.rows
     print()
     print(table(rows, options))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2))
     return 0
+
+
+class Bench:
+    """Runs the methods and keeps a row per method, case and seed."""
+
+    def __init__(self, backbone: ps.Backbone, options: argparse.Namespace):
+        self.backbone, self.options = backbone, options
+        self.rows: list[dict] = []
+        self.tuned: dict[int, ps.Prompts] = {}
+
+    def same_patient(self, number: int, image: sitk.Image, reference: sitk.Image, seed: int) -> None:
+        """Every method on one case with the same strokes."""
+        strokes = scribble(reference, CLASSES, BACKGROUND, seed=seed)
+        share = float((sitk.GetArrayViewFromImage(strokes) > 0).mean())
+        print(f"case {number} seed {seed}: {share:.2%} of the voxels annotated", flush=True)
+        options, backbone = self.options, self.backbone
+        if "baselines" not in options.skip:
+            self._timed("Grow from seeds (Slicer)", number, seed, reference, lambda: grow_from_seeds(image, strokes))
+            self._timed(
+                "Random forest",
+                number,
+                seed,
+                reference,
+                lambda: random_forest(image, strokes, threads=options.threads, coordinates=True),
+            )
+        if backbone.shipped is not None:
+            shipped = backbone.shipped
+            self._timed(
+                "PromptSeg, shipped prompts, no strokes",
+                number,
+                seed,
+                reference,
+                lambda: ps.segment(shipped, image, backbone).labels,
+            )
+        began = time.perf_counter()
+        settings = ps.Settings(seconds=options.seconds, seed=seed)
+        prompts = ps.tune([ps.Example(image, strokes, BACKGROUND)], CLASSES, backbone, settings=settings)
+        spent = time.perf_counter() - began
+        self.tuned[number] = prompts
+        for method, growing in (("PromptSeg, network alone", False), ("PromptSeg", None)):
+            self._timed(
+                method,
+                number,
+                seed,
+                reference,
+                lambda growing=growing: ps.segment(prompts, image, backbone, grow_strokes=growing).labels,
+                spent,
+            )
+
+    def next_patients(self, cases: dict, seed: int) -> None:
+        """Prompts tuned on each case on the case after it, without any annotation."""
+        numbers = list(cases)
+        for number, following in zip(numbers, numbers[1:] + numbers[:1]):
+            image, reference = cases[following]
+            prompts = self.tuned[number]
+            self._timed(
+                "PromptSeg, next patient, no strokes",
+                following,
+                seed,
+                reference,
+                lambda image=image, prompts=prompts: ps.segment(prompts, image, self.backbone).labels,
+            )
+
+    def _timed(self, method: str, case: int, seed: int, reference: sitk.Image, run, spent: float = 0.0) -> None:
+        began = time.perf_counter()
+        labels = run()
+        seconds = spent + time.perf_counter() - began
+        scores = {name: each.dice for name, each in score(reference, labels, CLASSES).items()}
+        self.rows.append({"method": method, "case": case, "seed": seed, "seconds": seconds, "dice": scores})
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in scores.items() if value is not None)
+        print(f"  {method:38s} {average(scores):.3f}  {seconds:5.1f} s  {shown}", flush=True)
 
 
 def load(folder: Path, number: int) -> tuple[sitk.Image, sitk.Image]:
