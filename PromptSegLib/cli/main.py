@@ -90,8 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         help="an image and its label volume (0 unknown); repeat for several",
     )
     tune.add_argument("--classes", nargs="+", required=True, metavar="NAME=VALUE", help="classes to tune, e.g. liver=6")
-    tune.add_argument("--background", type=int, metavar="VALUE", help="annotation value of known background")
-    tune.add_argument("--complete", action="store_true", help="the annotations are complete: 0 is background")
+    unpainted = tune.add_mutually_exclusive_group()
+    unpainted.add_argument("--background", type=int, metavar="VALUE", help="annotation value of known background")
+    unpainted.add_argument("--complete", action="store_true", help="the annotations are complete: 0 is background")
     tune.add_argument("--model", help="name or path of the backbone (default: the catalogue's first)")
     tune.add_argument("--mode", choices=MODES, help="blocks that hold tokens (default: decoder)")
     tune.add_argument("--method", choices=METHODS, help="punet tokens, dvpt dynamic tokens, ept sinks (default: punet)")

@@ -58,15 +58,15 @@ class Recipe:
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
             raise PromptSegError(f"The recipe {path} has unknown settings: {', '.join(sorted(unknown))}.")
-        if "preprocessing" in values:
-            values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
-        if "network" in values:
-            values["network"] = NetworkConfig.from_dict(values["network"])
-        settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         try:
+            if "preprocessing" in values:
+                values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
+            if "network" in values:
+                values["network"] = NetworkConfig.from_dict(values["network"])
+            settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
             recipe = cls(**settings)
-        except TypeError as error:
-            raise PromptSegError(f"The recipe {path} is incomplete: {error}.") from error
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise PromptSegError(f"The recipe {path} is incomplete or wrong: {error}.") from error
         if bool(recipe.steps) == bool(recipe.minutes):
             raise PromptSegError(f"The recipe {path} must bound the run by either steps or minutes.")
         return recipe

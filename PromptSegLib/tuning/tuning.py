@@ -24,9 +24,9 @@ from ..models.backbone import Backbone, load_model
 from ..network.attention import PromptTensors
 from ..network.config import METHODS, MODES
 from ..network.tokens import unstack
-from ..progress import Cancelled, Job
-from ..prompts.classes import describe
-from ..prompts.store import ClassPrompts, Prompts
+from ..progress import Job
+from ..prompts.classes import ClassInfo, describe
+from ..prompts.store import MAX_CLASSES, ClassPrompts, Prompts
 from ..prompts.strokes import Strokes, fingerprint
 from .crops import cover
 from .encoded import EncodedCrops
@@ -64,8 +64,8 @@ class Settings:
             raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
         if self.seconds is not None and self.steps is not None:
             raise PromptSegError("Give a budget in seconds or in steps, not both.")
-        if self.seconds is not None and not self.seconds > 0:
-            raise PromptSegError(f"A budget of {self.seconds} seconds is too small; give more than 0.")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise PromptSegError(f"A budget of {self.seconds} seconds makes no sense; give more than 0.")
         if self.steps is not None and self.steps < 0:
             raise PromptSegError(f"A budget of {self.steps} steps makes no sense; give 0 or more.")
         if not 0 <= self.seed < 2**63:
@@ -84,6 +84,7 @@ def tune(
     settings: Optional[Settings] = None,
     device: str = "auto",
     keep_strokes: bool = True,
+    appearance: Optional[Mapping[str, ClassInfo]] = None,
     job: Optional[Job] = None,
     on_preview: Optional[Callable[[Prompts], None]] = None,
 ) -> Prompts:
@@ -95,6 +96,7 @@ def tune(
         classes are kept as they are, bit-identical.
     :param keep_strokes: let the prompts carry sparse annotations, so that the same images are
         grown from the same strokes when they are segmented.
+    :param appearance: colour and terminology of classes, where the user has chosen them.
     :param on_preview: called with prompts worth a look: after the warm start, before any gradient step.
     :raises PromptSegError: bad examples, prompts of another backbone.
     :raises Cancelled: the job's caller cancelled; nothing is changed.
@@ -112,6 +114,7 @@ def tune(
         start = Prompts.load(Path(start))
     if start is not None:
         _check_start(start, backbone, settings, classes)
+    infos = _infos(classes, appearance, start)
     rng = np.random.default_rng(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
 
@@ -150,7 +153,7 @@ def tune(
             "device": str(backbone.device),
             "versions": {"torch": torch.__version__, "monai": monai.__version__, "python": platform.python_version()},
         }
-        return _assemble(backbone, settings, classes, state, record, start, kept)
+        return _assemble(backbone, settings, infos, state, record, start, kept)
 
     if on_preview:
         on_preview(packed(warm.prompts, first))
@@ -258,6 +261,8 @@ def _check_start(start: Prompts, backbone: Backbone, settings: Settings, classes
         raise PromptSegError(
             f"The given prompts have mode {start.mode} and method {start.method}; tune with the same, or start anew."
         )
+    if len(start.classes) + len(classes) > MAX_CLASSES:
+        raise PromptSegError(f"Prompts hold at most {MAX_CLASSES} classes; tune the new ones into a file of their own.")
     others = {each.info.value: each.info.name for each in start.active if each.info.name not in classes}
     for name, value in classes.items():
         if value in others:
@@ -275,46 +280,59 @@ def _given(start: Optional[Prompts], name: str) -> Optional[PromptTensors]:
 def _assemble(
     backbone: Backbone,
     settings: Settings,
-    classes: Mapping[str, int],
+    infos: list[ClassInfo],
     state: PromptTensors,
     record: dict[str, Any],
     start: Optional[Prompts],
     strokes: list[Strokes],
 ) -> Prompts:
     """The tuned classes as a new group beside everything ``start`` holds, which stays bit-identical."""
+    tuned = {info.name for info in infos}
     kept: list[ClassPrompts] = []
-    known = {each.info.name: each.info for each in start.active} if start else {}
     if start:
-        kept = [replace(each, retired=each.retired or each.info.name in classes) for each in start.classes]
-        alive = {each.group for each in kept if not each.retired}
-        kept = [each for each in kept if each.group in alive]
+        retired = [replace(each, retired=each.retired or each.info.name in tuned) for each in start.classes]
+        alive = {each.group for each in retired if not each.retired}
+        kept = [each for each in retired if each.group in alive]
     group = 1 + max((each.group for each in kept), default=-1)
-    infos = [each.info for each in kept]
-    added = []
-    for (name, value), tensors in zip(classes.items(), unstack(state)):
-        info = replace(known[name], value=value) if name in known else describe(name, value, infos)
-        infos.append(info)
-        added.append(ClassPrompts(info, {key: tensor.cpu().numpy() for key, tensor in tensors.items()}, group))
-    alive_groups = {str(each.group) for each in kept}
-    tuning = {key: value for key, value in (start.tuning if start else {}).items() if key in alive_groups}
-    before = [start.tuning[str(start.find(name).group)] for name in classes if start and name in start.names]
-    if before:
-        earlier = [each for i, each in enumerate(before) if isinstance(each, dict) and each not in before[:i]]
-        record["earlier"] = sum((each.pop("earlier", []) for each in map(dict, earlier)), []) + [
-            {key: each[key] for key in ("steps", "seconds", "seed") if key in each} for each in earlier
-        ]
+    added = tuple(
+        ClassPrompts(info, {key: tensor.cpu().numpy() for key, tensor in tensors.items()}, group)
+        for info, tensors in zip(infos, unstack(state))
+    )
+    records = dict(start.tuning) if start else {}
+    before = dict.fromkeys(str(start.find(name).group) for name in tuned if name in start.names) if start else {}
+    earlier = [records[key] for key in before if isinstance(records.get(key), dict)]
+    record["earlier"] = [step for each in earlier for step in (*each.get("earlier", []), _brief(each))]
+    records = {key: value for key, value in records.items() if key in {str(each.group) for each in kept}}
     images = {each.image for each in strokes}
     return Prompts(
-        tuple(kept + added),
+        (*kept, *added),
         backbone.name,
         backbone.sha256,
         backbone.config,
         backbone.preprocessing,
         settings.mode,
         settings.method,
-        {**tuning, str(group): record},
-        tuple(each for each in (start.strokes if start else ()) if each.image not in images) + tuple(strokes),
-    ).fitted()
+        {**records, str(group): record},
+        (*(each for each in (start.strokes if start else ()) if each.image not in images), *strokes),
+    )
+
+
+def _infos(
+    classes: Mapping[str, int], given: Optional[Mapping[str, ClassInfo]], start: Optional[Prompts]
+) -> list[ClassInfo]:
+    """How each class is shown: as the caller says, as the start had it, or as its name suggests."""
+    known = {each.info.name: each.info for each in start.active} if start else {}
+    others = [info for name, info in known.items() if name not in classes]
+    infos: list[ClassInfo] = []
+    for name, value in classes.items():
+        info = (given or {}).get(name) or known.get(name) or describe(name, value, [*others, *infos])
+        infos.append(replace(info, name=name, value=value))
+    return infos
+
+
+def _brief(record: Any) -> dict[str, Any]:
+    """What is kept of a tuning that a later one went on from."""
+    return {key: record[key] for key in ("steps", "seconds", "seed", "examples") if key in record}
 
 
 def _rounded(grid: Grid) -> list[float]:
@@ -323,6 +341,3 @@ def _rounded(grid: Grid) -> list[float]:
 
 def _number(value: float) -> Optional[float]:
     return None if value != value else round(value, 4)
-
-
-__all__ = ["Cancelled", "Settings", "Tensor", "tune"]

@@ -11,7 +11,6 @@ import argparse
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Iterator, Mapping, Optional
 
@@ -104,6 +103,7 @@ def run(budget: ps.Settings, second_budget: ps.Settings) -> None:
         segments = _segments()
         ids = paint(strokes, volume, first, segments)
     roles = {ids[info.name]: info.value for info in segments}
+    looks = {info.name: info for info in segments if info.name in CLASSES}
 
     prompts: Optional[Prompts] = None
     drawn, found, dice, result_ids = first, [], [], {}
@@ -114,8 +114,7 @@ def run(budget: ps.Settings, second_budget: ps.Settings) -> None:
                 ids = paint(strokes, volume, drawn, segments, ids)
         example = example_from_nodes(volume, strokes, roles, BACKGROUND)
         with clock.stage(f"Tuning{part}"):
-            prompts = ps.tune([example], CLASSES, backbone, start=prompts, settings=settings)
-        prompts = _with_colors(prompts)
+            prompts = ps.tune([example], CLASSES, backbone, start=prompts, settings=settings, appearance=looks)
         with clock.stage(f"Segmenting{' again' if part else ''}"):
             answer = ps.segment(prompts, example.image, backbone, strokes=example)
             result_ids = apply_result(result, volume, answer, segment_ids=result_ids)
@@ -129,8 +128,8 @@ def run(budget: ps.Settings, second_budget: ps.Settings) -> None:
         prompts.save(OUTPUT / "prompts.safetensors")
         save_scene(scene, OUTPUT / "scene.mrb")
     with clock.stage("Drawing"):
-        looks = {name: (*to_rgb(color), TRANSLUCENT.get(name, 1.0)) for name, (_, color) in STRUCTURES.items()}
-        view, drawn_by = view_of([(surface, looks[name]) for name, surface in surfaces.items()])
+        paints = {name: (*to_rgb(color), TRANSLUCENT.get(name, 1.0)) for name, (_, color) in STRUCTURES.items()}
+        view, drawn_by = view_of([(surface, paints[name]) for name, surface in surfaces.items()])
         notes = {name: (f"{value:.2f}", _known(name, backbone)) for name, value in dice[-1].items()}
         draw(OUTPUT / "demo.png", example.image, first, drawn, found[-1], reference, segments, notes, view)
 
@@ -165,15 +164,6 @@ def _segments() -> list[ClassInfo]:
     for name, (value, color) in STRUCTURES.items():
         infos.append(describe(name, value, infos, to_rgb(color)))
     return [*infos, describe("Background", BACKGROUND, infos, (0.85, 0.85, 0.85))]
-
-
-def _with_colors(prompts: Prompts) -> Prompts:
-    """The prompts with the colours that the user painted in."""
-    colors = {name: to_rgb(color) for name, (_, color) in STRUCTURES.items()}
-    return replace(
-        prompts,
-        classes=tuple(replace(each, info=replace(each.info, color=colors[each.info.name])) for each in prompts.classes),
-    )
 
 
 def _known(name: str, backbone: Backbone) -> str:

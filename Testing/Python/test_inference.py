@@ -181,3 +181,16 @@ def test_annotations_on_another_grid_are_strokes_too(backbone, prompts):
     )
     result = ps.segment(prompts, image, backbone, strokes=ps.Example(image, coarse, BACKGROUND))
     assert sitk.GetArrayFromImage(result.labels).any()
+
+
+@pytest.mark.parametrize("scale, offset", [(1.0, 0.0), (20.0, 5000.0), (0.01, 0.0), (1.0, -3000.0)])
+def test_any_intensity_scale_can_be_tuned_and_grown(backbone, scale, offset):
+    image, reference = phantom()
+    image = image * scale + offset
+    shown = ps.Example(image, painted(reference), BACKGROUND)
+    prompts = ps.tune([shown], CLASSES, backbone, settings=ps.Settings(steps=25, rate=5e-3))
+    labels = sitk.GetArrayFromImage(ps.segment(prompts, image, backbone).labels)
+    truth = sitk.GetArrayFromImage(reference)
+    for value in CLASSES.values():
+        both = ((truth == value) & (labels == value)).sum()
+        assert 2 * both / ((truth == value).sum() + (labels == value).sum()) > 0.75

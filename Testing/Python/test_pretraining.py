@@ -160,7 +160,16 @@ def test_bundled_recipes_load():
 
 
 @pytest.mark.parametrize(
-    "change", [{"stepz": 3}, {"steps": 0}, {"minutes": 3}, {"classes": None, "training": None, "name": None}]
+    "change",
+    [
+        {"network": {"widths": 3}},
+        {"preprocessing": {"spacing": [1, 1, 1]}},
+        {"network": 5},
+        {"stepz": 3},
+        {"steps": 0},
+        {"minutes": 3},
+        {"classes": None, "training": None, "name": None},
+    ],
 )
 def test_a_recipe_that_is_wrong_gets_a_sentence(tmp_path, change):
     values = json.loads((RECIPES / "ct-abdomen.json").read_text())

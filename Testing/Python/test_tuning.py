@@ -101,6 +101,24 @@ def test_resuming_starts_where_the_prompts_were(backbone):
     assert same_again.tuning["0"]["classes"]["ball"]["start"] == "the given prompts"
 
 
+def test_a_retuning_remembers_the_tunings_it_went_on_from(backbone):
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    second = ps.tune([example()], CLASSES, backbone, start=first, settings=replace(BRIEF, steps=2))
+    third = ps.tune([example()], {"rod": 9}, backbone, start=second, settings=replace(BRIEF, steps=1))
+    assert [each["steps"] for each in third.tuning["1"]["earlier"]] == [4, 2]
+    assert third.tuning["0"] == second.tuning["0"]
+
+
+def test_colours_are_the_callers_then_the_starts_then_the_names(backbone):
+    from PromptSegLib.prompts.classes import describe
+
+    red = describe("ball", 5, color=(1.0, 0.0, 0.0))
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF, appearance={"ball": red})
+    again = ps.tune([example()], CLASSES, backbone, start=first, settings=BRIEF)
+    assert first.find("ball").info.color == again.find("ball").info.color == (1.0, 0.0, 0.0)
+    assert first.find("rod").info == again.find("rod").info
+
+
 def test_a_preview_comes_before_the_first_step(backbone):
     previews = []
     ps.tune([example()], CLASSES, backbone, settings=BRIEF, on_preview=previews.append)
