@@ -15,6 +15,8 @@ from ..network.tokens import touches_encoder
 from ..progress import Job
 from .crops import Crop
 
+THINNED = 2048
+
 
 class EncodedCrops:
     """The crops of a tuning, on the backbone's device, with the positions of their annotated voxels."""
@@ -60,13 +62,26 @@ class EncodedCrops:
         return logits[0].flatten(1)[:, self.positions[index]].t().float()
 
     def annotated_features(self, prompts: PromptTensors, job: Job) -> tuple[Tensor, Tensor]:
-        """Features (n, C0) at the annotated voxels of all crops and their labels (n,)."""
+        """Features (n, C0) at annotated voxels of all crops and their labels (n,).
+
+        Of a dense annotation, every class gives at most ``THINNED`` voxels of each crop.
+        """
         found, labels = [], []
         with torch.no_grad():
             for index, image in enumerate(self.images):
                 job.report("features", index / len(self.images))
                 features = self.features(index, prompts).float()
                 features = F.interpolate(features, size=image.shape[2:], mode="trilinear", align_corners=False)
-                found.append(features[0].flatten(1)[:, self.positions[index]].t())
-                labels.append(self.labels[index])
+                chosen = _thinned(self.labels[index])
+                found.append(features[0].flatten(1)[:, self.positions[index][chosen]].t())
+                labels.append(self.labels[index][chosen])
         return torch.cat(found), torch.cat(labels)
+
+
+def _thinned(labels: Tensor) -> Tensor:
+    """Indices of at most ``THINNED`` evenly spread voxels of every class, in order."""
+    chosen = []
+    for value in labels.unique().tolist():
+        own = torch.nonzero(labels == value).flatten()
+        chosen.append(own[:: -(-len(own) // THINNED)])
+    return torch.cat(chosen).sort().values if chosen else labels.new_zeros(0)

@@ -213,6 +213,25 @@ def test_a_volume_smaller_than_a_tile_is_padded_with_unknown():
     assert float(crop.image.min()) == -1.0
 
 
+def test_a_complete_annotation_teaches_background_everywhere(backbone):
+    image, reference = phantom()
+    prompts = ps.tune(
+        [Example(image, reference, complete=True)], CLASSES, backbone, settings=ps.Settings(steps=30, rate=5e-3)
+    )
+    assert not prompts.strokes  # it is no stroke
+    assert min(each["agreement"] for each in prompts.tuning["0"]["classes"].values()) > 0.7
+
+
+def test_a_dense_annotation_is_thinned(backbone):
+    volume = Volume.of(phantom()[0], backbone.preprocessing)
+    labels = np.zeros(volume.array.shape, np.int16)
+    labels[5, 5, 5] = 1
+    crops = cover(volume.array, labels, backbone.tile, 4, np.random.default_rng(0))
+    prompts = new_prompts(CONFIG, 1, "decoder", generator=torch.Generator().manual_seed(0))
+    features, known = EncodedCrops(backbone, crops, True, Job()).annotated_features(prompts, Job())
+    assert len(features) == len(known) <= 4 * (2048 + 1) and int((known == 1).sum()) >= 1
+
+
 def test_cached_and_recomputed_encodings_agree(backbone):
     shown = example()
     volume = Volume.of(shown.image, backbone.preprocessing)
