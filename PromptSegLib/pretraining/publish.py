@@ -49,7 +49,8 @@ def publish(
         "batch": recipe.batch,
         "hours": round(state["seconds"] / 3600, 2),
         "commit": _commit(),
-        "command": f"python -m PromptSegLib pretrain {recipe.name}",
+        "processes": state.get("ranks", 1),
+        "command": f"python -m PromptSegLib pretrain {recipe.name} -o DIR",
     }
     weights = folder / f"{recipe.name}.safetensors"
     sha256 = save_backbone(weights, net, recipe.name, recipe.preprocessing, (z, y, x), card)

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import torch
 import torch.distributed as distributed
@@ -95,7 +95,8 @@ class Pretraining:
             tensors[f"average.{name}"] = self.average[name].cpu().contiguous()
             for key, value in self.optimizer.state.get(tensor, {}).items():
                 tensors[f"{key}.{name}"] = torch.as_tensor(value).cpu().contiguous()
-        state = {"step": self.step, "seconds": self.seconds, "recent": self.recent, "recipe": self.recipe.to_dict()}
+        state: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "recent": self.recent, "ranks": self.ranks}
+        state["recipe"] = self.recipe.to_dict()
         with replacing(self.checkpoint) as temporary:
             save_file(tensors, str(temporary), {"state": json.dumps(state)})
 

@@ -43,6 +43,9 @@ class Settings:
 
     :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
     :param method: ``punet`` (tokens), ``dvpt`` (dynamic tokens) or ``ept`` (sinks).
+    :param trust: how far a class lent by a shipped one moves from it towards what was tuned. A
+        few strokes of one patient teach that patient: between the two, prompts are better on
+        it and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).
     :param token_steps: full-batch steps on the output tokens alone, before the decoder is run again.
     """
 
@@ -54,6 +57,7 @@ class Settings:
     token_rate: float = 0.01
     rate: float = 2e-3
     average: float = 0.95
+    trust: float = 0.5
     seed: int = 0
 
     def checked(self) -> Settings:
@@ -245,14 +249,19 @@ class _Tuner:
         return holders[self.rng.integers(len(holders))]
 
     def best(self, start: PromptTensors, first: list[float], job: Job) -> tuple[PromptTensors, list[float]]:
-        """The averaged prompts, or the start where tuning made agreement worse."""
+        """The averaged prompts, lent classes part of the way; or the start where that agrees less with the strokes."""
         if not self.step and not self.token_steps:
             return start, first
-        features, labels = self.encoded.annotated_features(self.average, job)
-        scores = self.agreement(self.average, features, labels)
+        shares = torch.tensor([self.settings.trust if lent else 1.0 for lent in self.warm.lent])
+        final = {}
+        for name, tensor in self.average.items():
+            share = shares.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+            final[name] = torch.lerp(start[name], tensor, share.expand_as(tensor))
+        features, labels = self.encoded.annotated_features(final, job)
+        scores = self.agreement(final, features, labels)
         if mean(scores) < mean(first):
             return start, first
-        return self.average, scores
+        return final, scores
 
 
 def _check_start(start: Prompts, backbone: Backbone, settings: Settings, classes: Mapping[str, int]) -> None:

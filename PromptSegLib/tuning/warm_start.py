@@ -23,11 +23,12 @@ KNOWN = 0.5  # agreement (Dice on annotated voxels) from which a class is taken 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Stacked prompts, where each class's come from, and the features (n, C0) and labels (n,) of the annotated
-    voxels, with the seconds it took to compute them."""
+    """Stacked prompts, where each class's come from and which were lent by shipped classes; features (n, C0) and
+    labels (n,) of the annotated voxels, with the seconds it took to compute them."""
 
     prompts: PromptTensors
     origin: list[str]
+    lent: list[bool]
     features: Tensor
     labels: Tensor
     seconds: float
@@ -97,6 +98,7 @@ def warm_start(
     fresh = new_prompts(config, classes, mode, method, generator)
     prompts = {name: tensor.to(device) for name, tensor in fresh.items()}
     origin = ["the given prompts" if each is not None else "" for each in given]
+    borrowed = [False] * classes
     for index, each in enumerate(given):
         for name in prompts:
             if each is not None and name in each:
@@ -110,6 +112,7 @@ def warm_start(
                 continue
             free.discard(other)
             origin[index] = f"the shipped class {names[other]}"
+            borrowed[index] = True
             _lend(prompts, index, lent[other])
         for index in range(classes):
             if not origin[index]:  # nothing agrees: attention tokens of the nearest keep the pass in familiar terms
@@ -126,7 +129,7 @@ def warm_start(
         if len(rest):
             prompts["output.background"][index] = prototypes(rest, config.tokens, generator)
         origin[index] = "prototypes of the annotated voxels"
-    return WarmStart(prompts, origin, features, labels, seconds)
+    return WarmStart(prompts, origin, borrowed, features, labels, seconds)
 
 
 def _lend(prompts: PromptTensors, index: int, lent: PromptTensors) -> None:
