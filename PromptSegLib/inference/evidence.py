@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..models.backbone import Backbone
 from ..network.precision import autocast
-from ..network.tokens import stack, to_device, touches_encoder
+from ..network.tokens import from_arrays, touches_encoder
 from ..progress import Job
 from ..prompts.store import Prompts
 
@@ -24,11 +24,7 @@ ABSENT = -20.0  # evidence where a tile holds nothing but one intensity (air out
 
 def group_tensors(prompts: Prompts, device: torch.device) -> list[dict[str, Tensor]]:
     """Per group, the stacked prompt tensors of its classes on ``device``."""
-    tensors = []
-    for group in prompts.groups():
-        classes = [{name: torch.from_numpy(array) for name, array in each.tensors.items()} for each in group]
-        tensors.append(to_device(stack(classes), device))
-    return tensors
+    return [from_arrays([each.tensors for each in group], device) for group in prompts.groups()]
 
 
 def active_rows(prompts: Prompts) -> list[int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Optional, Sequence
+from typing import Iterable, Mapping, Optional, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,13 @@ def new_prompts(
 def stack(classes: Sequence[PromptTensors]) -> PromptTensors:
     """Prompts of several classes (no class axis) -> one set with a leading class axis."""
     return {name: torch.stack([each[name] for each in classes]) for name in classes[0]}
+
+
+def from_arrays(classes: Sequence[Mapping[str, np.ndarray]], device: torch.device) -> PromptTensors:
+    """Tensors of several classes as a prompts file holds them -> one stacked set on ``device``."""
+    return to_device(
+        stack([{name: torch.from_numpy(array) for name, array in each.items()} for each in classes]), device
+    )
 
 
 def unstack(prompts: PromptTensors) -> list[PromptTensors]:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..inference.evidence import group_tensors
 from ..models.backbone import Backbone
 from ..network.attention import PromptTensors
-from ..network.tokens import new_prompts, unstack, without_encoder
+from ..network.tokens import from_arrays, new_prompts, unstack, without_encoder
 from ..progress import Job
 from .encoded import EncodedCrops
 from .objective import agreement
@@ -46,7 +45,8 @@ def nearest_shipped(encoded: EncodedCrops, classes: int, job: Job) -> tuple[Tens
     assert shipped is not None
     counts = torch.stack([torch.bincount(labels, minlength=classes + 1) for labels in encoded.labels])
     chosen = sorted(set(counts[:, 1:].argmax(0).tolist()))
-    group = group_tensors(shipped, backbone.device)[0]
+    members = shipped.groups()[0]
+    group = from_arrays([each.tensors for each in members], backbone.device)
     said = []
     with torch.no_grad():
         decoder_only = without_encoder(group)
@@ -54,7 +54,7 @@ def nearest_shipped(encoded: EncodedCrops, classes: int, job: Job) -> tuple[Tens
             job.report("comparing with known classes", step / len(chosen))
             said.append(encoded.logits(index, decoder_only).argmax(1))
     guess, known = torch.cat(said), torch.cat([encoded.labels[index] for index in chosen])
-    names = [each.info.name for each in shipped.groups()[0]]
+    names = [each.info.name for each in members]
     score = torch.zeros(classes, len(names))
     for index in range(classes):
         for other in range(len(names)):
