@@ -1,5 +1,6 @@
 # make demo   the main job on a real CT          make test   every check
-# make bench  the README's table (needs data)    make clean  forget the virtual environment
+# make bench  the README's first table (needs data)    make bench-large  time and memory on a large CT
+# make clean  forget the virtual environment
 
 # slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
 PYTHON ?= python3.11
@@ -9,7 +10,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-large clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +30,11 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 bench: $(READY)
-	$(RUN) Testing/Benchmark/bench.py
+	$(RUN) Testing/Benchmark/bench.py --seeds 0 1
+
+bench-large: $(READY)
+	$(RUN) Testing/Benchmark/large.py
+	$(RUN) Testing/Benchmark/large.py --strokes
 
 clean:
 	rm -rf $(VENV) demo

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Mapping, Optional
 
 from ..errors import PromptSegError
 
@@ -27,6 +27,7 @@ class Entry:
     licence: str = ""
     sha256: str = ""
     prompts: Optional[Path] = None
+    card: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         return {
@@ -39,6 +40,7 @@ class Entry:
             "sha256": self.sha256,
             "path": str(self.path),
             "prompts": str(self.prompts) if self.prompts else None,
+            "card": dict(self.card),
         }
 
 
@@ -57,6 +59,7 @@ def entries() -> list[Entry]:
                 item["licence"],
                 item["sha256"],
                 FOLDER / item["prompts"] if item.get("prompts") else None,
+                item.get("card", {}),
             )
         )
     return found

@@ -154,7 +154,7 @@ def average(scores: dict) -> float:
 
 def table(rows: list[dict], options: argparse.Namespace) -> str:
     """Markdown: mean Dice over cases and seeds per organ and over organs, median seconds."""
-    lines = ["| method | mean | " + " | ".join(CLASSES) + " | seconds |", "|---" * (len(CLASSES) + 3) + "|"]
+    lines = ["| method | mean | " + " | ".join(CLASSES) + " | s |", "|---" * (len(CLASSES) + 3) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         cells = []
@@ -163,7 +163,7 @@ def table(rows: list[dict], options: argparse.Namespace) -> str:
             cells.append(f"{mean(values):.3f}" if values else "-")
         overall = mean(average(row["dice"]) for row in own)
         seconds = median(row["seconds"] for row in own)
-        lines.append(f"| {method} | **{overall:.3f}** | " + " | ".join(cells) + f" | {seconds:.0f} |")
+        lines.append(f"| {method} | **{overall:.3f}** | " + " | ".join(cells) + f" | {seconds:.1f} |")
     lines.append("")
     lines.append(
         f"BTCV cases {', '.join(map(str, options.cases))}; stroke seeds {', '.join(map(str, options.seeds))}; tuning "
