@@ -9,7 +9,7 @@ Arrays are (z, y, x); everything runs in blocks, so that the memory beyond the r
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, Mapping, Optional
+from typing import Callable, Iterator, Mapping
 
 import numpy as np
 import SimpleITK as sitk
@@ -52,18 +52,6 @@ def labels_on_grid(example: Example, classes: Mapping[str, int], grid: Grid) -> 
 def strokes_on_image(example: Example, classes: Mapping[str, int]) -> np.ndarray:
     """:func:`labels_on_grid` on the grid of the example's own image."""
     return labels_on_grid(example, classes, Grid.of(example.image))
-
-
-def annotated_extent(labels: np.ndarray) -> Optional[tuple[slice, ...]]:
-    """The smallest box (z, y, x) that holds every known voxel of ``labels`` (-1 unknown); None if there is none."""
-    known = labels > UNKNOWN
-    box = []
-    for axis in range(known.ndim):
-        hits = np.flatnonzero(known.any(axis=tuple(other for other in range(known.ndim) if other != axis)))
-        if not hits.size:
-            return None
-        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return tuple(box)
 
 
 def label_blocks(example: Example, classes: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray]]:

@@ -20,9 +20,6 @@ class Crop:
     image: Tensor
     labels: Tensor
 
-    def holds(self, index: int) -> bool:
-        return bool((self.labels == index).any())
-
 
 def cover(
     array: np.ndarray, labels: np.ndarray, tile: tuple[int, int, int], limit: int, rng: np.random.Generator

@@ -323,7 +323,7 @@ def _assemble(
         settings.method,
         {**records, str(group): record},
         (*(each for each in (start.strokes if start else ()) if each.image not in images), *strokes),
-    )
+    ).fitted()
 
 
 def _infos(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import PromptSegLib.examples.annotation as annotation
-from PromptSegLib.examples.annotation import annotated_extent, labels_on_grid, strokes_on_image
+from PromptSegLib.examples.annotation import labels_on_grid, strokes_on_image
 from PromptSegLib.examples.example import Example
 from PromptSegLib.examples.geometry import Grid, upright_grid
 
@@ -157,11 +157,3 @@ def test_beyond_the_annotation_and_beyond_the_image_is_unknown():
             labels = labels_on_grid(one, CLASSES, grid)
             assert (labels[..., :39] == 1)[:29, :35].all()
             assert (labels[..., 40:] == -1).all()
-
-
-def test_annotated_extent():
-    labels = np.full((5, 6, 7), -1, np.int16)
-    assert annotated_extent(labels) is None
-    labels[2, 3, 4] = 0
-    labels[4, 3, 1] = 2
-    assert annotated_extent(labels) == (slice(2, 5), slice(3, 4), slice(1, 5))

@@ -18,6 +18,8 @@ from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.network.config import METHODS, MODES
 from PromptSegLib.network.tokens import new_prompts
 from PromptSegLib.progress import Job
+from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS
+from PromptSegLib.prompts.strokes import Strokes
 from PromptSegLib.tuning.crops import cover
 from PromptSegLib.tuning.encoded import EncodedCrops
 from PromptSegLib.tuning.objective import agreement, annotated_loss, class_weights
@@ -117,6 +119,16 @@ def test_colours_are_the_callers_then_the_starts_then_the_names(backbone):
     again = ps.tune([example()], CLASSES, backbone, start=first, settings=BRIEF)
     assert first.find("ball").info.color == again.find("ball").info.color == (1.0, 0.0, 0.0)
     assert first.find("rod").info == again.find("rod").info
+
+
+def test_strokes_never_push_a_file_over_its_size(backbone):
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    noise = np.random.default_rng(0).integers(0, 256, 60_000).astype(np.uint8)
+    heavy = tuple(Strokes(f"{index:064d}", (20, 40, 48), 10_000, noise) for index in range(10))
+    again = ps.tune([example()], CLASSES, backbone, start=replace(first, strokes=heavy), settings=BRIEF)
+    assert len(again.to_bytes()) <= 2 * MAX_BYTES_PER_CLASS
+    assert again.strokes[-1].image == first.strokes[0].image  # the newest stay
+    assert 1 < len(again.strokes) < 11
 
 
 def test_a_preview_comes_before_the_first_step(backbone):
