@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import PromptSegError
-from ..examples.annotation import labels_on_grid
-from ..examples.checking import check_examples, check_image
+from ..examples.annotation import labels_on_grid, strokes_on_image
+from ..examples.checking import check_examples
 from ..examples.example import Example
 from ..examples.geometry import Grid
 from ..examples.volume import Volume
@@ -110,8 +110,6 @@ def tune(
     began = time.monotonic()
     job, settings = job or Job(), (settings or Settings()).checked()
     classes = dict(classes)
-    for example in examples:
-        check_image(example.image, example.name)
     check_examples(list(examples), classes)
     backbone = model if isinstance(model, Backbone) else load_model(model, device)
     if start is not None and not isinstance(start, Prompts):
@@ -131,8 +129,7 @@ def tune(
         crops += cover(volume.array, labels, backbone.tile, limit, rng)
         shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
         if keep_strokes and not example.complete:
-            own = labels_on_grid(example, classes, Grid.of(example.image))
-            strokes = Strokes.pack(fingerprint(example.image), own, list(classes.values()))
+            strokes = _strokes(example, classes, start)
             kept += [strokes] if strokes else []
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
@@ -278,6 +275,25 @@ def _check_start(start: Prompts, backbone: Backbone, settings: Settings, classes
             raise PromptSegError(
                 f"The value {value} of {name} already belongs to {others[value]} in the given prompts; choose another."
             )
+
+
+def _strokes(example: Example, classes: Mapping[str, int], start: Optional[Prompts]) -> Optional[Strokes]:
+    """What was painted on an example, with the strokes that ``start`` holds of its other classes on the same image."""
+    image, labels, values = fingerprint(example.image), strokes_on_image(example, classes), list(classes.values())
+    for each in start.strokes if start else ():
+        if start and each.image == image and each.shape == labels.shape:
+            others = [value for name, value in start.values.items() if name not in classes]
+            try:
+                earlier = each.unpack(others)
+            except ValueError as error:
+                raise PromptSegError(
+                    f"The strokes in the given prompts are unusable: {error}; start anew."
+                ) from error
+            if (labels == 0).any():
+                earlier[earlier == 0] = -1  # background was painted anew: what was erased stays erased
+            earlier[earlier > 0] += len(classes)
+            labels, values = np.where(labels >= 0, labels, earlier), values + others
+    return Strokes.pack(image, labels, values)
 
 
 def _given(start: Optional[Prompts], name: str) -> Optional[PromptTensors]:

@@ -121,6 +121,28 @@ def test_colours_are_the_callers_then_the_starts_then_the_names(backbone):
     assert first.find("rod").info == again.find("rod").info
 
 
+def test_a_new_class_keeps_the_strokes_of_the_old_ones(backbone):
+    shown = example()
+    first = ps.tune([shown], {"ball": 5}, backbone, settings=BRIEF)
+    second = ps.tune([shown], {"rod": 9}, backbone, start=first, settings=BRIEF)
+    (strokes,) = second.strokes
+    painted_labels = sitk.GetArrayFromImage(shown.annotation)
+    labels = strokes.unpack([5, 9])
+    assert np.array_equal(labels == 1, painted_labels == 5) and np.array_equal(labels == 2, painted_labels == 9)
+    assert np.array_equal(labels == 0, painted_labels == BACKGROUND)
+
+
+def test_strokes_that_were_erased_stay_erased(backbone):
+    shown = example()
+    first = ps.tune([shown], CLASSES, backbone, settings=BRIEF)
+    fewer = sitk.GetArrayFromImage(shown.annotation)
+    fewer[6] = 0
+    erased = sitk.GetImageFromArray(fewer)
+    erased.CopyInformation(shown.annotation)
+    second = ps.tune([replace(shown, annotation=erased)], CLASSES, backbone, start=first, settings=BRIEF)
+    assert (second.strokes[0].unpack(list(CLASSES.values()))[6] == -1).all()
+
+
 def test_strokes_never_push_a_file_over_its_size(backbone):
     first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     noise = np.random.default_rng(0).integers(0, 256, 60_000).astype(np.uint8)
