@@ -286,9 +286,7 @@ def _strokes(example: Example, classes: Mapping[str, int], start: Optional[Promp
             try:
                 earlier = each.unpack(others)
             except ValueError as error:
-                raise PromptSegError(
-                    f"The strokes in the given prompts are unusable: {error}; start anew."
-                ) from error
+                raise PromptSegError(f"The strokes in the given prompts are unusable: {error}; start anew.") from error
             if (labels == 0).any():
                 earlier[earlier == 0] = -1  # background was painted anew: what was erased stays erased
             earlier[earlier > 0] += len(classes)
