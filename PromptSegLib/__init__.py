@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from .models.backbone import Backbone, load_model
     from .progress import Cancelled, Job, Report
     from .prompts.store import Prompts
-    from .tuning.tuning import Settings, tune
+    from .tuning.settings import Settings
+    from .tuning.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -40,7 +41,7 @@ _PLACES = {
     "Prompts": "prompts.store",
     "Report": "progress",
     "Segmentation": "inference.result",
-    "Settings": "tuning.tuning",
+    "Settings": "tuning.settings",
     "load_model": "models.backbone",
     "segment": "inference.segmenting",
     "tune": "tuning.tuning",

@@ -1,4 +1,6 @@
-"""What the user painted, as a label per voxel of any grid: -1 unknown, 0 known background, k the k-th class.
+"""What the user painted, as a label per voxel of any grid.
+
+-1 is unknown, 0 known background, k the k-th class, and -(k + 1) anything but the k-th class.
 
 A voxel painted with a value that is neither a class nor the background value is some other thing. It is
 background where the annotation is complete; otherwise it is unknown, because the user never said
@@ -23,13 +25,13 @@ _EDGE = 1e-6  # voxels; a point on the outer face of a grid is inside it, whatev
 
 
 def labels_on_grid(example: Example, classes: Mapping[str, int], grid: Grid) -> np.ndarray:
-    """The annotation of ``example`` on ``grid``, int16 (z, y, x): -1 unknown, 0 background, k the k-th class.
+    """The annotation of ``example`` on ``grid``, int16 (z, y, x), labels as said at the top of this file.
 
     On the annotation's own grid this is a change of values and nothing else. On another grid, each voxel
     takes the annotation voxel nearest to its centre. Unless the annotation is complete, every annotated
     voxel then also marks the voxel of ``grid`` that contains its centre, if that is still unknown, so
     that strokes thinner than a voxel of ``grid`` are kept; where several meet, the most frequent label
-    wins, then a class over background, then the earlier class.
+    wins, then a class over a barred one, anything over background, then the earlier class.
 
     Unknown are also voxels with their centre outside the annotation's grid or outside the image.
 
@@ -47,6 +49,11 @@ def labels_on_grid(example: Example, classes: Mapping[str, int], grid: Grid) -> 
     if not example.complete:
         _add_strokes(labels, example, classes, grid)
     return labels
+
+
+def barred_label(index: int) -> int:
+    """The label of voxels that are anything but the class numbered ``index`` (from 1)."""
+    return UNKNOWN - index
 
 
 def strokes_on_image(example: Example, classes: Mapping[str, int]) -> np.ndarray:
@@ -69,6 +76,10 @@ def _relabeller(dtype: np.dtype, example: Example, classes: Mapping[str, int]) -
     labels = {value: label for label, value in enumerate(classes.values(), 1)}
     if example.background is not None:
         labels.setdefault(example.background, 0)
+    number = {value: label for label, value in enumerate(classes.values(), 1)}
+    for value, other in example.barred.items():
+        if other in number:
+            labels.setdefault(value, barred_label(number[other]))
     labels = {value: label for value, label in labels.items() if limits.min <= value <= limits.max}
     rest = 0 if example.complete else UNKNOWN
 
@@ -152,15 +163,16 @@ def _forget_outside(labels: np.ndarray, grid: Grid, image: Grid) -> None:
 def _add_strokes(labels: np.ndarray, example: Example, classes: Mapping[str, int], grid: Grid) -> None:
     """Give unknown voxels of ``labels`` (on ``grid``, changed in place) the annotated voxels that fall in them."""
     source, image = Grid.of(example.annotation), Grid.of(example.image)
-    kinds = len(classes) + 1
+    kinds = 2 * len(classes) + 1  # background, the classes, the barred classes
     flat = labels.reshape(-1)
-    votes = np.zeros(0, np.int64)  # voxel of grid * kinds + label
+    votes = np.zeros(0, np.int64)  # voxel of grid * kinds + kind
     counts = np.zeros(0, np.int64)
     for start, block in label_blocks(example, classes):
-        places = np.flatnonzero(block > UNKNOWN)
+        places = np.flatnonzero(block != UNKNOWN)
         if not places.size:
             continue
-        painted = block.reshape(-1)[places]
+        painted = block.reshape(-1)[places].astype(np.int64)
+        painted = np.where(painted < 0, len(classes) - 1 - painted, painted)
         z, y, x = np.unravel_index(places, block.shape)
         index = (x, y, z + start)
         positions = _positions(source, grid, *index)
@@ -173,4 +185,5 @@ def _add_strokes(labels: np.ndarray, example: Example, classes: Mapping[str, int
     voxels, winner = np.divmod(votes, kinds)
     order = np.lexsort((winner, winner == 0, -counts, voxels))
     first = np.unique(voxels[order], return_index=True)[1]
-    flat[voxels[order][first]] = winner[order][first]
+    kind = winner[order][first]
+    flat[voxels[order][first]] = np.where(kind > len(classes), len(classes) - 1 - kind, kind)

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from ..errors import PromptSegError
 from ..prompts.classes import MAX_CLASSES, MAX_VALUE, is_name
-from .annotation import label_blocks
+from .annotation import UNKNOWN, label_blocks
 from .example import Example
 from .geometry import Grid
 
@@ -182,11 +182,12 @@ def _check_annotation(example: Example, classes: Mapping[str, int], alone: bool)
     seen = np.zeros(len(classes) + 2, bool)  # background, the classes, and unknown at -1
     total, outside = 0, 0.0
     for start, block in label_blocks(example, classes):
-        seen[block] = True
+        seen[np.maximum(block, UNKNOWN)] = True
+        seen[0] |= bool((block < UNKNOWN).any())  # not this class: a boundary can be learned from it
         if aligned:
             continue
         # A complete annotation's background says nothing about where the patient is.
-        places = np.flatnonzero(block > 0 if example.complete else block >= 0)
+        places = np.flatnonzero(block > 0 if example.complete else block != UNKNOWN)
         if not places.size:
             continue
         sample = places[:: -(-places.size // _SAMPLE)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import dataclass, field
+from typing import Mapping, Optional
 
 import SimpleITK as sitk
 
@@ -17,6 +17,8 @@ class Example:
         0 is unknown; every other value is a class, known background, or ignored.
     :param background: the annotation value that marks known background, or None.
     :param complete: the annotation is complete, so 0 is background too.
+    :param barred: annotation value -> value of the class that its voxels certainly are not (what a user erased
+        from a result); what they are instead is unknown.
     :param name: what the user calls it, for messages and provenance.
     """
 
@@ -25,3 +27,4 @@ class Example:
     background: Optional[int] = None
     complete: bool = False
     name: str = "image"
+    barred: Mapping[int, int] = field(default_factory=dict)

@@ -19,6 +19,19 @@ class Volume:
     grid: Grid
     native: Grid
 
+    def part(self, box: tuple[slice, ...]) -> tuple[Volume, tuple[slice, ...]]:
+        """The part in ``box`` (z, y, x, of the array) with the part of the native grid around it, and that one's box.
+
+        The native part is every voxel that a corner of the box can touch, so a little more than the box.
+        """
+        low, high = ([getattr(side, end) for side in box[::-1]] for end in ("start", "stop"))
+        grid = self.grid.part(low, high)
+        near = self.native.indices(grid.corners())
+        first = np.clip(np.floor(near.min(0)).astype(int), 0, self.native.size)
+        last = np.clip(np.ceil(near.max(0)).astype(int) + 1, 0, self.native.size)
+        window = tuple(slice(int(a), int(b)) for a, b in zip(first[::-1], last[::-1]))
+        return Volume(self.array[box], grid, self.native.part(first, last)), window
+
     @classmethod
     def of(cls, image: sitk.Image, preprocessing: Preprocessing) -> Volume:
         """Resample through physical space; what lies outside the image takes its lowest admitted intensity."""

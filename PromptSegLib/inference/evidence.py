@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, cast
+from typing import Callable, Optional, Sequence, cast
 
 import numpy as np
 import torch
+from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from ..models.backbone import Backbone
+from ..models.workspace import EncoderMaps, Start
 from ..network.precision import autocast
 from ..network.tokens import from_arrays, touches_encoder
 from ..progress import Job
@@ -32,12 +34,17 @@ def active_rows(prompts: Prompts) -> list[int]:
     return [index for index, each in enumerate(each for g in prompts.groups() for each in g) if not each.retired]
 
 
-def tile_evidence(backbone: Backbone, groups: Sequence[dict[str, Tensor]], tile: Tensor) -> Tensor:
+def tile_evidence(
+    backbone: Backbone,
+    groups: Sequence[dict[str, Tensor]],
+    tile: Tensor,
+    encode: Optional[Callable[[Tensor], list[Tensor]]] = None,
+) -> Tensor:
     """Evidence (B, classes of all groups, retired included, D, H, W) for a batch of tiles (B, 1, D, H, W).
 
     Evidence of a class is its logit minus the background logit of its group, so that
     classes of different groups can be compared. Groups whose prompts stay out of the
-    encoder share one encoding.
+    encoder share one encoding, by ``encode`` where given.
     """
     net, shared, parts = backbone.net, None, []
     with torch.inference_mode(), autocast(tile.device):
@@ -45,18 +52,26 @@ def tile_evidence(backbone: Backbone, groups: Sequence[dict[str, Tensor]], tile:
             if touches_encoder(prompts):
                 maps = net.encode(tile, prompts)
             else:
-                maps = shared = net.encode(tile) if shared is None else shared
+                maps = shared = (encode or net.encode)(tile) if shared is None else shared
             logits = net.upsample(net.similarity(net.decode(maps, prompts), prompts), tile.shape[2:])
             parts.append(logits[:, 1:] - logits[:, :1])
     return torch.cat(parts, 1).float()
 
 
 def evidence(
-    backbone: Backbone, prompts: Prompts, array: np.ndarray, job: Optional[Job] = None, overlap: float = OVERLAP
+    backbone: Backbone,
+    prompts: Prompts,
+    array: np.ndarray,
+    job: Optional[Job] = None,
+    overlap: float = OVERLAP,
+    maps: Optional[EncoderMaps] = None,
+    offset: Start = (0, 0, 0),
 ) -> np.ndarray:
     """Evidence of every class over a volume.
 
     :param array: (z, y, x) as in :class:`~PromptSegLib.examples.volume.Volume`.
+    :param maps: encoder maps of this volume's tiles, kept for the next sweep.
+    :param offset: where ``array`` starts in that volume, (z, y, x).
     :return: (classes, z, y, x) float16, classes in the order of ``prompts.active``.
 
     MONAI's sliding window with Gaussian blending. Working memory is bounded: a large
@@ -73,15 +88,20 @@ def evidence(
     result = np.empty((count, *array.shape), np.float16)
     done = 0
 
-    def predict(tile: Tensor) -> Tensor:
+    def predict(tile: Tensor, where: Sequence[Sequence[slice]]) -> Tensor:
         nonlocal done
         job.report("segmenting", done / total)
         done += 1
         if float(tile.max() - tile.min()) < FLAT:
             return tile.new_full((tile.shape[0], count, *tile.shape[2:]), ABSENT)
-        return tile_evidence(backbone, groups, tile)[:, rows]
+        if maps is None:
+            return tile_evidence(backbone, groups, tile)[:, rows]
+        z, y, x = (at + part.start for at, part in zip((offset[0] + first, *offset[1:]), where[0][2:]))
+        return tile_evidence(backbone, groups, tile, lambda image: maps.of(backbone, image, (z, y, x)))[:, rows]
 
+    first = 0
     for outer, inner in slabs:
+        first = outer[0]
         inputs = torch.from_numpy(array[outer[0] : outer[1]])[None, None]
         values = sliding_window_inference(
             inputs,
@@ -93,11 +113,24 @@ def evidence(
             cval=-1.0,
             sw_device=backbone.device,
             device="cpu",
+            with_coord=True,
         )
         values = cast(Tensor, values)  # one output, so neither a tuple nor a dict
         result[:, inner[0] : inner[1]] = values[0, :, inner[0] - outer[0] : inner[1] - outer[0]].numpy()
     job.report("segmenting", 1.0)
     return result
+
+
+def sweep(backbone: Backbone, array: np.ndarray, maps: EncoderMaps, job: Job) -> None:
+    """Encode the tiles of a volume (z, y, x) as :func:`evidence` will ask for them, while there is room for them."""
+    tile = backbone.tile
+    interval = [max(int(size * (1 - OVERLAP)), 1) for size in tile]
+    places = [tuple(part.start for part in each) for each in dense_patch_slices(array.shape, tile, interval)]
+    for done, start in enumerate(places):
+        job.report("encoding", done / len(places))
+        part = array[tuple(slice(at, at + size) for at, size in zip(start, tile))]
+        if part.shape == tile and part.max() - part.min() >= FLAT:
+            maps.of(backbone, torch.from_numpy(np.ascontiguousarray(part))[None, None], (start[0], start[1], start[2]))
 
 
 class Probabilities:
@@ -123,6 +156,17 @@ class Probabilities:
         if index >= len(self):
             raise IndexError(index)
         return np.exp(np.minimum(self._values[index - 1].astype(np.float32), _LARGEST)) / self._total
+
+
+def aligned(low: Sequence[int], high: Sequence[int], shape: Sequence[int], tile: Sequence[int]) -> tuple[slice, ...]:
+    """The smallest box around ``low``..``high`` (z, y, x) whose tiles are tiles of a sweep over all of ``shape``."""
+    box = []
+    for first, last, extent, size in zip(low, high, shape, tile):
+        step = max(int(size * (1 - OVERLAP)), 1)
+        start = max(min(first, extent - size), 0) // step * step
+        count = -(-max(last - start - size, 0) // step)
+        box.append(slice(start, min(start + count * step + size, extent)))
+    return tuple(box)
 
 
 def _slabs(depth: int, deep: int, halo: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:

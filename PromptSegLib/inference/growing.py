@@ -16,6 +16,7 @@ from scipy.ndimage import binary_dilation
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
+from ..examples.annotation import barred_label
 from ..progress import Job
 
 PRICE = 3.0  # gamma: flat over 2..4
@@ -46,7 +47,7 @@ def grow(
 
     :param array: normalised image (z, y, x).
     :param probabilities: 1 + classes arrays (z, y, x), the first background.
-    :param strokes: int16 (z, y, x): -1 unknown, 0 background, k the k-th class.
+    :param strokes: int16 (z, y, x): -1 unknown, 0 background, k the k-th class, -(k + 1) not the k-th class.
     :param spacing: mm (z, y, x).
     :return: (classes, z, y, x) float16; positive where the class wins, negative elsewhere.
 
@@ -62,8 +63,10 @@ def grow(
         seeds, share = strokes == index, probabilities[index]
         if not seeds.any():
             seeds = (share > 0.9) & (strokes < 0)
+        barred = strokes == barred_label(index)
+        seeds &= ~barred
         own = (share > POSSIBLE) | seeds
-        possible.append((seeds, _dilated(own, _REACH if seeds.any() else 0)))
+        possible.append((seeds, _dilated(own, _REACH if seeds.any() else 0) & ~barred))
     domain = _dilated(np.logical_or.reduce([where for _, where in possible]), _REACH)
     if not domain.any():
         return result

@@ -16,6 +16,8 @@ class Segmentation:
 
     ``probabilities`` maps class names to float32 images in [0, 1]; ``uncertainty`` is the
     normalised entropy of the class probabilities in [0, 1]. Both are None unless asked for.
+    ``places`` are world points (LPS mm) where a look is worth most, if uncertainty was asked for.
+    A result around strokes only covers a part of the image's grid.
     """
 
     labels: sitk.Image
@@ -23,3 +25,4 @@ class Segmentation:
     probabilities: Optional[dict[str, sitk.Image]] = None
     uncertainty: Optional[sitk.Image] = None
     seconds: dict[str, float] = field(default_factory=dict)
+    places: tuple[tuple[float, float, float], ...] = ()

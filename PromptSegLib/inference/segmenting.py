@@ -11,18 +11,19 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..examples.annotation import labels_on_grid
+from ..examples.annotation import UNKNOWN, labels_on_grid
 from ..examples.checking import check_image
 from ..examples.example import Example
 from ..examples.geometry import Grid
 from ..examples.volume import Volume
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import find_sha256
+from ..models.workspace import Workspace
 from ..progress import Job
 from ..prompts.store import Prompts
-from ..prompts.strokes import fingerprint
-from .evidence import Probabilities, evidence
+from .evidence import Probabilities, aligned, evidence
 from .growing import grow
+from .looking import entropy, places_to_look
 from .native import labels_on_native, native_slabs
 from .result import Segmentation
 
@@ -49,9 +50,12 @@ def segment(
     region: Optional[Region] = None,
     probabilities_wanted: bool = False,
     uncertainty_wanted: bool = False,
+    around: Optional[float] = None,
+    coarse_maps: bool = False,
     device: str = "auto",
     job: Optional[Job] = None,
     name: str = "image",
+    workspace: Optional[Workspace] = None,
 ) -> Segmentation:
     """Segment a 3D image; every grid, orientation and handedness is admitted.
 
@@ -66,10 +70,15 @@ def segment(
         Strokes are honoured either way.
     :param region: first and last voxel index + 1, ((x, y, z), (x, y, z)), outside which nothing is labelled.
     :param probabilities_wanted: also give each class's probability (the network's, before growing).
-    :param uncertainty_wanted: also give the normalised entropy of the probabilities.
+    :param uncertainty_wanted: also give the normalised entropy of the probabilities, and where to look next.
+    :param around: look no further than this many mm from the strokes of classes (a preview of a large
+        image); the result then covers that part of the image's grid.
+    :param coarse_maps: leave the uncertainty on the model's grid, which for a large image is much smaller.
+    :param workspace: what is kept from one call to the next on the same image.
     :raises PromptSegError: bad image, unknown class, prompts of another backbone.
     """
     job, clock, seconds = job or Job(), time.perf_counter(), {}
+    workspace = workspace or Workspace()
     if not isinstance(prompts, Prompts):
         prompts = Prompts.load(Path(prompts))
     check_image(image, name)
@@ -82,53 +91,66 @@ def segment(
     if region is not None:
         _check_region(region, native, name)
 
-    volume = Volume.of(image, backbone.preprocessing)
+    whole = workspace.volume(image, backbone.preprocessing)
+    painted = _strokes(kept, image, native, strokes, values, workspace)
+    coarse = None if painted is None else _on_model_grid(painted, image, native, whole.grid, len(values))
+    volume, offset = whole, (0, 0, 0)
+    if around is not None and painted is not None and coarse is not None and (coarse > 0).any():
+        box = _box(coarse > 0, around, whole, backbone.tile)
+        volume, part = whole.part(box)
+        coarse, offset = coarse[box], tuple(each.start for each in box)
+        painted, native = painted[part], volume.native
     seconds["resampling"] = time.perf_counter() - clock
-    scores = evidence(backbone, kept, volume.array, job.part(0.0, 0.75))
+    maps = workspace.maps(image, backbone)
+    scores = evidence(backbone, kept, volume.array, job.part(0.0, 0.75), maps=maps, offset=offset)
     seconds["network"] = time.perf_counter() - clock - sum(seconds.values())
 
-    painted = _strokes(kept, image, native, strokes, values)
     fields = scores
-    if painted is not None and grow_strokes is not False:
-        example = Example(image, native.image(painted + 1), background=1)
-        coarse = labels_on_grid(example, {info.name: index + 2 for index, info in enumerate(infos)}, volume.grid)
-        fields = grow(volume.array, Probabilities(scores), coarse, backbone.preprocessing.spacing, job.part(0.75, 0.9))
+    if coarse is not None and grow_strokes is not False:
+        spacing = backbone.preprocessing.spacing
+        fields = grow(volume.array, Probabilities(scores), coarse, spacing, job.part(0.75, 0.9))
         seconds["growing"] = time.perf_counter() - clock - sum(seconds.values())
 
     kind = np.uint8 if max(values) < 256 else np.uint16
     lookup = np.array([0] + [info.value if info.name in chosen else 0 for info in infos], kind)
     labels = labels_on_native(fields, volume.grid, native, lookup, lambda _: job.check())
     if painted is not None:
-        known = painted >= 0
-        labels[known] = lookup[painted[known]]
+        _honour(labels, painted, lookup)
     if region is not None:
-        outside = np.ones(labels.shape, bool)
+        outside = np.ones(Grid.of(image).shape, bool)
         outside[_slices(region)] = False
-        labels[outside] = 0
-    maps = _maps(
-        scores, volume.grid, native, [info.name for info in infos], probabilities_wanted, uncertainty_wanted, job
-    )
+        labels[outside if volume is whole else outside[part]] = 0
+    result = Segmentation(native.image(labels), tuple(info for info in infos if info.name in chosen), seconds=seconds)
+    if uncertainty_wanted:
+        unsure = entropy(Probabilities(scores))
+        annotated = coarse != UNKNOWN if coarse is not None else np.zeros(unsure.shape, bool)
+        places = tuple(places_to_look(unsure, annotated, volume.grid))
+        result = replace(
+            result,
+            uncertainty=volume.grid.image(unsure) if coarse_maps else _map_on_native(unsure, volume.grid, native, job),
+            places=places,
+        )
+    if probabilities_wanted:
+        result = replace(result, probabilities=_probabilities(scores, volume.grid, native, infos, chosen, job))
     seconds["labels"] = time.perf_counter() - clock - sum(seconds.values())
     job.report("done", 1.0)
-    result = Segmentation(native.image(labels), tuple(info for info in infos if info.name in chosen), seconds=seconds)
-    if maps[0] is not None:
-        result = replace(result, probabilities={key: native.image(maps[0][key]) for key in chosen})
-    if maps[1] is not None:
-        result = replace(result, uncertainty=native.image(maps[1]))
     return result
 
 
 def _strokes(
-    prompts: Prompts, image: sitk.Image, native: Grid, strokes: Optional[Example], values: list[int]
+    prompts: Prompts,
+    image: sitk.Image,
+    native: Grid,
+    strokes: Optional[Example],
+    values: list[int],
+    workspace: Workspace,
 ) -> Optional[np.ndarray]:
-    """Strokes on the image's grid, -1 unknown, 0 background, k the k-th class; None where there are none."""
+    """Strokes on the image's grid, labels as in ``examples.annotation``; None where there are none."""
     if strokes is not None:
         classes = {f"class {value}": value for value in values}
-        labels = labels_on_grid(
-            Example(image, strokes.annotation, strokes.background, strokes.complete), classes, native
-        )
+        labels = labels_on_grid(replace(strokes, image=image), classes, native)
     elif prompts.strokes:
-        own = fingerprint(image)
+        own = workspace.fingerprint(image)
         packed = [each for each in prompts.strokes if each.image == own and each.shape == native.shape]
         if not packed:
             return None
@@ -141,22 +163,53 @@ def _strokes(
     return labels if (labels > 0).any() else None
 
 
-def _maps(scores, grid: Grid, native: Grid, names: list[str], wanted: bool, entropy: bool, job: Job):
-    """Probabilities per class and uncertainty on the native grid, float32; None where not wanted."""
-    if not (wanted or entropy):
-        return None, None
-    each = {name: np.zeros(native.shape, np.float32) for name in names} if wanted else None
-    unsure = np.zeros(native.shape, np.float32) if entropy else None
+def _on_model_grid(painted: np.ndarray, image: sitk.Image, native: Grid, grid: Grid, count: int) -> np.ndarray:
+    """Labels on the image's grid -> labels on the model's, thin strokes kept."""
+    # As an annotation: 0 unknown, 1 background, 1 + k the k-th class, 1 + count + k not the k-th class.
+    annotation = np.where(painted >= 0, painted + 1, np.where(painted == UNKNOWN, 0, count - painted))
+    barred = {1 + count + index: 1 + index for index in range(1, count + 1)}
+    example = Example(image, native.image(annotation.astype(np.int16)), background=1, barred=barred)
+    return labels_on_grid(example, {f"class {index}": 1 + index for index in range(1, count + 1)}, grid)
+
+
+def _honour(labels: np.ndarray, painted: np.ndarray, lookup: np.ndarray) -> None:
+    """Make what the user painted, and what they erased, part of the result, in place."""
+    known = painted >= 0
+    labels[known] = lookup[painted[known]]
+    erased = painted < UNKNOWN
+    if erased.any():
+        numbers = UNKNOWN - painted[erased]
+        labels[erased] = np.where(labels[erased] == lookup[numbers], lookup[0], labels[erased])
+
+
+def _box(where: np.ndarray, margin: float, volume: Volume, tile: Sequence[int]) -> tuple[slice, ...]:
+    """Whole tiles around a mask (z, y, x) with ``margin`` mm."""
+    steps = np.ceil(margin / np.asarray(volume.grid.spacing[::-1])).astype(int)
+    ends = [np.flatnonzero(where.any(tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+    low = [max(int(line[0] - step), 0) for line, step in zip(ends, steps)]
+    high = [min(int(line[-1] + 1 + step), extent) for line, step, extent in zip(ends, steps, where.shape)]
+    return aligned(low, high, where.shape, tile)
+
+
+def _map_on_native(values: np.ndarray, grid: Grid, native: Grid, job: Job) -> sitk.Image:
+    """A map (z, y, x) on ``grid`` as a float32 image on ``native``."""
+    result = np.zeros(native.shape, np.float32)
+    for where, slab in native_slabs(values[None], grid, native):
+        job.check()
+        result[where] = slab[0]
+    return native.image(result)
+
+
+def _probabilities(scores, grid: Grid, native: Grid, infos, chosen: list[str], job: Job) -> dict[str, sitk.Image]:
+    """The network's probability of every chosen class on the native grid."""
+    each = {name: np.zeros(native.shape, np.float32) for name in chosen}
     for where, slab in native_slabs(scores, grid, native):
         job.check()
         shares = Probabilities(slab)
-        for index in range(len(shares)):
-            share = shares[index]
-            if each is not None and index:
-                each[names[index - 1]][where] = share
-            if unsure is not None:
-                unsure[where] -= share * np.log(np.clip(share, 1e-7, 1)) / np.log(len(shares))
-    return each, unsure
+        for index, info in enumerate(infos, start=1):
+            if info.name in each:
+                each[info.name][where] = shares[index]
+    return {name: native.image(values) for name, values in each.items()}
 
 
 def _check_region(region: Region, native: Grid, name: str) -> None:

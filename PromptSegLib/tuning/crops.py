@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..examples.annotation import UNKNOWN
+
 _CANDIDATES = 160
 _SAMPLED = 6000  # annotated voxels per class and volume that the cover looks at
 _MARGIN = 4  # voxels: an annotated voxel at the very border of a crop lacks context
@@ -15,10 +17,12 @@ _MARGIN = 4  # voxels: an annotated voxel at the very border of a crop lacks con
 
 @dataclass
 class Crop:
-    """A tile of a volume: image (1, 1, D, H, W) normalised, labels (D, H, W) int64 with -1 unknown."""
+    """A tile of a volume: image (1, 1, D, H, W) normalised, labels (D, H, W) int64 as in :mod:`..examples.annotation`,
+    and where it starts (z, y, x)."""
 
     image: Tensor
     labels: Tensor
+    start: tuple[int, int, int] = (0, 0, 0)
 
 
 def cover(
@@ -27,16 +31,16 @@ def cover(
     """At most ``limit`` crops of extents ``tile`` that cover the annotated voxels greedily.
 
     :param array: normalised volume (z, y, x).
-    :param labels: int16 (z, y, x): -1 unknown, 0 background, k the k-th class.
+    :param labels: int16 (z, y, x) as in :mod:`..examples.annotation`.
     """
     points, weights = [], []
-    for value in np.unique(labels[labels >= 0]):
+    for value in np.unique(labels[labels != UNKNOWN]):
         own = np.argwhere(labels == value)
         if len(own) > _SAMPLED:
             own = own[rng.permutation(len(own))[:_SAMPLED]]
         points.append(own)
-        # Every class weighs the same, known background half: it lies everywhere anyway.
-        weights.append(np.full(len(own), (1.0 if value else 0.5) / len(own)))
+        # Every class weighs the same; known background, which lies everywhere anyway, and corrections half.
+        weights.append(np.full(len(own), (1.0 if value > 0 else 0.5) / len(own)))
     if not points:
         return []
     where, weight = np.concatenate(points), np.concatenate(weights)
@@ -65,4 +69,6 @@ def _cut(array: np.ndarray, labels: np.ndarray, start: np.ndarray, size: np.ndar
     pad = [(int(m // 2), int(m - m // 2)) for m in missing]
     if any(missing):
         image, known = np.pad(image, pad, constant_values=-1.0), np.pad(known, pad, constant_values=-1)
-    return Crop(torch.from_numpy(np.ascontiguousarray(image))[None, None], torch.from_numpy(known.astype(np.int64)))
+    z, y, x = (int(at) for at in start)
+    tile = torch.from_numpy(np.ascontiguousarray(image))[None, None]
+    return Crop(tile, torch.from_numpy(known.astype(np.int64)), (z, y, x))

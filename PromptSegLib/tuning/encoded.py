@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..examples.annotation import UNKNOWN
 from ..models.backbone import Backbone
+from ..models.workspace import EncoderMaps
 from ..network.attention import PromptTensors
 from ..network.precision import autocast
 from ..network.tokens import touches_encoder
@@ -21,19 +23,23 @@ THINNED = 2048
 class EncodedCrops:
     """The crops of a tuning, on the backbone's device, with the positions of their annotated voxels."""
 
-    def __init__(self, backbone: Backbone, crops: Sequence[Crop], cached: bool, job: Job):
+    def __init__(
+        self, backbone: Backbone, crops: Sequence[Crop], cached: bool, job: Job, maps: Optional[EncoderMaps] = None
+    ):
+        """``maps``: where maps of the crops may be found and are kept, when all crops come from one volume."""
+        maps = EncoderMaps(0) if maps is None else maps
         self.backbone, self.cached = backbone, cached
         self.images = [crop.image.to(backbone.device) for crop in crops]
         self.positions, self.labels = [], []
         for crop in crops:
             flat = crop.labels.flatten()
-            where = torch.nonzero(flat >= 0).flatten()
+            where = torch.nonzero(flat != UNKNOWN).flatten()
             self.positions.append(where.to(backbone.device))
             self.labels.append(flat[where].to(backbone.device))
         self.maps: list[Optional[list[Tensor]]] = []
-        for index, image in enumerate(self.images):
+        for index, (image, crop) in enumerate(zip(self.images, crops)):
             job.report("encoding", index / len(self.images))
-            self.maps.append(self._encode(image) if cached else None)
+            self.maps.append(maps.of(backbone, image, crop.start) if cached else None)
 
     def __len__(self) -> int:
         return len(self.images)

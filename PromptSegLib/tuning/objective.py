@@ -10,6 +10,11 @@ from torch.nn import functional as F
 DICE_WEIGHT = 0.5
 
 
+def known_counts(labels: Tensor, classes: int) -> Tensor:
+    """Number of voxels of background and each class (1 + classes,); barred voxels belong to neither."""
+    return torch.bincount(labels[labels >= 0], minlength=classes + 1)
+
+
 def class_weights(counts: Tensor) -> Tensor:
     """Weight per class (1 + classes) from its number of annotated voxels: every annotated class counts the same."""
     counts = counts.float()
@@ -25,10 +30,19 @@ def annotated_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     Restricting both to annotated voxels is the strongest simple recipe for scribbles
     (ScribbleBench, MICCAI 2025; METHODS.md 4.3).
 
+    A voxel that is anything but the k-th class costs ``-log(1 - p_k)``.
+
     :param logits: (n, 1 + classes), one row per annotated voxel.
-    :param labels: (n,) 0 background, k the k-th class.
+    :param labels: (n,) 0 background, k the k-th class, -(k + 1) not the k-th class.
     """
-    loss = F.cross_entropy(logits, labels, weight=weights)
+    barred = labels < 0
+    loss = logits.new_zeros(())
+    if barred.any():
+        loss = loss + _barred_loss(logits[barred], -1 - labels[barred])
+        logits, labels = logits[~barred], labels[~barred]
+    if not len(labels):
+        return loss
+    loss = loss + F.cross_entropy(logits, labels, weight=weights)
     present = torch.bincount(labels, minlength=logits.shape[1]) > 0
     present[0] = False
     if present.any():
@@ -39,14 +53,20 @@ def annotated_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return loss
 
 
+def _barred_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean of -log(1 - p) of the barred classes (n,), in logits (n, 1 + classes): stable where p is close to 1."""
+    others = logits.scatter(1, classes[:, None], float("-inf"))
+    return (logits.logsumexp(1) - others.logsumexp(1)).mean()
+
+
 def agreement(predicted: Tensor, labels: Tensor, classes: int) -> list[float]:
     """Dice per class over annotated voxels; nan for a class that has none.
 
-    :param predicted: (n,) and ``labels``: (n,), 0 background, k the k-th class.
+    :param predicted: (n,) 0 background, k the k-th class; ``labels``: (n,) the same, or -(k + 1) for not the k-th.
     """
     scores = []
     for index in range(1, classes + 1):
-        own, said = labels == index, predicted == index
+        own, said = labels == index, (predicted == index) & ((labels >= 0) | (labels == -1 - index))
         total = int(own.sum() + said.sum())
         scores.append(float(2 * (own & said).sum() / total) if own.any() else float("nan"))
     return scores

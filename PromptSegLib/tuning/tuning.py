@@ -2,81 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 import monai
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import PromptSegError
 from ..examples.annotation import labels_on_grid, strokes_on_image
 from ..examples.checking import check_examples
 from ..examples.example import Example
 from ..examples.geometry import Grid
-from ..examples.volume import Volume
 from ..models.backbone import Backbone, load_model
+from ..models.workspace import Workspace
 from ..network.attention import PromptTensors
-from ..network.config import METHODS, MODES
 from ..network.tokens import unstack
 from ..progress import Job
 from ..prompts.classes import ClassInfo, describe
 from ..prompts.store import MAX_CLASSES, ClassPrompts, Prompts
-from ..prompts.strokes import Strokes, fingerprint
+from ..prompts.strokes import Strokes
 from .crops import cover
 from .encoded import EncodedCrops
-from .objective import agreement, annotated_loss, class_weights, mean
-from .warm_start import WarmStart, warm_start
+from .objective import mean
+from .settings import Settings
+from .tuner import Previews, Tuner
+from .warm_start import warm_start
 
 MAX_CROPS = 24
-DEFAULT_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to tune. ``seconds`` (from the call to the end) or ``steps`` bounds it; steps are reproducible.
-
-    :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
-    :param method: ``punet`` (tokens), ``dvpt`` (dynamic tokens) or ``ept`` (sinks).
-    :param trust: how far a class lent by a shipped one moves from it towards what was tuned. A
-        few strokes of one patient teach that patient: between the two, prompts are better on
-        it and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).
-    :param token_steps: full-batch steps on the output tokens alone, before the decoder is run again.
-    """
-
-    mode: str = "decoder"
-    method: str = "punet"
-    seconds: Optional[float] = None
-    steps: Optional[int] = None
-    token_steps: int = 60
-    token_rate: float = 0.01
-    rate: float = 2e-3
-    average: float = 0.95
-    trust: float = 0.5
-    seed: int = 0
-
-    def checked(self) -> Settings:
-        """Fill in the default budget; raises :class:`PromptSegError` for values that make no sense."""
-        if self.mode not in MODES:
-            raise PromptSegError(f"There is no mode {self.mode!r}; choose one of {', '.join(MODES)}.")
-        if self.method not in METHODS:
-            raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
-        if self.seconds is not None and self.steps is not None:
-            raise PromptSegError("Give a budget in seconds or in steps, not both.")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise PromptSegError(f"A budget of {self.seconds} seconds makes no sense; give more than 0.")
-        if self.steps is not None and self.steps < 0:
-            raise PromptSegError(f"A budget of {self.steps} steps makes no sense; give 0 or more.")
-        if not 0 <= self.seed < 2**63:
-            raise PromptSegError(f"The seed {self.seed} makes no sense; give 0 or more, below 2^63.")
-        if self.seconds is None and self.steps is None:
-            return replace(self, seconds=DEFAULT_SECONDS)
-        return self
 
 
 def tune(
@@ -91,6 +47,7 @@ def tune(
     appearance: Optional[Mapping[str, ClassInfo]] = None,
     job: Optional[Job] = None,
     on_preview: Optional[Callable[[Prompts], None]] = None,
+    workspace: Optional[Workspace] = None,
 ) -> Prompts:
     """Tune class prompts on annotated examples; the backbone's parameters and buffers stay bit-identical.
 
@@ -101,14 +58,16 @@ def tune(
     :param keep_strokes: let the prompts carry sparse annotations, so that the same images are
         grown from the same strokes when they are segmented.
     :param appearance: colour and terminology of classes, where the user has chosen them.
-    :param on_preview: called with prompts worth a look: after the warm start, before any gradient step.
+    :param on_preview: called with prompts worth a look: after the warm start, after the output tokens, and then
+        whenever three times as long as its last call took has passed. Its time counts towards the budget.
+    :param workspace: what is kept from one call to the next on the same images.
     :raises PromptSegError: bad examples, prompts of another backbone.
     :raises Cancelled: the job's caller cancelled; nothing is changed.
 
     Deterministic for a seed on the CPU when bounded by steps.
     """
     began = time.monotonic()
-    job, settings = job or Job(), (settings or Settings()).checked()
+    job, settings, workspace = job or Job(), (settings or Settings()).checked(), workspace or Workspace()
     classes = dict(classes)
     check_examples(list(examples), classes)
     backbone = model if isinstance(model, Backbone) else load_model(model, device)
@@ -123,22 +82,23 @@ def tune(
     crops, kept, shapes = [], [], []
     for index, example in enumerate(examples):
         job.part(0.0, 0.05).report("reading examples", index / len(examples))
-        volume = Volume.of(example.image, backbone.preprocessing)
+        volume = workspace.volume(example.image, backbone.preprocessing)
         labels = labels_on_grid(example, classes, volume.grid)
         limit = max(MAX_CROPS // len(examples), len(classes) + 1)
         crops += cover(volume.array, labels, backbone.tile, limit, rng)
         shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
         if keep_strokes and not example.complete:
-            strokes = _strokes(example, classes, start)
+            strokes = _strokes(example, classes, start, workspace)
             kept += [strokes] if strokes else []
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
 
     cached = settings.mode in ("decoder", "end")
-    encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15))
+    maps = workspace.maps(examples[0].image, backbone) if len(examples) == 1 else None
+    encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15), maps)
     given: list[Optional[PromptTensors]] = [_given(start, name) for name in classes]
     warm = warm_start(encoded, len(classes), settings.mode, settings.method, given, generator, job.part(0.15, 0.2))
-    tuner = _Tuner(encoded, warm, len(classes), settings, rng)
+    tuner = Tuner(encoded, warm, len(classes), settings, rng)
     first = tuner.agreement(warm.prompts, warm.features, warm.labels)
 
     def packed(state: PromptTensors, scores: list[float]) -> Prompts:
@@ -156,109 +116,19 @@ def tune(
         }
         return _assemble(backbone, settings, infos, state, record, start, kept)
 
-    if on_preview:
-        on_preview(packed(warm.prompts, first))
+    def look() -> None:
+        if on_preview:
+            on_preview(packed(tuner.trusted() if tuner.token_steps else warm.prompts, first))
+
+    previews = Previews(look)
+    previews.show()
     tuner.tokens(job.part(0.2, 0.25))
-    tuner.run(began, job.part(0.25, 0.98))
-    state, scores = tuner.best(warm.prompts, first, job.part(0.98, 1.0))
+    if tuner.token_steps:
+        previews.show()
+    tuner.run(began, job.part(0.25, 0.98), previews)
+    state, scores = tuner.best(first, job.part(0.98, 1.0))
     job.report("done", 1.0, agreement=mean(scores), step=tuner.step)
     return packed(state, scores)
-
-
-class _Tuner:
-    """The optimisation of one group of classes on encoded crops."""
-
-    def __init__(
-        self, encoded: EncodedCrops, warm: WarmStart, classes: int, settings: Settings, rng: np.random.Generator
-    ):
-        self.encoded, self.warm, self.classes, self.settings, self.rng = encoded, warm, classes, settings, rng
-        self.prompts = {name: tensor.detach().clone().requires_grad_() for name, tensor in warm.prompts.items()}
-        self.average = {name: tensor.detach().clone() for name, tensor in warm.prompts.items()}
-        self.weights = class_weights(torch.bincount(warm.labels, minlength=classes + 1))
-        # Crops by class, so that every class is seen equally often whatever its size.
-        self.holders = [
-            [i for i, labels in enumerate(encoded.labels) if (labels == index).any()] for index in range(classes + 1)
-        ]
-        self.step = self.token_steps = 0
-
-    def agreement(self, prompts: PromptTensors, features: Tensor, labels: Tensor) -> list[float]:
-        """Dice per class over the annotated voxels, from their features under ``prompts``."""
-        with torch.no_grad():
-            said = self._logits(features, prompts).argmax(1)
-        return agreement(said, labels, self.classes)
-
-    def _logits(self, features: Tensor, prompts: PromptTensors) -> Tensor:
-        """Features (n, C0) -> logits (n, 1 + classes)."""
-        rows = features.t()[None, :, :, None, None]
-        return self.encoded.backbone.net.similarity(rows, prompts)[0, :, :, 0, 0].t()
-
-    def tokens(self, job: Job) -> None:
-        """Full-batch steps on the output tokens over fixed features: cheap, and most of the way."""
-        steps = self.settings.token_steps if self.settings.steps != 0 else 0
-        chosen = {name: self.prompts[name] for name in ("output.foreground", "output.background")}
-        optimizer = torch.optim.Adam(chosen.values(), lr=self.settings.token_rate)
-        for step in range(steps):
-            logits = self._logits(self.warm.features, chosen)
-            loss = annotated_loss(logits, self.warm.labels, self.weights)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            job.report("output tokens", step / steps, loss=float(loss.detach()))
-        self.token_steps = steps
-        for name, tensor in chosen.items():
-            self.average[name].copy_(tensor.detach())
-
-    def run(self, began: float, job: Job) -> None:
-        """Steps through the decoder (or the whole network) until the budget is spent."""
-        settings = self.settings
-        optimizer = torch.optim.Adam(self.prompts.values(), lr=settings.rate)
-        begin = time.monotonic()
-        while True:
-            if settings.steps is not None:
-                share = self.step / settings.steps if settings.steps else 1.0
-            else:
-                # What is left of the user's seconds, less the last look at the agreement.
-                budget = (settings.seconds or 0.0) - (begin - began) - self.warm.seconds
-                share = (time.monotonic() - begin) / budget if budget > 0 else 1.0
-            if share >= 1.0:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = settings.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
-            index = self._pick()
-            logits = self.encoded.logits(index, self.prompts)
-            labels = self.encoded.labels[index]
-            loss = annotated_loss(logits, labels, self.weights)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(list(self.prompts.values()), 1.0)
-            optimizer.step()
-            self.step += 1
-            decay = min(settings.average, self.step / (self.step + 4))
-            with torch.no_grad():
-                for name, tensor in self.average.items():
-                    tensor.lerp_(self.prompts[name], 1 - decay)
-            agreed = mean(agreement(logits.argmax(1), labels, self.classes))
-            job.report("tuning", share, loss=float(loss.detach()), agreement=agreed, step=self.step)
-
-    def _pick(self) -> int:
-        present = [holders for holders in self.holders[1:] if holders]
-        holders = present[self.rng.integers(len(present))]
-        return holders[self.rng.integers(len(holders))]
-
-    def best(self, start: PromptTensors, first: list[float], job: Job) -> tuple[PromptTensors, list[float]]:
-        """The averaged prompts, lent classes part of the way; or the start where that agrees less with the strokes."""
-        if not self.step and not self.token_steps:
-            return start, first
-        shares = torch.tensor([self.settings.trust if lent else 1.0 for lent in self.warm.lent])
-        final = {}
-        for name, tensor in self.average.items():
-            share = shares.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
-            final[name] = torch.lerp(start[name], tensor, share.expand_as(tensor))
-        features, labels = self.encoded.annotated_features(final, job)
-        scores = self.agreement(final, features, labels)
-        if mean(scores) < mean(first):
-            return start, first
-        return final, scores
 
 
 def _check_start(start: Prompts, backbone: Backbone, settings: Settings, classes: Mapping[str, int]) -> None:
@@ -277,9 +147,12 @@ def _check_start(start: Prompts, backbone: Backbone, settings: Settings, classes
             )
 
 
-def _strokes(example: Example, classes: Mapping[str, int], start: Optional[Prompts]) -> Optional[Strokes]:
+def _strokes(
+    example: Example, classes: Mapping[str, int], start: Optional[Prompts], workspace: Workspace
+) -> Optional[Strokes]:
     """What was painted on an example, with the strokes that ``start`` holds of its other classes on the same image."""
-    image, labels, values = fingerprint(example.image), strokes_on_image(example, classes), list(classes.values())
+    image, labels = workspace.fingerprint(example.image), strokes_on_image(example, classes)
+    values = list(classes.values())
     for each in start.strokes if start else ():
         if start and each.image == image and each.shape == labels.shape:
             others = [value for name, value in start.values.items() if name not in classes]
@@ -290,7 +163,7 @@ def _strokes(example: Example, classes: Mapping[str, int], start: Optional[Promp
             if (labels == 0).any():
                 earlier[earlier == 0] = -1  # background was painted anew: what was erased stays erased
             earlier[earlier > 0] += len(classes)
-            labels, values = np.where(labels >= 0, labels, earlier), values + others
+            labels, values = np.where(labels != -1, labels, earlier), values + others
     return Strokes.pack(image, labels, values)
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..examples.annotation import barred_label
 from ..models.backbone import Backbone
 from ..network.attention import PromptTensors
 from ..network.tokens import from_arrays, new_prompts, unstack, without_encoder
 from ..progress import Job
 from .encoded import EncodedCrops
-from .objective import agreement
+from .objective import agreement, known_counts
 
 KNOWN = 0.5  # agreement (Dice on annotated voxels) from which a class is taken to be the shipped one
 
@@ -43,7 +44,7 @@ def nearest_shipped(encoded: EncodedCrops, classes: int, job: Job) -> tuple[Tens
     backbone = encoded.backbone
     shipped = backbone.shipped
     assert shipped is not None
-    counts = torch.stack([torch.bincount(labels, minlength=classes + 1) for labels in encoded.labels])
+    counts = torch.stack([known_counts(labels, classes) for labels in encoded.labels])
     chosen = sorted(set(counts[:, 1:].argmax(0).tolist()))
     members = shipped.groups()[0]
     group = from_arrays([each.tensors for each in members], backbone.device)
@@ -124,7 +125,8 @@ def warm_start(
     for index in range(classes):
         if origin[index]:
             continue
-        own, rest = features[labels == index + 1], features[labels != index + 1]
+        known = (labels >= 0) | (labels == barred_label(index + 1))
+        own, rest = features[labels == index + 1], features[known & (labels != index + 1)]
         prompts["output.foreground"][index] = prototypes(own, config.tokens, generator)
         if len(rest):
             prompts["output.background"][index] = prototypes(rest, config.tokens, generator)

@@ -153,10 +153,19 @@ def test_strokes_never_push_a_file_over_its_size(backbone):
     assert 1 < len(again.strokes) < 11
 
 
-def test_a_preview_comes_before_the_first_step(backbone):
+def test_previews_come_before_the_first_step_and_on_the_way(backbone):
     previews = []
-    ps.tune([example()], CLASSES, backbone, settings=BRIEF, on_preview=previews.append)
-    assert len(previews) == 1 and previews[0].tuning["0"]["steps"] == 0
+    tuned = ps.tune([example()], CLASSES, backbone, settings=BRIEF, on_preview=previews.append)
+    assert len(previews) >= 2
+    assert (previews[0].tuning["0"]["token_steps"], previews[0].tuning["0"]["steps"]) == (0, 0)
+    assert previews[1].tuning["0"]["token_steps"] == BRIEF.token_steps
+    steps = [each.tuning["0"]["steps"] for each in previews]
+    assert steps == sorted(steps) and steps[-1] <= BRIEF.steps
+    # Looking changes nothing.
+    alone = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    for name in CLASSES:
+        for key, array in tuned.find(name).tensors.items():
+            assert np.array_equal(array, alone.find(name).tensors[key])
     assert ps.segment(previews[0], example().image, backbone).classes
 
 

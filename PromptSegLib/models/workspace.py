@@ -1,0 +1,93 @@
+"""What a process keeps between jobs on the same images: volumes on the model's grid, and encoder maps of tiles."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Optional
+
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from ..examples.preprocessing import Preprocessing
+from ..examples.volume import Volume
+from ..network.precision import autocast
+from ..prompts.strokes import fingerprint
+from .backbone import Backbone
+
+IMAGES = 4
+MAPS_BYTES = 2**30
+
+Start = tuple[int, int, int]
+
+
+class EncoderMaps:
+    """Encoder maps of tiles of one volume by one backbone, as many as ``limit`` bytes hold.
+
+    A tile is known by where it starts (z, y, x); the encoder sees no prompts, so its maps never change.
+    """
+
+    def __init__(self, limit: int = MAPS_BYTES):
+        self._kept: dict[Start, list[Tensor]] = {}
+        self._room = limit
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def of(self, backbone: Backbone, tile: Tensor, start: Start) -> list[Tensor]:
+        """Maps of ``tile`` (1, 1, D, H, W); usable as inputs of a graph."""
+        maps = self._kept.get(start)
+        if maps is None:
+            # no_grad, not inference_mode: the maps may be inputs of a graph later.
+            with torch.inference_mode(False), torch.no_grad(), autocast(backbone.device):
+                maps = backbone.net.encode(tile.to(backbone.device))
+            self._room -= sum(each.numel() * each.element_size() for each in maps)
+            if self._room >= 0:
+                self._kept[start] = maps
+        return maps
+
+
+@dataclass
+class _Kept:
+    image: sitk.Image  # kept so that its id stays its own
+    volumes: dict[Preprocessing, Volume] = field(default_factory=dict)
+    fingerprint: str = ""
+
+
+class Workspace:
+    """Keeps the last ``IMAGES`` images' volumes, and the encoder maps of the last one worked on.
+
+    Images are known by identity: hand in the same object, and never change its voxels.
+    """
+
+    def __init__(self, maps_bytes: int = MAPS_BYTES):
+        self._maps_bytes = maps_bytes
+        self._images: OrderedDict[int, _Kept] = OrderedDict()
+        self._current: tuple[Optional[int], str] = (None, "")
+        self._maps = EncoderMaps(0)
+
+    def volume(self, image: sitk.Image, preprocessing: Preprocessing) -> Volume:
+        kept = self._of(image)
+        if preprocessing not in kept.volumes:
+            kept.volumes = {preprocessing: Volume.of(image, preprocessing)}
+        return kept.volumes[preprocessing]
+
+    def fingerprint(self, image: sitk.Image) -> str:
+        kept = self._of(image)
+        kept.fingerprint = kept.fingerprint or fingerprint(image)
+        return kept.fingerprint
+
+    def maps(self, image: sitk.Image, backbone: Backbone) -> EncoderMaps:
+        """Where the encoder maps of this image are kept; those of any other image or backbone are dropped."""
+        self._of(image)
+        if self._current != (id(image), backbone.sha256):
+            self._current, self._maps = (id(image), backbone.sha256), EncoderMaps(self._maps_bytes)
+        return self._maps
+
+    def _of(self, image: sitk.Image) -> _Kept:
+        kept = self._images.setdefault(id(image), _Kept(image))
+        self._images.move_to_end(id(image))
+        while len(self._images) > IMAGES:
+            self._images.popitem(last=False)
+        return kept

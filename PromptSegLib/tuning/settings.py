@@ -1,0 +1,54 @@
+"""How to tune."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from ..errors import PromptSegError
+from ..network.config import METHODS, MODES
+
+DEFAULT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to tune. ``seconds`` (from the call to the end) or ``steps`` bounds it; steps are reproducible.
+
+    :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
+    :param method: ``punet`` (tokens), ``dvpt`` (dynamic tokens) or ``ept`` (sinks).
+    :param trust: how far a class lent by a shipped one moves from it towards what was tuned. A
+        few strokes of one patient teach that patient: between the two, prompts are better on
+        it and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).
+    :param token_steps: full-batch steps on the output tokens alone, before the decoder is run again.
+    """
+
+    mode: str = "decoder"
+    method: str = "punet"
+    seconds: Optional[float] = None
+    steps: Optional[int] = None
+    token_steps: int = 60
+    token_rate: float = 0.01
+    rate: float = 2e-3
+    average: float = 0.95
+    trust: float = 0.5
+    seed: int = 0
+
+    def checked(self) -> Settings:
+        """Fill in the default budget; raises :class:`PromptSegError` for values that make no sense."""
+        if self.mode not in MODES:
+            raise PromptSegError(f"There is no mode {self.mode!r}; choose one of {', '.join(MODES)}.")
+        if self.method not in METHODS:
+            raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        if self.seconds is not None and self.steps is not None:
+            raise PromptSegError("Give a budget in seconds or in steps, not both.")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise PromptSegError(f"A budget of {self.seconds} seconds makes no sense; give more than 0.")
+        if self.steps is not None and self.steps < 0:
+            raise PromptSegError(f"A budget of {self.steps} steps makes no sense; give 0 or more.")
+        if not 0 <= self.seed < 2**63:
+            raise PromptSegError(f"The seed {self.seed} makes no sense; give 0 or more, below 2^63.")
+        if self.seconds is None and self.steps is None:
+            return replace(self, seconds=DEFAULT_SECONDS)
+        return self

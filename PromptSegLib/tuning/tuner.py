@@ -1,0 +1,143 @@
+"""The optimisation of one group of classes on encoded crops, and the previews on the way."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Callable, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..examples.annotation import barred_label
+from ..network.attention import PromptTensors
+from ..progress import Job
+from .encoded import EncodedCrops
+from .objective import agreement, annotated_loss, class_weights, known_counts, mean
+from .settings import Settings
+from .warm_start import WarmStart
+
+
+class Previews:
+    """Shows previews so that no more than a quarter of the time goes into them."""
+
+    def __init__(self, look: Callable[[], None]):
+        self._look, self._next, self._cost = look, 0.0, 0.0
+
+    def show(self) -> None:
+        began = time.monotonic()
+        self._look()
+        self._cost = time.monotonic() - began
+        self._next = began + 4 * self._cost
+
+    def due(self, left: Optional[float]) -> bool:
+        """Whether to show the next, ``left`` seconds before the result, where known: not just before it."""
+        return time.monotonic() >= self._next and (left is None or left > 2 * self._cost)
+
+
+class Tuner:
+    """The optimisation of one group of classes on encoded crops."""
+
+    def __init__(
+        self, encoded: EncodedCrops, warm: WarmStart, classes: int, settings: Settings, rng: np.random.Generator
+    ):
+        self.encoded, self.warm, self.classes, self.settings, self.rng = encoded, warm, classes, settings, rng
+        self.prompts = {name: tensor.detach().clone().requires_grad_() for name, tensor in warm.prompts.items()}
+        self.average = {name: tensor.detach().clone() for name, tensor in warm.prompts.items()}
+        self.weights = class_weights(known_counts(warm.labels, classes))
+        # Crops by class, so that every class is seen equally often whatever its size.
+        self.holders = []
+        for index in range(1, classes + 1):
+            teaching = [(labels == index) | (labels == barred_label(index)) for labels in encoded.labels]
+            self.holders.append([place for place, mask in enumerate(teaching) if mask.any()])
+        self.step = self.token_steps = 0
+
+    def agreement(self, prompts: PromptTensors, features: Tensor, labels: Tensor) -> list[float]:
+        """Dice per class over the annotated voxels, from their features under ``prompts``."""
+        with torch.no_grad():
+            said = self._logits(features, prompts).argmax(1)
+        return agreement(said, labels, self.classes)
+
+    def _logits(self, features: Tensor, prompts: PromptTensors) -> Tensor:
+        """Features (n, C0) -> logits (n, 1 + classes)."""
+        rows = features.t()[None, :, :, None, None]
+        return self.encoded.backbone.net.similarity(rows, prompts)[0, :, :, 0, 0].t()
+
+    def tokens(self, job: Job) -> None:
+        """Full-batch steps on the output tokens over fixed features: cheap, and most of the way."""
+        steps = self.settings.token_steps if self.settings.steps != 0 else 0
+        chosen = {name: self.prompts[name] for name in ("output.foreground", "output.background")}
+        optimizer = torch.optim.Adam(chosen.values(), lr=self.settings.token_rate)
+        for step in range(steps):
+            logits = self._logits(self.warm.features, chosen)
+            loss = annotated_loss(logits, self.warm.labels, self.weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            job.report("output tokens", step / steps, loss=float(loss.detach()))
+        self.token_steps = steps
+        for name, tensor in chosen.items():
+            self.average[name].copy_(tensor.detach())
+
+    def run(self, began: float, job: Job, previews: Previews) -> None:
+        """Steps through the decoder (or the whole network) until the budget is spent."""
+        settings = self.settings
+        optimizer = torch.optim.Adam(self.prompts.values(), lr=settings.rate)
+        begin = time.monotonic()
+        budget = 0.0
+        while True:
+            if settings.steps is not None:
+                share = self.step / settings.steps if settings.steps else 1.0
+            else:
+                # What is left of the user's seconds, less the last look at the agreement.
+                budget = (settings.seconds or 0.0) - (begin - began) - self.warm.seconds
+                share = (time.monotonic() - begin) / budget if budget > 0 else 1.0
+            if share >= 1.0:
+                break
+            if self.step and previews.due(None if settings.steps is not None else (1 - share) * budget):
+                previews.show()
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+            index = self._pick()
+            logits = self.encoded.logits(index, self.prompts)
+            labels = self.encoded.labels[index]
+            loss = annotated_loss(logits, labels, self.weights)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(list(self.prompts.values()), 1.0)
+            optimizer.step()
+            self.step += 1
+            decay = min(settings.average, self.step / (self.step + 4))
+            with torch.no_grad():
+                for name, tensor in self.average.items():
+                    tensor.lerp_(self.prompts[name], 1 - decay)
+            agreed = mean(agreement(logits.argmax(1), labels, self.classes))
+            job.report("tuning", share, loss=float(loss.detach()), agreement=agreed, step=self.step)
+
+    def _pick(self) -> int:
+        present = [holders for holders in self.holders if holders]
+        holders = present[self.rng.integers(len(present))]
+        return holders[self.rng.integers(len(holders))]
+
+    def trusted(self) -> PromptTensors:
+        """The averaged prompts, lent classes part of the way from where they started."""
+        start = self.warm.prompts
+        shares = torch.tensor([self.settings.trust if lent else 1.0 for lent in self.warm.lent])
+        final = {}
+        for name, tensor in self.average.items():
+            share = shares.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+            final[name] = torch.lerp(start[name], tensor, share.expand_as(tensor))
+        return final
+
+    def best(self, first: list[float], job: Job) -> tuple[PromptTensors, list[float]]:
+        """:meth:`trusted`; or the start, where that agrees less with the strokes."""
+        start = self.warm.prompts
+        if not self.step and not self.token_steps:
+            return start, first
+        final = self.trusted()
+        features, labels = self.encoded.annotated_features(final, job)
+        scores = self.agreement(final, features, labels)
+        if mean(scores) < mean(first):
+            return start, first
+        return final, scores

@@ -1,0 +1,129 @@
+"""What is kept between jobs on an image changes how fast they are, not what they give."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from tiny import CLASSES, example, tiny_backbone
+
+import PromptSegLib as ps
+from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.inference.evidence import OVERLAP, aligned, evidence
+from PromptSegLib.inference.looking import places_to_look
+from PromptSegLib.models.workspace import IMAGES, EncoderMaps, Workspace
+
+BRIEF = ps.Settings(steps=2, token_steps=5)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return tiny_backbone(tmp_path_factory.mktemp("models"), shipped=True)
+
+
+@pytest.fixture
+def encodings(backbone, monkeypatch):
+    """Counts the encoder's runs."""
+    runs, encode = [], type(backbone.net).encode
+    monkeypatch.setattr(type(backbone.net), "encode", lambda self, *words: runs.append(1) or encode(self, *words))
+    return runs
+
+
+def large_example():
+    return example(shape=(20, 90, 96))
+
+
+def test_a_second_job_gives_the_same_without_encoding_again(backbone, encodings):
+    case, workspace = large_example(), Workspace()
+    fresh = ps.tune([case], CLASSES, backbone, settings=BRIEF)
+    expected = ps.segment(fresh, case.image, backbone)
+    ps.tune([case], CLASSES, backbone, settings=BRIEF, workspace=workspace)
+    ps.segment(fresh, case.image, backbone, workspace=workspace)
+    encodings.clear()
+    again = ps.tune([case], CLASSES, backbone, settings=BRIEF, workspace=workspace)
+    result = ps.segment(again, case.image, backbone, workspace=workspace)
+    assert not encodings
+    for name in CLASSES:
+        for key, array in fresh.find(name).tensors.items():
+            assert np.array_equal(array, again.find(name).tensors[key])
+    assert np.array_equal(sitk.GetArrayFromImage(result.labels), sitk.GetArrayFromImage(expected.labels))
+
+
+def test_maps_without_room_are_computed_again(backbone, encodings):
+    maps, tile = EncoderMaps(0), torch.zeros(1, 1, *backbone.tile)
+    first = maps.of(backbone, tile, (0, 0, 0))
+    assert len(maps) == 0
+    for one, other in zip(first, maps.of(backbone, tile, (0, 0, 0))):
+        assert torch.equal(one, other)
+    assert len(encodings) == 2
+
+
+def test_another_image_drops_the_maps_and_old_images_are_forgotten(backbone):
+    workspace = Workspace()
+    images = [example(seed=seed).image for seed in range(IMAGES + 1)]
+    maps = workspace.maps(images[0], backbone)
+    assert workspace.maps(images[0], backbone) is maps
+    assert workspace.maps(images[1], backbone) is not maps
+    volumes = [workspace.volume(image, backbone.preprocessing) for image in images]
+    assert workspace.volume(images[-1], backbone.preprocessing) is volumes[-1]
+    assert workspace.volume(images[0], backbone.preprocessing) is not volumes[0]
+
+
+def test_a_box_is_made_of_the_tiles_of_the_whole_sweep():
+    tile, shape = (16, 32, 32), (60, 200, 41)
+    box = aligned((30, 70, 5), (45, 110, 9), shape, tile)
+    for part, low, high, extent, size in zip(box, (30, 70, 5), (45, 110, 9), shape, tile):
+        step = int(size * (1 - OVERLAP))
+        assert part.start <= low and part.stop >= min(high, extent)
+        assert part.start % step == 0
+        assert part.stop == extent or (part.stop - part.start - size) % step == 0
+        assert part.start + size <= extent
+
+
+def test_evidence_in_a_box_is_that_of_the_whole_sweep_away_from_its_border(backbone):
+    prompts = backbone.shipped
+    array = np.random.default_rng(0).uniform(-1, 1, (30, 100, 100)).astype(np.float32)
+    whole = evidence(backbone, prompts, array)
+    box = aligned((5, 40, 40), (10, 60, 60), array.shape, backbone.tile)
+    part = evidence(backbone, prompts, array[box])
+    inner = (slice(None), slice(2, 10), slice(14, -14), slice(14, -14))
+    assert np.abs(part[inner] - whole[(slice(None), *box)][inner]).max() < 0.05
+
+
+def test_around_the_strokes_only_a_part_is_computed(backbone):
+    case = example(shape=(20, 40, 150))
+    prompts = ps.tune([case], CLASSES, backbone, settings=BRIEF)
+    result = ps.segment(prompts, case.image, backbone, around=10.0)
+    size, full = result.labels.GetSize(), case.image.GetSize()
+    assert size[0] < full[0] and size[1:] == full[1:]
+    painted = sitk.GetArrayFromImage(case.annotation)[..., : size[0]]
+    labels = sitk.GetArrayFromImage(result.labels)
+    for value in CLASSES.values():
+        assert (labels[painted == value] == value).all()
+    assert result.labels.GetOrigin() == case.image.GetOrigin()
+
+
+def test_places_to_look_are_unsure_unseen_and_apart():
+    grid = Grid((40, 30, 50), (2.0, 2.0, 3.0), (-10.0, 5.0, 100.0))
+    unsure = np.zeros((50, 30, 40), np.float32)
+    unsure[10, 5:9, 8:12] = 0.9  # annotated right there
+    unsure[30, 20:24, 30:34] = 0.8
+    unsure[44, 3:5, 3:5] = 0.6
+    annotated = np.zeros(unsure.shape, bool)
+    annotated[10, 4:10, 7:13] = True
+    points = places_to_look(unsure, annotated, grid)
+    indices = grid.indices(np.array(points)).round().astype(int)
+    assert [z for _, _, z in indices[:2]] == [30, 44]
+    assert unsure[tuple(indices[0][::-1])] > 0.5
+    assert not places_to_look(np.zeros_like(unsure), annotated, grid)
+
+
+def test_uncertainty_comes_with_places(backbone):
+    case = example()
+    result = ps.segment(backbone.shipped, case.image, backbone, uncertainty_wanted=True)
+    assert result.uncertainty.GetSize() == case.image.GetSize()
+    assert result.places
+    low, high = (np.array(case.image.TransformIndexToPhysicalPoint(end)) for end in ((0, 0, 0), (47, 39, 19)))
+    for point in result.places:
+        assert (np.array(point) > low - 5).all() and (np.array(point) < high + 5).all()
