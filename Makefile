@@ -12,7 +12,7 @@ RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
 .PHONY: demo test lint bench bench-large clean
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"

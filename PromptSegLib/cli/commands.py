@@ -18,6 +18,18 @@ from ..prompts.store import Prompts, parse_classes
 
 
 def models(options: argparse.Namespace) -> None:
+    if options.download:
+        from ..models.download import download
+
+        with _progress() as job:
+            entry = download(catalogue.find_name(options.download), job)
+        print(f"{entry.name}  {entry.path}")
+        return
+    if options.delete:
+        from ..models.download import delete
+
+        delete(catalogue.find_name(options.delete))
+        return
     entries = catalogue.entries()
     if options.json:
         print(json.dumps([entry.to_dict() for entry in entries], indent=2))
@@ -30,6 +42,11 @@ def models(options: argparse.Namespace) -> None:
         print(f"  classes   {', '.join(entry.classes)}")
         print(f"  licence   {entry.licence}")
         print(f"  SHA-256   {entry.sha256}")
+        print(f"  size      {entry.size / 1e6:.1f} MB")
+        if entry.expected:
+            times = ", ".join(f"{seconds:g} s ({device})" for device, seconds in entry.expected.items())
+            print(f"  time      {times} for 512 x 512 x 600 voxels and all classes")
+        print(f"  installed {_presence(entry)}")
         print(f"  where     {entry.path}")
 
 
@@ -48,7 +65,7 @@ def tune(options: argparse.Namespace) -> None:
         Example(read_image(image), read_annotation(annotation), options.background, options.complete, Path(image).name)
         for image, annotation in options.example
     ]
-    from ..tuning.tuning import Settings
+    from ..tuning.settings import Settings
     from ..tuning.tuning import tune as tune_prompts
 
     settings = Settings(
@@ -135,6 +152,12 @@ def segment(options: argparse.Namespace) -> None:
             write_image(result.uncertainty, Path(options.uncertainty))
 
 
+def worker(options: argparse.Namespace) -> None:
+    from ..worker.serving import serve_standard_streams
+
+    serve_standard_streams(Path(options.folder) if options.folder else None)
+
+
 def score(options: argparse.Namespace) -> None:
     from ..evaluation.scores import format_table, to_json
     from ..evaluation.scores import score as score_labels
@@ -191,6 +214,15 @@ def pretrain(options: argparse.Namespace) -> None:
     if options.bundle:
         register(entry)
     print(json.dumps(entry, indent=2))
+
+
+def _presence(entry: catalogue.Entry) -> str:
+    """Whether a model can be used, and what to do where it cannot."""
+    if entry.installed:
+        return "yes, bundled" if entry.bundled else "yes"
+    if entry.bundled:
+        return "no: its file is missing or damaged; install PromptSeg again"
+    return f"no: promptseg models --download {entry.name}"
 
 
 def _prompts_file(name: str) -> Path:

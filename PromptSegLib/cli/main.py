@@ -76,8 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
-    models = subparsers.add_parser("models", help="list the backbones of the catalogue")
-    models.add_argument("--json", action="store_true", help="print JSON")
+    models = subparsers.add_parser("models", help="list, download or delete the backbones of the catalogue")
+    what = models.add_mutually_exclusive_group()
+    what.add_argument("--json", action="store_true", help="print JSON")
+    what.add_argument("--download", metavar="NAME", help="get a model; goes on where an interrupted download stopped")
+    what.add_argument("--delete", metavar="NAME", help="delete what was downloaded of a model")
     models.set_defaults(run=commands.models)
 
     tune = subparsers.add_parser("tune", help="tune class prompts on annotated images")
@@ -142,6 +145,10 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--bundle", action="store_true", help="put the result into this checkout's catalogue")
     _device(pretrain)
     pretrain.set_defaults(run=commands.pretrain)
+
+    worker = subparsers.add_parser("worker", help="do the Slicer module's jobs (started by it, here or over ssh)")
+    worker.add_argument("--folder", metavar="DIR", help="folder that both sides see, for arrays")
+    worker.set_defaults(run=commands.worker)
     return parser
 
 

@@ -104,6 +104,19 @@ class Prompts:
         groups = {self.find(name).group for name in names}
         return replace(self, classes=tuple(each for each in self.classes if each.group in groups))
 
+    def renamed(self, names: Mapping[str, str]) -> Prompts:
+        """These prompts with classes called otherwise (old name -> new); raises for a name that is there already."""
+        wanted = [names.get(each, each) for each in self.names]
+        if len(set(wanted)) < len(wanted):
+            raise PromptSegError("Two classes of these prompts would have the same name; give each its own.")
+
+        def called(each: ClassPrompts) -> ClassPrompts:
+            if each.retired or each.info.name not in names:
+                return each
+            return replace(each, info=replace(each.info, name=names[each.info.name]))
+
+        return replace(self, classes=tuple(called(each) for each in self.classes))
+
     def check_backbone(self, name: str, sha256: str, network: NetworkConfig) -> None:
         """Raise :class:`PromptSegError` unless these prompts belong to that backbone."""
         if sha256 != self.sha256:

@@ -16,7 +16,9 @@ LIBRARY = ROOT / "PromptSegLib"
 FILES = sorted(LIBRARY.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 HEAVY = ("torch", "monai", "slicer", "vtk", "qt", "ctk", "PythonQt")
-NEVER = ("qt", "ctk", "PythonQt", "pickle", "cPickle", "dill", "joblib", "shelve", "marshal")
+MRML, WIDGETS = {"slicer", "vtk"}, {"qt", "ctk", "PythonQt", "PySide6"}
+NEVER = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
+LIGHT_ROOMS = ("setup", "worker", "session")
 TYPES = {"int", "str", "float", "bool", "bytes", "dict", "list", "tuple", "set", "Path", "Tensor", "None"}
 
 
@@ -75,6 +77,17 @@ def test_light_modules_load_nothing_heavy(name):
     assert heavy_modules(f"import PromptSegLib.{name}") == []
 
 
+@pytest.mark.parametrize("room", LIGHT_ROOMS)
+def test_light_rooms_load_nothing_heavy(room):
+    """All of a room at once; the session may bring Slicer's MRML with it, through the scene."""
+    files = sorted((LIBRARY / room).rglob("*.py"))
+    assert files
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).replace(".__init__", "") for path in files]
+    names = [name for name in names if not name.endswith(".__main__")]
+    loaded = set(heavy_modules(*(f"import {name}" for name in names)))
+    assert not loaded - (MRML if room == "session" else set())
+
+
 @pytest.mark.parametrize(
     "words", [["models"], ["models", "--json"], ["info", "ct-abdomen"], ["info", "ct-abdomen", "--json"]]
 )
@@ -107,10 +120,10 @@ def test_the_names_of_the_library():
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_rooms(path):
-    found = set(imported(path))
-    assert not found & set(NEVER)
-    if LIBRARY / "scene" not in path.parents:
-        assert not found & {"slicer", "vtk"}
+    found, room = set(imported(path)), path.relative_to(LIBRARY).parts[0]
+    assert not found & NEVER
+    assert room in ("scene", "gui") or not found & MRML
+    assert room == "gui" or not found & WIDGETS
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) != ("torch", "load")
@@ -123,21 +136,24 @@ def test_rooms(path):
 
 
 def test_torch_stays_out_of_what_needs_none():
-    for name in ("prompts", "examples", "scene"):
+    for name in ("prompts", "examples", "scene", "setup", "session", "gui"):
         for path in (LIBRARY / name).rglob("*.py"):
             assert not set(imported(path)) & {"torch", "monai"}, path
 
 
 def test_layers():
-    """Nobody but the command line's entry imports the command line; the scene is imported by nobody."""
+    """Who may import the outer rooms: nobody else imports the command line, the panel, the scene or the session."""
+    users = {"cli": {"cli", "__main__.py"}, "gui": {"gui"}, "scene": {"scene", "session", "gui"}}
+    users["session"] = {"session", "gui"}
     for path in FILES:
         room = path.relative_to(LIBRARY).parts[0]
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.ImportFrom) and node.level:
                 parent = path.parents[node.level - 1]
                 target = (parent / (node.module or "").replace(".", "/")).relative_to(LIBRARY).parts
-                if target and target[0] in ("cli", "scene"):
-                    assert room in (target[0], "__main__.py"), path
+                named = [target[0]] if target else [alias.name for alias in node.names]
+                for each in named:
+                    assert each not in users or room in users[each], path
 
 
 # Documentation

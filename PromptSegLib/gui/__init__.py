@@ -1,0 +1,1 @@
+"""The module's panel: binds the session to widgets; the only room that imports qt or ctk."""

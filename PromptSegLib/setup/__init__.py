@@ -1,0 +1,1 @@
+"""What the module needs installed, and installing it; imports neither Slicer nor Qt nor torch."""

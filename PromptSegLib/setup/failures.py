@@ -1,0 +1,121 @@
+"""From what pip printed to one sentence that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import re
+from typing import Optional, Sequence
+
+KEPT = "the log below has the details"
+
+# The first that is found anywhere in the log counts. The network comes last: pip warns of connections that then
+# succeeded, and calls what it could not reach "no matching distribution".
+_CAUSES = (
+    (
+        r"No space left on device|\[Errno 28\]|not enough space on the disk|Disk quota exceeded",
+        "The disk is full; free some space (torch with CUDA takes up to 10 GB on its way) and install again.",
+    ),
+    (
+        r"DO NOT MATCH THE HASHES",
+        "A downloaded file is damaged; install again.",
+    ),
+    (
+        r"Long Path support enabled|\[WinError 206\]|filename or extension is too long",
+        "Windows refused a file name that is too long; turn on long paths in Windows, or install Slicer in a folder "
+        "with a short name.",
+    ),
+    (
+        r"\[Errno 13\]|\[WinError 5\]|\[WinError 32\]|Permission denied|Access is denied|\[Errno 30\]|Read-only file",
+        "A file of Slicer's Python could not be written; close other Slicer windows, restart Slicer and install again, "
+        "or install Slicer in a folder of your own.",
+    ),
+    (
+        r"No module named '?pip\b",
+        "This Python has no pip; install Slicer again.",
+    ),
+    (
+        r"No module named '?light_the_torch",
+        "The PyTorch extension could not prepare the installation of torch; update the extension and install again.",
+    ),
+    (
+        r"MemoryError|Cannot allocate memory",
+        "The memory is used up; close other programs and install again.",
+    ),
+    (
+        r"ProxyError|Tunnel connection failed|407 Proxy",
+        "The proxy refused the connection; set the proxy in the environment variable HTTPS_PROXY and start Slicer "
+        "again, or install from a folder of wheels.",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerificationError",
+        "The certificate of the package server was not accepted, which a firewall that reads along may cause; ask "
+        "your administrator, or install from a folder of wheels.",
+    ),
+    (
+        r"NewConnectionError|NameResolutionError|Failed to establish a new connection|Name or service not known"
+        r"|[Tt]emporary failure in name resolution|getaddrinfo failed|nodename nor servname|Network is unreachable"
+        r"|ConnectTimeout|ReadTimeout|Read timed out|Connection refused|ConnectionResetError|Connection aborted"
+        r"|Connection broken|IncompleteRead|No route to host|Max retries exceeded",
+        "The packages could not be downloaded, because the connection to the package server failed; check the network "
+        "and the proxy settings, or install from a folder of wheels.",
+    ),
+)
+_CANNOT = re.compile(r"Cannot install (.+?) because these package versions have conflicting dependencies")
+_ASKED = re.compile(r"^\s*The user requested (?:\(constraint\) )?(\S+)", re.MULTILINE)
+_NEEDS = re.compile(r"^\s*\S+ \S+ depends on (.+?)\s*$", re.MULTILINE)
+_NOTHING = re.compile(r"No matching distribution found for ([^\s(]+)")
+# With retries turned off, pip says no more than this where no server can be reached.
+_NO_VERSIONS = re.compile(r"requirement ([^\s(]+).*\(from versions: none\)")
+_OTHER_PYTHON = "require a different python version"
+_ERROR = re.compile(r"^\s*(?:ERROR: (?!Exception:)|error: )(.+)$")
+_RAISED = re.compile(r"^([\w.]*(?:Error|Exception): .+)$")
+
+
+def explain(lines: Sequence[str], returncode: Optional[int] = None, offline: bool = False) -> str:
+    """One sentence on why an installation failed.
+
+    :param lines: what was printed.
+    :param returncode: how the program ended.
+    :param offline: whether it installed from a folder of wheels.
+    """
+    text = "\n".join(lines)
+    if "ResolutionImpossible" in text:
+        return _conflict(text)
+    for pattern, sentence in _CAUSES:
+        if re.search(pattern, text):
+            return sentence
+    absent = _NOTHING.search(text)
+    if absent and offline:
+        return f"The folder has no wheel of {absent[1]} for this version of Python; add it and install again."
+    unknown = _NO_VERSIONS.search(text)
+    if unknown and _OTHER_PYTHON not in text:
+        return (
+            f"The package server has no {unknown[1]}, or it cannot be reached; check the network and the proxy "
+            "settings, or install from a folder of wheels."
+        )
+    if absent:
+        return f"There is no {absent[1]} for this version of Slicer; use a newer Slicer."
+    errors = [match[1] for match in (_ERROR.match(line) or _RAISED.match(line) for line in lines) if match]
+    if errors:
+        return f"The installation failed ({_short(errors[-1])}); {KEPT}."
+    how = "was ended from outside" if returncode is not None and returncode < 0 else f"ended with code {returncode}"
+    return f"The installation failed: the installing program {how}; {KEPT}."
+
+
+def _conflict(text: str) -> str:
+    """pip's account of a conflict: what was asked for, what it needs, and what must stay."""
+    cannot = _CANNOT.search(text)
+    who = _short(cannot[1]) if cannot else "The packages"
+    stay = [each for each in dict.fromkeys(_ASKED.findall(text)) if "==" in each]
+    names = tuple(each.partition("==")[0].lower() for each in stay)
+    needs = [each for each in dict.fromkeys(_NEEDS.findall(text)) if each.lower().startswith(names)]
+    wanted = _short(", ".join(each for each in needs if re.search("[<>=!~]", each)))
+    if stay and wanted:
+        reason = f"{wanted} is needed, but {', '.join(stay)} of this Slicer must stay"
+    else:
+        reason = "what it needs does not go with what is installed"
+    return f"{who} cannot be installed: {reason}; use a newer Slicer, or ask for help with the log below."
+
+
+def _short(text: str, most: int = 160) -> str:
+    text = " ".join(text.split()).rstrip(".")
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -1,0 +1,204 @@
+"""The jobs a worker does. Values and arrays are those of a message of kind ``job``.
+
+``load``     model, device. Gives title, device, threads; afterwards other jobs on that model start at once.
+``prepare``  model, device, image. Brings an image to the model's grid and encodes it, so that what follows is quick.
+``tune``     model, device, settings, classes (name -> value), others (values of other classes that are painted too),
+             appearance, previews (false for none), examples (the first is the one to segment), arrays
+             ``annotation0``.., optionally ``start`` (prompts). Sends previews and gives the same: array
+             ``prompts`` and a segmentation.
+``segment``  model, device, image, array ``prompts``, optionally strokes (as an example) and array ``annotation0``.
+
+An example is image (a key), name, grid (of its annotation), background, complete, barred. A segmentation is
+grid, classes and array ``labels`` (cropped to what is not 0), places (world points, LPS mm), map_grid and array
+``map`` (uncertainty, 0..255).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import PromptSegError
+from ..examples.example import Example
+from ..examples.geometry import Grid
+from ..progress import Job
+from .messages import Message
+from .packing import grid_of, grid_values, infos_of, packed_infos, packed_labels, packed_prompts, prompts_of
+
+Gives = tuple[dict[str, Any], dict[str, np.ndarray]]
+Emit = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
+
+_AROUND = 50.0  # mm around the strokes that a preview of a large image looks at
+_LARGE = 2_000_000  # voxels on the model's grid from which a preview looks only there
+
+
+class Jobs:
+    """What stays from job to job: backbones, images by their keys, and what was computed of them."""
+
+    def __init__(self) -> None:
+        self._images: dict[str, Union[Message, sitk.Image]] = {}
+        self._backbones: dict[tuple[str, str], Any] = {}
+        self._workspace: Any = None
+
+    def add_image(self, message: Message) -> None:
+        """Keep an image as it came; it is built by the first job that names it, which also tells what is wrong."""
+        self._images[str(message.values["key"])] = message
+
+    def run(self, message: Message, job: Job, emit: Emit) -> Gives:
+        """Do a job; raises :class:`PromptSegError`, :class:`Cancelled`, or whatever goes wrong."""
+        keep = set(message.values.get("keep", self._images))
+        self._images = {key: image for key, image in self._images.items() if key in keep}
+        steps = {"load": self._load, "prepare": self._prepare, "tune": self._tune, "segment": self._segment}
+        name = message.values["name"]
+        if name not in steps:
+            raise PromptSegError(f"The worker does not know the job {name!r}; update PromptSeg on both machines.")
+        return steps[name](message.values, message.arrays, job, emit)
+
+    def _load(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
+        import torch
+
+        backbone = self._backbone(values, job)
+        device = str(backbone.device)
+        if backbone.device.type == "cuda":
+            device = f"{torch.cuda.get_device_name(backbone.device)} ({device})"
+        return {"title": backbone.card.get("title", ""), "device": device, "threads": torch.get_num_threads()}, {}
+
+    def _prepare(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
+        from ..examples.checking import check_image
+        from ..inference.evidence import sweep
+
+        backbone = self._backbone(values, job)
+        image = self._image(values["image"])
+        check_image(image, "the volume")
+        volume = self._workspace.volume(image, backbone.preprocessing)
+        sweep(backbone, volume.array, self._workspace.maps(image, backbone), job)
+        return {}, {}
+
+    def _tune(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
+        from ..tuning.settings import Settings
+        from ..tuning.tuning import tune
+
+        backbone = self._backbone(values, job.part(0.0, 0.02))
+        examples = [self._example(each, arrays, index) for index, each in enumerate(values["examples"])]
+        # Strokes of classes that are not tuned now are known not to be those that are.
+        teaching = [_as_background(each, values.get("others", [])) for each in examples]
+        classes = {str(name): int(value) for name, value in values["classes"].items()}
+        start = prompts_of(arrays["start"]) if "start" in arrays else None
+        silent = Job(None, job.is_cancelled)
+
+        def preview(prompts) -> None:
+            gives, arrays = self._segmented(backbone, prompts, examples[0], list(classes), silent, around=True)
+            emit(gives, {**arrays, "prompts": packed_prompts(prompts)})
+
+        prompts = tune(
+            teaching,
+            classes,
+            backbone,
+            start=start,
+            settings=Settings(**values.get("settings", {})),
+            appearance={info.name: info for info in infos_of(values.get("appearance", []))},
+            job=job.part(0.02, 0.85),
+            on_preview=preview if values.get("previews", True) else None,
+            workspace=self._workspace,
+        )
+        gives, labels = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
+        return gives, {**labels, "prompts": packed_prompts(prompts)}
+
+    def _segment(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
+        backbone = self._backbone(values, job.part(0.0, 0.02))
+        prompts = prompts_of(arrays["prompts"])
+        example = self._example(values["strokes"], arrays, 0) if values.get("strokes") else None
+        image = example.image if example else self._image(values["image"])
+        return self._segmented(backbone, prompts, example, None, job.part(0.02, 1.0), around=False, image=image)
+
+    def _segmented(
+        self,
+        backbone,
+        prompts,
+        example: Optional[Example],
+        classes: Optional[list[str]],
+        job: Job,
+        around: bool,
+        image: Optional[sitk.Image] = None,
+    ) -> Gives:
+        from ..inference.segmenting import segment
+
+        image = example.image if image is None and example else image
+        assert image is not None
+        volume = self._workspace.volume(image, backbone.preprocessing)
+        result = segment(
+            prompts,
+            image,
+            backbone,
+            classes=classes,
+            strokes=example,
+            around=_AROUND if around and volume.array.size > _LARGE else None,
+            uncertainty_wanted=not around,
+            coarse_maps=True,
+            job=job,
+            name=example.name if example else "the volume",
+            workspace=self._workspace,
+        )
+        grid, labels = packed_labels(result.labels)
+        values: dict[str, Any] = {"grid": grid, "classes": packed_infos(result.classes), "places": result.places}
+        found = {"labels": labels}
+        if result.uncertainty is not None:
+            values["map_grid"] = grid_values(Grid.of(result.uncertainty))
+            unsure = sitk.GetArrayViewFromImage(result.uncertainty)
+            found["map"] = np.round(np.clip(unsure, 0, 1) * 255).astype(np.uint8)
+        return values, found
+
+    def _backbone(self, values: Mapping, job: Job):
+        """The backbone of that name on that device, loaded once; of all others, nothing is kept."""
+        job.report("loading the model", 0.0)
+        from ..models.backbone import load_model
+        from ..models.workspace import Workspace
+
+        key = (str(values.get("model") or ""), str(values.get("device") or "auto"))
+        if key not in self._backbones:
+            self._backbones = {key: load_model(key[0] or None, key[1])}
+            self._workspace = Workspace()
+        return self._backbones[key]
+
+    def _image(self, key: str) -> sitk.Image:
+        if key not in self._images:
+            raise PromptSegError("The worker no longer has the volume; click again.")
+        image = self._images[key]
+        if isinstance(image, Message):
+            image = grid_of(image.values["grid"]).image(image.arrays["voxels"])
+            self._images[key] = image
+        return image
+
+    def _example(self, values: Mapping, arrays: Mapping, index: int) -> Example:
+        annotation = grid_of(values["grid"]).image(arrays[f"annotation{index}"])
+        return Example(
+            self._image(values["image"]),
+            annotation,
+            values.get("background"),
+            bool(values.get("complete")),
+            str(values.get("name", "the volume")),
+            {int(value): int(other) for value, other in values.get("barred", {}).items()},
+        )
+
+
+def _as_background(example: Example, values: Sequence[int]) -> Example:
+    """The example with some values painted as known background."""
+    if not values or example.background is None:
+        return example
+    changed = sitk.ChangeLabel(example.annotation, {int(value): float(example.background) for value in values})
+    return replace(example, annotation=changed)
+
+
+def threads_wanted() -> int:
+    """How many threads to compute with: ``OMP_NUM_THREADS`` where set, else one per core that this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:  # not on Linux
+        return max(1, (os.cpu_count() or 2) // 2)

@@ -1,0 +1,435 @@
+"""Downloads from a server on this machine: progress, going on, damage, refusals, proxies, cancelling, deleting."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from test_models_catalogue import PROMPTS, WEIGHTS, remote, set_up
+
+from PromptSegLib.cli.main import main
+from PromptSegLib.errors import PromptSegError
+from PromptSegLib.models import catalogue
+from PromptSegLib.models import download as module
+from PromptSegLib.models.download import delete, download
+from PromptSegLib.progress import Cancelled, Job, Report
+
+NAME = "mr-knee"
+FILES = {f"/{NAME}.safetensors": WEIGHTS, f"/{NAME}.prompts": PROMPTS}
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``FILES`` with ranges; ``behaviour`` of the first requests is taken from ``plan``."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = dict(FILES)
+        self.plan: list[str] = []
+        self.asked: list[tuple[str, str]] = []
+        self.release = threading.Event()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        path = self.path.partition("127.0.0.1.nip")[0]
+        wanted = self.headers.get("Range", "")
+        self.server.asked.append((path, wanted))
+        how = self.server.plan.pop(0) if self.server.plan else "good"
+        if how.isdecimal():
+            self.send_error(int(how))
+            return
+        content = self.server.files.get("/" + path.rpartition("/")[2])
+        if content is None:
+            self.send_error(404)
+            return
+        start = int(wanted[len("bytes=") :].partition("-")[0]) if wanted and how != "no ranges" else 0
+        if start >= len(content):
+            self.send_error(416)
+            return
+        part = content[start:]
+        if how == "page":
+            part = b"<html>Log in</html>"
+        elif how == "damaged":
+            part = part[:-1] + bytes([part[-1] ^ 1])
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if how != "no length":
+            self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        if how == "breaks":
+            self.wfile.write(part[: len(part) // 2])
+        elif how == "waits":
+            self.wfile.write(part[: len(part) // 2])
+            self.wfile.flush()
+            self.server.release.wait(60)
+            self.wfile.write(part[len(part) // 2 :])
+        else:
+            self.wfile.write(part)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield running
+        running.release.set()
+        running.shutdown()
+
+
+@pytest.fixture
+def folder(server, tmp_path, monkeypatch) -> Path:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    return set_up(monkeypatch, tmp_path, remote(NAME, server.address))
+
+
+def entry() -> catalogue.Entry:
+    return catalogue.find_name(NAME)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+WHOLE = {f"{NAME}.safetensors": WEIGHTS, f"{NAME}.prompts.safetensors": PROMPTS}
+
+
+def refused(word: str) -> str:
+    """The sentence of a download that fails, which leaves nothing that counts as installed."""
+    with pytest.raises(PromptSegError) as caught:
+        download(entry())
+    said = str(caught.value)
+    assert word in said
+    assert said.endswith(".")
+    assert "\n" not in said
+    assert len(said) < 400
+    assert not entry().installed
+    return said
+
+
+# Good
+
+
+def test_download(folder, server):
+    reports: list[Report] = []
+    found = download(entry(), Job(reports.append))
+    assert contents(folder) == WHOLE
+    assert found == entry()
+    assert found.installed
+    assert (found.path, found.prompts) == (folder / f"{NAME}.safetensors", folder / f"{NAME}.prompts.safetensors")
+    assert [each.share for each in reports] == sorted(each.share for each in reports)
+    assert reports[-1].share == 1
+    assert reports[0].figures["of"] == round((len(WEIGHTS) + len(PROMPTS)) / 1e6, 1)
+    assert server.asked == [(path, "") for path in FILES]
+
+
+def test_downloading_what_is_here(folder, server):
+    download(entry())
+    server.asked.clear()
+    assert download(entry()).installed
+    bundled = catalogue.find("ct-abdomen")
+    assert download(bundled) is bundled
+    assert server.asked == []
+    (folder / f"{NAME}.safetensors").unlink()
+    assert download(entry()).installed
+    assert [path for path, _ in server.asked] == [f"/{NAME}.safetensors"]
+
+
+def test_only_what_nobody_placed_by_hand(folder, server):
+    folder.mkdir()
+    (folder / "from a stick").write_bytes(WEIGHTS)
+    found = download(entry())
+    assert found.installed
+    assert found.path == folder / "from a stick"
+    assert [path for path, _ in server.asked] == [f"/{NAME}.prompts"]
+
+
+@pytest.mark.parametrize("how", ["no length", "good"])
+def test_answers_without_a_length(folder, server, how):
+    server.plan = [how]
+    assert download(entry()).installed
+
+
+# Going on
+
+
+def test_a_broken_connection_is_taken_up_again(folder, server):
+    server.plan = ["breaks", "breaks", "good"]
+    assert download(entry()).installed
+    starts = [wanted for path, wanted in server.asked if path == f"/{NAME}.safetensors"]
+    assert starts == ["", "bytes=3500-", "bytes=5250-"]
+    assert contents(folder) == WHOLE
+
+
+def test_a_connection_that_breaks_again_and_again_goes_on_at_the_next_click(folder, server):
+    server.plan = ["breaks"] * module.ATTEMPTS
+    assert "go on where it stopped" in refused("broke")
+    (name,) = contents(folder)
+    assert name == f"{NAME}.safetensors.part"
+    there = (folder / name).stat().st_size
+    assert 0 < there < len(WEIGHTS)
+    server.asked.clear()
+    assert download(entry()).installed
+    assert server.asked[0][1] == f"bytes={there}-"
+    assert contents(folder) == WHOLE
+
+
+def test_a_server_without_ranges_sends_it_all_again(folder, server):
+    folder.mkdir()
+    (folder / f"{NAME}.safetensors.part").write_bytes(b"other" * 10)
+    server.plan = ["no ranges"]
+    assert download(entry()).installed
+    assert contents(folder) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "left",
+    [b"other" * 10, b"x" * len(WEIGHTS), b"x" * (len(WEIGHTS) + 5), WEIGHTS],
+    ids=["part", "whole", "more", "ok"],
+)
+def test_what_another_attempt_left_is_not_trusted(folder, server, left):
+    folder.mkdir()
+    (folder / f"{NAME}.safetensors.part").write_bytes(left)
+    assert download(entry()).installed
+    assert contents(folder) == WHOLE
+
+
+def test_a_range_that_the_server_does_not_have(folder, server):
+    folder.mkdir()
+    (folder / f"{NAME}.safetensors.part").write_bytes(b"x" * 100)
+    server.plan = ["416"]
+    assert download(entry()).installed
+
+
+def test_a_server_that_is_busy_for_a_moment(folder, server):
+    server.plan = ["503", "429"]
+    assert download(entry()).installed
+
+
+def test_a_connection_that_stalls(folder, server, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.3)
+    server.plan = ["waits"]
+    assert download(entry()).installed
+    assert server.asked[1][1] == "bytes=3500-"
+
+
+# Cancelling
+
+
+def test_cancel_keeps_what_came(folder, server, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 1000)
+    cancelled = threading.Event()
+
+    def seen(report: Report) -> None:
+        if report.share > 0.3:
+            cancelled.set()
+
+    monkeypatch.setattr(module, "_REPORT_SECONDS", 0.0)
+    with pytest.raises(Cancelled):
+        download(entry(), Job(seen, cancelled.is_set))
+    assert not entry().installed
+    (part,) = contents(folder).items()
+    assert part[0] == f"{NAME}.safetensors.part"
+    assert 0 < len(part[1]) < len(WEIGHTS)
+    assert WEIGHTS.startswith(part[1])
+    server.asked.clear()
+    assert download(entry()).installed
+    assert server.asked[0][1] == f"bytes={len(part[1])}-"
+
+
+def test_cancel_before_the_first_byte(folder, server):
+    with pytest.raises(Cancelled):
+        download(entry(), Job(None, lambda: True))
+    assert contents(folder).get(f"{NAME}.safetensors") is None
+
+
+# Refusals
+
+
+def test_a_damaged_file(folder, server):
+    server.plan = ["damaged"] * 5
+    refused("SHA-256 is wrong")
+    assert contents(folder) == {}
+    assert len(server.asked) == 1
+
+
+def test_a_login_page_in_between(folder, server):
+    server.plan = ["page"] * 5
+    refused("log in where your network asks you to")
+    assert contents(folder) == {}
+
+
+@pytest.mark.parametrize(("code", "word"), [("404", "not there (404)"), ("403", "refused"), ("407", "password")])
+def test_a_server_that_refuses(folder, server, code, word):
+    server.plan = [code]
+    assert str(folder) in refused(word)
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_stays_broken(folder, server):
+    server.plan = ["500"] * 9
+    refused("refused the download (500")
+    assert len(server.asked) == module.ATTEMPTS
+
+
+def test_nobody_there(folder, server, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    set_up(monkeypatch, tmp_path, remote(NAME, address))
+    assert str(folder) in refused("connection")
+    set_up(monkeypatch, tmp_path, remote(NAME, "http://nobody.invalid"))
+    refused("There is no connection to nobody.invalid; check the network and the proxy settings")
+
+
+def test_a_certificate_that_is_not_accepted(folder, monkeypatch):
+    failure = module.ssl.SSLCertVerificationError(1, "CERTIFICATE_VERIFY_FAILED")
+
+    class Opener:
+        def open(self, *_: object, **__: object) -> None:
+            raise module.urllib.error.URLError(failure)
+
+    monkeypatch.setattr(module.urllib.request, "build_opener", Opener)
+    refused("certificate")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/x"])
+def test_only_web_addresses(url, folder, tmp_path, monkeypatch):
+    set_up(monkeypatch, tmp_path, {**remote(), "url": url})
+    refused("no web address")
+
+
+def test_a_disk_that_is_too_small(folder, server, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    refused("0 MB left")
+    assert server.asked == []
+
+
+def test_a_disk_that_gets_full(folder, server, monkeypatch):
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        refused("is full")
+    assert download(entry()).installed
+
+
+def test_a_folder_that_cannot_be_written(folder, server):
+    folder.write_bytes(b"a file")
+    assert "PROMPTSEG_MODELS" in refused("Cannot write")
+    folder.unlink()
+    (folder / f"{NAME}.safetensors").mkdir(parents=True)
+    refused("Cannot write")
+
+
+# Proxies
+
+
+def test_proxies_are_followed(folder, server, tmp_path, monkeypatch):
+    """The server as a proxy: it is asked for the whole address of a machine that nobody knows."""
+    set_up(monkeypatch, tmp_path, remote(NAME, "http://models.invalid"))
+    monkeypatch.setenv("http_proxy", server.address)
+    assert download(entry()).installed
+    assert server.asked[0][0] == f"http://models.invalid/{NAME}.safetensors"
+    delete(entry())
+    monkeypatch.setenv("no_proxy", "models.invalid")
+    refused("models.invalid")
+
+
+# Deleting
+
+
+def test_delete(folder):
+    download(entry())
+    (folder / f"{NAME}.safetensors.part").write_bytes(b"x")
+    (folder / "of the user").write_bytes(b"x")
+    delete(entry())
+    assert contents(folder) == {"of the user": b"x"}
+    assert not entry().installed
+    delete(entry())  # nothing is left to delete
+
+
+def test_only_downloads_are_deleted(folder):
+    bundled = catalogue.find("ct-abdomen")
+    with pytest.raises(PromptSegError, match="part of PromptSeg"):
+        delete(bundled)
+    assert bundled.path.exists()
+    with pytest.raises(PromptSegError, match="part of PromptSeg"):
+        delete(catalogue.find(str(bundled.path)))
+    folder.mkdir()
+    (folder / "from a stick").write_bytes(WEIGHTS)
+    with pytest.raises(PromptSegError, match="by hand"):
+        delete(entry())
+    assert contents(folder) == {"from a stick": WEIGHTS}
+
+
+def test_what_cannot_be_deleted(folder, monkeypatch):
+    download(entry())
+
+    def refuse(self: Path) -> None:
+        raise PermissionError(errno.EACCES, "in use")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(PromptSegError, match="in use; close what uses it"):
+        delete(entry())
+
+
+# The command line
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main(["models", *words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_command(folder, server, capsys):
+    code, out, err = run(capsys, "--download", NAME)
+    assert (code, err) == (0, "")
+    assert out == f"{NAME}  {folder / NAME}.safetensors\n"
+    assert contents(folder) == WHOLE
+    assert run(capsys, "--download", NAME)[0] == 0
+    assert run(capsys, "--delete", NAME) == (0, "", "")
+    assert contents(folder) == {}
+    server.plan = ["404"]
+    code, out, err = run(capsys, "--download", NAME)
+    assert (code, out) == (2, "")
+    assert "(404)" in err
+    assert Counter(err)["\n"] == 1
+
+
+@pytest.mark.parametrize("words", [("--download", "none"), ("--delete", "none"), ("--delete", "ct-abdomen")])
+def test_the_command_refuses(words, folder, capsys):
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("promptseg: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_the_command_does_one_thing(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["models", "--download", NAME, "--delete", NAME])
