@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Iterator
 
 import slicer
 
@@ -65,7 +68,9 @@ def save_scene(scene, path: Path) -> None:
         raise PromptSegError(f"Cannot save a scene as {path.name}; use a name that ends with .mrb.")
     with replacing(path) as temporary:
         try:
-            if not scene.WriteToMRB(str(temporary)) or not temporary.exists():
+            with _staying_in_folder():
+                written = scene.WriteToMRB(str(temporary))
+            if not written or not temporary.exists():
                 raise PromptSegError(f"Cannot write {path}; check the folder and the free disk space.")
         finally:
             for leftover in temporary.parent.iterdir():
@@ -87,10 +92,21 @@ def load_scene(path: Path):
         manager.SetCacheManager(cache)
         scene.SetDataIOManager(manager)
         try:
-            read = scene.ReadFromMRB(str(path), True)
+            with _staying_in_folder():
+                read = scene.ReadFromMRB(str(path), True)
         finally:
             scene.SetDataIOManager(None)
             manager.SetCacheManager(None)
     if not read:
         raise PromptSegError(f"Cannot read {path}; it is damaged or not a Slicer scene (.mrb).")
     return scene
+
+
+@contextmanager
+def _staying_in_folder() -> Iterator[None]:
+    """Keep the working folder: Slicer 5.12 leaves it in a folder that is gone when a bundle cannot be read."""
+    folder = os.getcwd()
+    try:
+        yield
+    finally:
+        os.chdir(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import SimpleITK as sitk
 import slicer
@@ -9,7 +11,35 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..errors import PromptSegError
-from .placement import image_of, image_to_world, label_of, to_vtk, volume_to_world
+from ..examples.geometry import Grid
+from .placement import RAS_LPS, image_of, image_to_world, label_of, orthogonal, to_vtk, volume_to_world
+
+
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """A volume's own voxels (z, y, x), not a copy, and its grid in the world (LPS mm).
+
+    :param state: differs when the voxels were modified in between; the array stays what it is.
+    """
+
+    array: np.ndarray
+    grid: Grid
+    state: tuple
+
+
+def voxels_of_volume(volume_node) -> Voxels:
+    """Look at a volume without copying or reading it. Raises as :func:`image_from_volume`, but for NaN."""
+    array, matrix = _checked(volume_node)
+    what = label_of(volume_node)
+    spacing, direction, origin = orthogonal(RAS_LPS @ matrix, array.shape[::-1], what)
+    x, y, z = array.shape[::-1]
+    a, b, c = spacing.tolist()
+    d, e, f = origin.tolist()
+    grid = Grid((x, y, z), (a, b, c), (d, e, f), tuple(direction.ravel().tolist()))
+    data = volume_node.GetImageData()
+    return Voxels(
+        array, grid, (volume_node.GetID(), data.GetMTime(), data.GetPointData().GetScalars().GetMTime(), grid)
+    )
 
 
 def image_from_volume(volume_node) -> sitk.Image:
@@ -23,6 +53,16 @@ def image_from_volume(volume_node) -> sitk.Image:
     a single slice, with NaN or infinite values, with zero spacing, with sheared axes, or under a
     non-linear transform.
     """
+    voxels, matrix = _checked(volume_node)
+    what = label_of(volume_node)
+    # Slice by slice: a whole mask of a large volume would cost as much memory as an 8-bit copy of it.
+    if voxels.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in voxels):
+        raise PromptSegError(f"{what} contains NaN or infinite values; replace them before segmenting.")
+    return image_of(voxels, matrix, what)
+
+
+def _checked(volume_node) -> tuple[np.ndarray, np.ndarray]:
+    """A view (k, j, i) of the voxels and the matrix (4, 4) from its indices to world RAS mm."""
     what = label_of(volume_node)
     data = volume_node.GetImageData()
     scalars = data.GetPointData().GetScalars() if data is not None else None
@@ -36,12 +76,9 @@ def image_from_volume(volume_node) -> sitk.Image:
     if min(data.GetDimensions()) < 2:
         raise PromptSegError(f"{what} is a single slice; choose a 3D volume.")
     voxels = vtk_to_numpy(scalars).reshape(data.GetDimensions()[::-1])
-    # Slice by slice: a whole mask of a large volume would cost as much memory as an 8-bit copy of it.
-    if voxels.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in voxels):
-        raise PromptSegError(f"{what} contains NaN or infinite values; replace them before segmenting.")
     matrix = volume_to_world(volume_node)
     matrix[:, 3] = matrix @ [*data.GetExtent()[::2], 1.0]
-    return image_of(voxels, matrix, what)
+    return voxels, matrix
 
 
 def volume_from_image(scene, image: sitk.Image, name: str):

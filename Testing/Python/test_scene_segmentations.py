@@ -18,8 +18,10 @@ from PromptSegLib.prompts.classes import _ANATOMY, ClassInfo, describe  # noqa: 
 from PromptSegLib.scene.placement import node_to_world, to_array, to_vtk  # noqa: E402
 from PromptSegLib.scene.segmentations import (  # noqa: E402
     BINARY,
+    Segment,
     annotation_from_segmentation,
     apply_result,
+    segments,
     segments_by_name,
 )
 from PromptSegLib.scene.storage import new_scene  # noqa: E402
@@ -305,6 +307,173 @@ def test_class_without_voxels_and_16_bit_values():
     assert apply_result(node, volume, Segmentation(empty, classes)) == ids
     with pytest.raises(PromptSegError, match="no voxels"):
         annotation_from_segmentation(node, volume, {ids["wide"]: 1})
+
+
+def points_of(node, segment_id, transforms):
+    """World positions (n, 3) of a segment's voxels, sorted."""
+    mask, extent, matrix = voxels_of(node, segment_id)
+    points = np.round(world_of(mask, matrix, transforms, extent[::2]), 4) + 0.0
+    return sorted(map(tuple, points.tolist()))
+
+
+@pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_protected_segments_keep_their_voxels_and_others_lose_theirs(transforms):
+    volume, node, first, second, third = user_segmentation(transforms, aligned=True)
+    labels = labels_like(image_from_volume(volume))
+    before = {one: points_of(node, one, transforms[1]) for one in (first, second, third)}
+    whole = {
+        info.name: sorted(map(tuple, (np.round(world_points(labels, info.value) * [-1, -1, 1], 4) + 0.0).tolist()))
+        for info in CLASSES
+    }
+    ids = apply_result(node, volume, Segmentation(labels, CLASSES), protect=[third, "gone"], overwrite=[first, "gone"])
+    assert list(ids) == [info.name for info in CLASSES]
+    result = {name: points_of(node, one, transforms[1]) for name, one in ids.items()}
+    for name in whole:
+        assert np.allclose(result[name], [point for point in whole[name] if not near(point, before[third])], atol=2e-3)
+    assert len(result["liver"]) < len(whole["liver"])
+    assert points_of(node, third, transforms[1]) == before[third]
+    assert points_of(node, second, transforms[1]) == before[second]
+    taken = [point for points in result.values() for point in points]
+    expected = [point for point in before[first] if not near(point, taken)]
+    assert 0 < len(expected) < len(before[first])
+    assert np.allclose(points_of(node, first, transforms[1]), expected, atol=2e-3)
+
+
+def near(point, points):
+    return len(points) > 0 and np.abs(np.asarray(points) - point).max(1).min() < 2e-3
+
+
+def test_a_segment_of_another_lattice_gives_way_too():
+    volume, node, *_ = user_segmentation()
+    array = np.ones((4, 5, 6), np.uint8)
+    array[0] = 2
+    turned, layer = add_segment(node, array, "turned", matrix=ras(rotation(0, 0, 20) * 1.7, (11, -22, 8)))
+    beside, _ = add_segment(node, array, "beside", value=2, layer=layer)
+    labels = labels_like(image_from_volume(volume))
+    before, others = points_of(node, turned, []), points_of(node, beside, [])
+    apply_result(node, volume, Segmentation(labels, CLASSES), overwrite=[turned])
+    after = points_of(node, turned, [])
+    values = sitk.GetArrayFromImage(labels)
+    for point in before:
+        index = labels.TransformPhysicalPointToIndex([-point[0], -point[1], point[2]])
+        inside = all(0 <= at < size for at, size in zip(index, labels.GetSize()))
+        assert (point in after) == (not inside or values[index[::-1]] == 0)
+    assert 0 < len(after) < len(before)
+    assert points_of(node, beside, []) == others
+
+
+def test_classes_of_protected_segments_are_left_out():
+    volume, node, first, second, _ = user_segmentation()
+    labels = labels_like(image_from_volume(volume))
+    result = Segmentation(labels, CLASSES)
+    ids = apply_result(node, volume, result)
+    array = sitk.GetArrayFromImage(labels)
+    array[array == 1] = 5  # nothing but lesion where the liver was
+    array[array == 2] = 1
+    changed = sitk.GetImageFromArray(array)
+    changed.CopyInformation(labels)
+    before = {one: voxels_of(node, one) for one in (ids["liver"], first, second)}
+    count = voxels_of(node, ids["left kidney"])[0].sum()
+    again = apply_result(
+        node, volume, Segmentation(changed, CLASSES), protect=[ids["liver"]], overwrite=[ids["liver"], second]
+    )
+    assert again == {name: ids[name] for name in ("left kidney", "lesion")}
+    assert same_voxels(before[ids["liver"]], voxels_of(node, ids["liver"]))
+    assert same_voxels(before[first], voxels_of(node, first))
+    assert count and not voxels_of(node, ids["left kidney"])[0].any()
+    layer = node.GetSegmentation().GetSegment(ids["lesion"]).GetRepresentation(BINARY)
+    # All of it lay under the protected liver, except the old lesion.
+    assert np.array_equal(np.unique(vtk_to_numpy(layer.GetPointData().GetScalars())), [0, 5])
+    assert voxels_of(node, ids["lesion"])[0].sum() == (array == 5).sum() - before[ids["liver"]][0].sum()
+    everything = apply_result(node, volume, Segmentation(changed, CLASSES[:2]), segment_ids=ids, protect=ids.values())
+    assert everything == {}
+
+
+def test_segments_that_lose_voxels_get_new_surfaces_and_no_others():
+    volume, node, first, second, third = user_segmentation()
+    assert node.GetSegmentation().CreateRepresentation(SURFACE)
+
+    def surfaces():
+        found = {one: node.GetSegmentation().GetSegment(one) for one in (first, second, third)}
+        return {one: segment.GetRepresentation(SURFACE) for one, segment in found.items()}
+
+    labels = labels_like(image_from_volume(volume))
+    was = surfaces()
+    apply_result(node, volume, Segmentation(labels, CLASSES[:1]), overwrite=[first])
+    now = surfaces()
+    assert now[first] is not was[first] and now[first].GetBounds() != was[first].GetBounds()
+    assert now[second] is was[second] and now[third] is was[third]
+    apply_result(node, volume, Segmentation(labels, CLASSES[2:]), overwrite=[first, second, third])
+    again = surfaces()
+    assert all(again[one] is now[one] for one in now)  # the lesion lies beside them
+
+
+def test_a_segment_that_joined_the_layer_of_a_result_stays():
+    """Slicer puts a new segment on a layer that is there, under the lowest label that no segment has."""
+    _, volume, node = setup_nodes()
+    labels = labels_like(image_from_volume(volume))
+    ids = apply_result(node, volume, Segmentation(labels, CLASSES[:2]))  # not 5, which the image has too
+    segmentation = node.GetSegmentation()
+    segmentation.AddEmptySegment("mine", "mine")
+    mine = segmentation.GetSegment("mine")
+    layer = mine.GetRepresentation(BINARY)
+    assert layer is segmentation.GetSegment(ids["liver"]).GetRepresentation(BINARY)
+    for label in range(1, 9):
+        mine.SetLabelValue(label)
+        if label not in (1, 2):
+            assert not voxels_of(node, "mine")[0].any()  # nothing waits in the layer for whoever gets its label
+    mine.SetLabelValue(3)
+    vtk_to_numpy(layer.GetPointData().GetScalars())[:40] = 3
+    before = voxels_of(node, "mine")
+    moved = sitk.GetImageFromArray(np.roll(sitk.GetArrayFromImage(labels), 1, axis=2))
+    moved.CopyInformation(labels)
+    assert apply_result(node, volume, Segmentation(moved, CLASSES[:2])) == ids
+    assert same_voxels(before, voxels_of(node, "mine"))
+    assert set(np.unique(vtk_to_numpy(layer.GetPointData().GetScalars()))) == {0, 3}
+    assert np.array_equal(exported(node, [ids["liver"]], volume), sitk.GetArrayFromImage(moved) == 1)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint16])
+def test_layers_of_any_integers(dtype):
+    _, volume, node = setup_nodes()
+    labels = labels_like(image_from_volume(volume))
+    matrix, array = _ijk_to_ras(volume), np.zeros(SIZE[::-1], dtype)
+    array[:, :5], array[:, 5:7], array[:, 7:] = 300, 2, 7
+    first, layer = add_segment(node, array, "first", matrix=matrix, value=300)
+    second, _ = add_segment(node, array, "second", value=2, layer=layer)
+    third, _ = add_segment(node, array, "third", value=7, layer=layer)
+    liver, kidney = (sitk.GetArrayFromImage(labels) == value for value in (1, 2))
+    ids = apply_result(node, volume, Segmentation(labels, CLASSES[:1]), protect=[second], overwrite=[first])
+    assert np.array_equal(exported(node, [ids["liver"]], volume) == 1, liver & (array != 2))
+    assert np.array_equal(exported(node, [first], volume) == 1, (array == 300) & ~liver)
+    assert np.array_equal(voxels_of(node, second)[0], array == 2)
+    apply_result(node, volume, Segmentation(labels, CLASSES[1:2]), segment_ids={"left kidney": third})
+    assert np.array_equal(exported(node, [third], volume) == 1, kidney)
+    assert set(np.unique(vtk_to_numpy(layer.GetPointData().GetScalars()))) == {0, 2, 300}
+
+
+def test_a_list_of_segments():
+    volume, node, first, second, third = user_segmentation()
+    ids = apply_result(node, volume, Segmentation(labels_like(image_from_volume(volume)), CLASSES))
+    segmentation = node.GetSegmentation()
+    segmentation.AddEmptySegment("new", "Background")
+    segmentation.GetSegment("new").SetColor(0.25, 0.5, 0.75)
+    segmentation.GetSegment("new").RemoveTag(slicer.vtkSegment.GetTerminologyEntryTagName())  # Slicer gives one: tissue
+    listed = segments(node)
+    assert [one.id for one in listed] == [first, second, third, *ids.values(), "new"]
+    assert listed[3] == Segment(ids["liver"], "liver", listed[3].color, CLASSES[0].terminology, "tune", False)
+    assert np.allclose(listed[3].color, CLASSES[0].color)
+    assert listed[-1] == Segment("new", "Background", (0.25, 0.5, 0.75), "", "background", True)
+    assert [one.is_empty for one in listed] == [False] * 6 + [True]
+    voxels = segmentation.GetSegment(second).GetRepresentation(BINARY).GetPointData().GetScalars()
+    vtk_to_numpy(voxels)[:] = 3  # all of the layer is the other segment's now
+    assert [one.is_empty for one in segments(node)][:2] == [False, True]
+    segmentation.CreateRepresentation(SURFACE)
+    segmentation.SetSourceRepresentationName(SURFACE)
+    segmentation.RemoveRepresentation(BINARY)
+    assert [one.is_empty for one in segments(node)][:4] == [False, True, False, False]
+    node.SetAndObserveTransformNodeID(bent(node.GetScene()))
+    assert len(segments(node)) == 7
 
 
 @pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -191,5 +192,7 @@ def test_bad_scene_files(tmp_path):
     with pytest.raises(PromptSegError, match="does not exist"):
         load_scene(tmp_path / "none.mrb")
     (tmp_path / "bad.mrb").write_text("not a zip")
+    folder = Path.cwd()
     with pytest.raises(PromptSegError, match="damaged"):
         load_scene(tmp_path / "bad.mrb")
+    assert Path.cwd() == folder

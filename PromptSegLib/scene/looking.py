@@ -1,0 +1,142 @@
+"""Where to look: slice views that jump to a point, and a map over the volume."""
+
+from __future__ import annotations
+
+from typing import Iterator, Sequence
+
+import SimpleITK as sitk
+import slicer
+import vtk
+
+from ..errors import PromptSegError
+from . import links
+from .labelmaps import scalars_of
+from .placement import image_to_world, to_vtk
+
+_MAP = "PromptSeg.Map"
+_BEFORE = "PromptSeg.Before"  # on a composite node: its foreground's opacity and ID before the map
+_COLORS = "PromptSeg warm"
+_OPACITY = 0.5
+_VISIBLE = 0.02  # of the largest value; below, the map is transparent
+
+
+def jump_to(scene, point_lps: Sequence[float], centered: bool = False) -> None:
+    """Move all slice views to a world point (LPS mm); ``centered`` also brings it to the middle of each view."""
+    x, y, z = (float(part) for part in point_lps)
+    mode = slicer.vtkMRMLSliceNode.CenteredJumpSlice if centered else slicer.vtkMRMLSliceNode.OffsetJumpSlice
+    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, -x, -y, z, mode)
+
+
+def show_map(scene, volume_node, image: sitk.Image, name: str = "uncertainty"):
+    """Show a map half transparent over the volumes in all slice views, and return its scalar volume node.
+
+    There is one map in a scene; showing another replaces its voxels. It is not saved with the scene.
+    Its node is called "<volume> <name> (PromptSeg)".
+
+    :param image: world LPS; float in 0..1, or uint8 in 0..255, a quarter of the bytes. 0 is transparent.
+
+    Raises :class:`PromptSegError` when the image is not 3D or not scalar.
+    """
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise PromptSegError(f"The {name} map is not a 3D scalar image; compute it again.")
+    voxels = sitk.GetArrayViewFromImage(image)
+    data = vtk.vtkImageData()
+    data.SetDimensions(image.GetSize())
+    data.GetPointData().SetScalars(scalars_of(voxels))
+    node = _map_node(scene)
+    new = node is None
+    if new:
+        node = slicer.vtkMRMLScalarVolumeNode()
+        node.SetAttribute(_MAP, "1")
+        node.SetSaveWithScene(False)
+    node.SetName(f"{volume_node.GetName()} {name} (PromptSeg)")
+    node.SetIJKToRASMatrix(to_vtk(image_to_world(image)))
+    if new:
+        node = scene.AddNode(node)
+    # The display comes before the voxels: by default it would look for a window in all of them.
+    _color(scene, node, 255.0 if voxels.dtype.kind in "ui" else 1.0)
+    node.SetAndObserveImageData(data)
+    for composite in _nodes(scene, "vtkMRMLSliceCompositeNode"):
+        if composite.GetForegroundVolumeID() != node.GetID():
+            foreground = composite.GetForegroundVolumeID() or ""
+            if foreground or composite.GetAttribute(_BEFORE) is None:  # else a map was here that somebody deleted
+                composite.SetAttribute(_BEFORE, f"{composite.GetForegroundOpacity()!r} {foreground}")
+            composite.SetForegroundVolumeID(node.GetID())
+            composite.SetForegroundOpacity(_OPACITY)
+    return node
+
+
+def hide_map(scene) -> None:
+    """Remove the map; views that still show it get the foreground back that they had before."""
+    node = _map_node(scene)
+    for composite in _nodes(scene, "vtkMRMLSliceCompositeNode"):
+        before = composite.GetAttribute(_BEFORE)
+        if before is None:
+            continue
+        composite.RemoveAttribute(_BEFORE)
+        # A view in which somebody chose another foreground meanwhile keeps that.
+        shown = composite.GetForegroundVolumeID()
+        if not shown or scene.GetNodeByID(shown) in (None, node):
+            opacity, _, foreground = before.partition(" ")
+            composite.SetForegroundVolumeID(foreground if scene.GetNodeByID(foreground) else None)
+            composite.SetForegroundOpacity(float(opacity))
+    links.remove(node)
+
+
+def sequence_frame_name(volume_node) -> str:
+    """Which frame a volume shows, as "3 of 10 (time 4.2 s)"; "" unless a sequence browser plays into it."""
+    scene = volume_node.GetScene()
+    for browser in _nodes(scene, "vtkMRMLSequenceBrowserNode") if scene is not None else ():
+        sequence = browser.GetSequenceNode(volume_node)
+        if sequence is None:
+            continue
+        item, count = browser.GetSelectedItemNumber(), sequence.GetNumberOfDataNodes()
+        if not 0 <= item < count:
+            continue
+        index = " ".join(
+            part for part in (sequence.GetIndexName(), sequence.GetNthIndexValue(item), sequence.GetIndexUnit()) if part
+        )
+        return f"{item + 1} of {count} ({index})"
+    return ""
+
+
+def _nodes(scene, class_name: str) -> Iterator:
+    yield from [scene.GetNthNodeByClass(n, class_name) for n in range(scene.GetNumberOfNodesByClass(class_name))]
+
+
+def _map_node(scene):
+    return next((node for node in _nodes(scene, "vtkMRMLScalarVolumeNode") if node.GetAttribute(_MAP)), None)
+
+
+def _color(scene, node, most: float) -> None:
+    """Yellow to red from 0 to ``most``, nothing where the map is (almost) 0."""
+    display = node.GetDisplayNode()
+    if display is None:
+        display = slicer.vtkMRMLScalarVolumeDisplayNode()
+        display.SetSaveWithScene(False)
+        display.AutoWindowLevelOff()
+        display = scene.AddNode(display)
+        node.SetAndObserveDisplayNodeID(display.GetID())
+    was_modifying = display.StartModify()
+    try:
+        display.SetAndObserveColorNodeID(_colors(scene).GetID())
+        display.AutoWindowLevelOff()
+        display.SetWindowLevelMinMax(0.0, most)
+        display.AutoThresholdOff()
+        display.SetThreshold(_VISIBLE * most, most)
+        display.ApplyThresholdOn()
+    finally:
+        display.EndModify(was_modifying)
+
+
+def _colors(scene):
+    """The application's own color table, or one like it where there is no application."""
+    node = scene.GetNodeByID("vtkMRMLColorTableNodeWarm1") or scene.GetFirstNodeByName(_COLORS)
+    if node is None:
+        node = slicer.vtkMRMLColorTableNode()
+        node.SetTypeToWarm1()
+        node.SetName(_COLORS)
+        node.HideFromEditorsOn()
+        node.SetSaveWithScene(False)
+        node = scene.AddNode(node)
+    return node

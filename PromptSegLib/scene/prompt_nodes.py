@@ -1,0 +1,71 @@
+"""Prompts in a scene: text nodes, saved with it and seen in the Data module."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import slicer
+
+from ..errors import PromptSegError
+from ..prompts.store import Prompts
+
+PROMPTS_ROLE = "PromptSegPrompts"
+_MARK = "PromptSeg.Prompts"
+_BACKBONE = "PromptSeg.Backbone"
+_CLASSES = "PromptSeg.Classes"
+
+
+def add_prompts(scene, prompts: Prompts, name: str):
+    """A new ``vtkMRMLTextNode`` with prompts; its name is made unique in the scene."""
+    node = slicer.vtkMRMLTextNode()
+    node.SetName(scene.GenerateUniqueName(name) if scene.GetFirstNodeByName(name) else name)
+    node.SetAttribute(_MARK, "1")
+    update_prompts(node, prompts)
+    return scene.AddNode(node)
+
+
+def update_prompts(node, prompts: Prompts) -> None:
+    """Put other prompts into a node of :func:`add_prompts`; its name stays.
+
+    What a list shows is in the attributes "PromptSeg.Backbone" and "PromptSeg.Classes" (names, joined by commas).
+    """
+    was_modifying = node.StartModify()
+    try:
+        node.SetText(base64.b64encode(prompts.to_bytes()).decode("ascii"))
+        node.SetAttribute(_BACKBONE, prompts.backbone)
+        node.SetAttribute(_CLASSES, ", ".join(prompts.names))
+    finally:
+        node.EndModify(was_modifying)
+
+
+def prompts_of(node) -> Prompts:
+    """The prompts in a node, exactly as they were put in. Raises :class:`PromptSegError` when they are damaged."""
+    try:
+        content = base64.b64decode(node.GetText() or "", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PromptSegError(f"Prompts '{node.GetName()}' are damaged; load them from a file again.") from error
+    try:
+        return Prompts.from_bytes(content)
+    except PromptSegError as error:
+        raise PromptSegError(f"Prompts '{node.GetName()}': {error}") from error
+
+
+def prompt_nodes(scene) -> list:
+    """All nodes of a scene that hold prompts, in the order in which they were added."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLTextNode")
+    nodes = (scene.GetNthNodeByClass(n, "vtkMRMLTextNode") for n in range(count))
+    return [node for node in nodes if node.GetAttribute(_MARK) == "1"]
+
+
+def link(segmentation_node, prompts_node) -> None:
+    """Make prompts the ones that a segmentation goes on with; None for none. Saved with the scene."""
+    prompts_id = prompts_node.GetID() if prompts_node is not None else None
+    if segmentation_node.GetNodeReferenceID(PROMPTS_ROLE) != prompts_id:
+        segmentation_node.SetNodeReferenceID(PROMPTS_ROLE, prompts_id)
+
+
+def linked(segmentation_node):
+    """The node with the prompts that a segmentation goes on with, or None when there is none (any more)."""
+    node = segmentation_node.GetNodeReference(PROMPTS_ROLE)
+    return node if node is not None and node.GetAttribute(_MARK) == "1" else None

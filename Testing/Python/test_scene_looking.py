@@ -1,0 +1,163 @@
+"""Jumping slice views and maps over volumes, with real MRML (slicer-core)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer")
+
+import SimpleITK as sitk  # noqa: E402
+import vtk  # noqa: E402
+from test_scene_segmentations import DIRECTIONS, TRANSFORMS, setup_nodes  # noqa: E402
+
+from PromptSegLib.errors import PromptSegError  # noqa: E402
+from PromptSegLib.examples.geometry import Grid  # noqa: E402
+from PromptSegLib.scene.looking import hide_map, jump_to, sequence_frame_name, show_map  # noqa: E402
+from PromptSegLib.scene.placement import to_array  # noqa: E402
+from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
+from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
+
+
+def add_views(scene):
+    """Slice nodes and composite nodes of three views."""
+    views = []
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
+    for name, orientation in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal")):
+        view = scene.AddNewNodeByClass("vtkMRMLSliceNode", name)
+        view.SetLayoutName(name)
+        view.SetOrientation(orientation)
+        composite = slicer.vtkMRMLSliceCompositeNode()
+        composite.SetLayoutName(name)
+        views.append((view, scene.AddNode(composite)))
+    return views
+
+
+def test_views_jump_to_a_point():
+    scene, *_ = setup_nodes()
+    views = [view for view, _ in add_views(scene)]
+    jump_to(scene, (12.0, -7.0, 30.0))
+    for view in views:  # the slice holds the point, and has only moved along its normal
+        inside = np.linalg.inv(to_array(view.GetSliceToRAS())) @ [-12, 7, 30, 1]
+        assert inside[2] == pytest.approx(0, abs=1e-6) and abs(view.GetSliceOffset()) in (12, 7, 30)
+        assert sorted(np.abs(to_array(view.GetSliceToRAS())[:3, 3]))[:2] == [0, 0]
+    jump_to(scene, np.array([1.0, 2.0, 3.0]), centered=True)
+    for view in views:
+        assert to_array(view.GetSliceToRAS())[:3, 3] == pytest.approx([-1, -2, 3])
+    jump_to(new_scene(), (0, 0, 0))
+
+
+def a_map(volume, dtype=np.float32):
+    image = image_from_volume(volume)
+    values = np.linspace(0, 1, int(np.prod(image.GetSize()))).reshape(image.GetSize()[::-1])
+    values = (values * 255).astype(np.uint8) if dtype == np.uint8 else values.astype(np.float32)
+    return Grid.of(image).image(values)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+@pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_a_map_lies_on_the_volume(transforms, direction):
+    scene, volume, _ = setup_nodes(transforms, direction)
+    image = a_map(volume)
+    back = image_from_volume(show_map(scene, volume, image, "uncertainty"))
+    assert Grid.of(back).same_as(Grid.of(image), 1e-6)
+    assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(image))
+
+
+def test_a_map_is_shown_in_all_views_and_what_was_there_comes_back(tmp_path):
+    scene, volume, _ = setup_nodes()
+    (_, red), (_, green), (_, yellow) = add_views(scene)
+    other = volume_from_image(scene, image_from_volume(volume), "PET")
+    red.SetForegroundVolumeID(other.GetID())
+    red.SetForegroundOpacity(0.125)
+    save_scene(scene, tmp_path / "a.mrb")  # gives nodes their storage nodes
+    before = scene.GetNumberOfNodes()
+    node = show_map(scene, volume, a_map(volume), "uncertainty")
+    assert node.GetName() == "CT uncertainty (PromptSeg)"
+    for composite in (red, green, yellow):
+        assert composite.GetForegroundVolumeID() == node.GetID() and composite.GetForegroundOpacity() == 0.5
+
+    again = show_map(scene, other, a_map(volume, np.uint8), "disagreement")
+    assert again is node and node.GetName() == "PET disagreement (PromptSeg)"
+    assert np.array_equal(
+        sitk.GetArrayFromImage(image_from_volume(node)), sitk.GetArrayFromImage(a_map(volume, np.uint8))
+    )
+    save_scene(scene, tmp_path / "a.mrb")
+    yellow.SetForegroundVolumeID(other.GetID())  # the user's choice
+    yellow.SetForegroundOpacity(0.75)
+    hide_map(scene)
+    assert (red.GetForegroundVolumeID(), red.GetForegroundOpacity()) == (other.GetID(), 0.125)
+    assert (green.GetForegroundVolumeID(), green.GetForegroundOpacity()) == (None, 0.0)
+    assert (yellow.GetForegroundVolumeID(), yellow.GetForegroundOpacity()) == (other.GetID(), 0.75)
+    assert scene.GetNumberOfNodes() == before + 1  # the color table
+    hide_map(scene)
+    assert red.GetForegroundOpacity() == 0.125
+
+    # A scene saved while a map was shown: the map is not in it, and the views can be put right.
+    opened = load_scene(tmp_path / "a.mrb")
+    names = [opened.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode").GetName() for n in range(2)]
+    assert sorted(names) == ["CT", "PET"] and opened.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 2
+    hide_map(opened)
+    views = [opened.GetNthNodeByClass(n, "vtkMRMLSliceCompositeNode") for n in range(3)]
+    shown = {view.GetLayoutName(): (view.GetForegroundVolumeID(), view.GetForegroundOpacity()) for view in views}
+    pet = opened.GetFirstNodeByName("PET").GetID()
+    assert shown == {"Red": (pet, 0.125), "Green": (None, 0.0), "Yellow": (None, 0.0)}
+
+
+def test_a_deleted_map_is_made_again():
+    scene, volume, _ = setup_nodes()
+    (_, red), *_ = add_views(scene)
+    red.SetForegroundVolumeID(volume.GetID())
+    scene.RemoveNode(show_map(scene, volume, a_map(volume)))
+    node = show_map(scene, volume, a_map(volume))
+    assert red.GetForegroundVolumeID() == node.GetID()
+    scene.RemoveNode(node)
+    hide_map(scene)
+    assert red.GetForegroundVolumeID() == volume.GetID() and red.GetForegroundOpacity() == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_nothing_is_drawn_where_the_map_is_zero(dtype):
+    scene, volume, _ = setup_nodes()
+    node = show_map(scene, volume, a_map(volume, dtype))
+    display = node.GetDisplayNode()
+    assert not node.GetSaveWithScene() and not display.GetSaveWithScene() and not node.GetHideFromEditors()
+    display.GetImageDataConnection().GetProducer().Update()
+    drawn = display.GetImageDataConnection().GetProducer().GetOutputDataObject(0)
+    rgba = vtk.util.numpy_support.vtk_to_numpy(drawn.GetPointData().GetScalars()).copy()
+    flat = sitk.GetArrayFromImage(a_map(volume, dtype)).ravel()
+    assert rgba.shape == (flat.size, 4)
+    assert rgba[flat == 0, 3].max() == 0
+    assert rgba[flat > 0.1 * flat.max(), 3].min() == 255
+    first, last = rgba[np.flatnonzero(rgba[:, 3])[0]], rgba[-1]
+    assert first[1] > 200 and last[1] < 20 and first[0] > 200 and last[0] > 200  # from yellow to red
+
+
+def test_images_that_are_no_map_are_refused():
+    scene, volume, _ = setup_nodes()
+    before = scene.GetNumberOfNodes()
+    for image in (sitk.Image([4, 4], sitk.sitkFloat32), sitk.Image([4, 4, 4], sitk.sitkVectorFloat32, 2)):
+        with pytest.raises(PromptSegError, match="not a 3D scalar image"):
+            show_map(scene, volume, image)
+    assert scene.GetNumberOfNodes() == before
+
+
+def test_the_frame_of_a_sequence():
+    scene, volume, _ = setup_nodes()
+    assert sequence_frame_name(volume) == ""
+    assert sequence_frame_name(slicer.vtkMRMLScalarVolumeNode()) == ""
+    logic = slicer.vtkSlicerSequencesLogic()
+    logic.SetMRMLScene(scene)
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "series")
+    sequence.SetIndexName("time")
+    sequence.SetIndexUnit("s")
+    for n in range(3):
+        sequence.SetDataNodeAtValue(volume, str(1.5 * n))
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "browser")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    for item in (0, 2):
+        browser.SetSelectedItemNumber(item)
+        logic.UpdateProxyNodesFromSequences(browser)
+        frame = browser.GetProxyNode(sequence)
+        assert sequence_frame_name(frame) == f"{item + 1} of 3 (time {1.5 * item} s)"
+    assert sequence_frame_name(volume) == ""
