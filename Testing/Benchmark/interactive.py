@@ -1,0 +1,142 @@
+"""How long a user waits: from a click to the first preview and to the result, and from a correction to its preview.
+
+Drives the module's own session (no Qt) in a real MRML scene with a real worker process, on whole CTs at their own
+resolution, and measures how long the main thread is held at a time while jobs run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from PromptSegLib.evaluation.scores import score
+from PromptSegLib.evaluation.scribbles import correct, scribble
+from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.examples.reading import read_annotation, read_image
+from PromptSegLib.inference.result import Segmentation
+from PromptSegLib.prompts.classes import describe
+from PromptSegLib.scene import links, painting
+from PromptSegLib.scene.segmentations import apply_result, segments_by_name
+from PromptSegLib.scene.storage import new_scene
+from PromptSegLib.scene.volumes import volume_from_image
+from PromptSegLib.session.parameters import Parameters
+from PromptSegLib.session.session import Session
+
+CLASSES = {"liver": 6, "spleen": 1, "right kidney": 2, "left kidney": 3, "aorta": 8, "stomach": 7, "pancreas": 11}
+BACKGROUND = 255
+
+
+class Waiting:
+    """Polls a session as the panel's timer does, and notes what came when and how long each poll took."""
+
+    def __init__(self, session: Session, segmentation, volume, reference: sitk.Image):
+        self.session, self.segmentation, self.volume, self.reference = session, segmentation, volume, reference
+        self.longest = 0.0
+
+    def until_idle(self, began: float) -> dict:
+        session, seen, shown = self.session, {}, None
+        while session.busy:
+            at = time.perf_counter()
+            session.poll()
+            self.longest = max(self.longest, time.perf_counter() - at)
+            result = session._result
+            if result is not None and result is not shown:
+                shown = result
+                seen.setdefault("first preview", (time.perf_counter() - began, self.dice(result.shown)))
+                seen["result"] = (time.perf_counter() - began, self.dice(result.shown))
+            time.sleep(0.02)
+        assert session.view().notice.level == "info", session.view().notice
+        return seen
+
+    def dice(self, result: Segmentation) -> float:
+        grid, values = Grid.of(self.reference), {info.name: info.value for info in result.classes}
+        on = sitk.Resample(result.labels, self.reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+        mine, true = sitk.GetArrayViewFromImage(on), sitk.GetArrayViewFromImage(self.reference)
+        scores = []
+        for name, value in values.items():
+            own, said = true == CLASSES[name], mine == value
+            scores.append(2 * (own & said).sum() / max(1, own.sum() + said.sum()))
+        assert grid
+        return float(np.mean(scores))
+
+
+def paint(segmentation, volume, labels: sitk.Image, values: dict[str, int]) -> None:
+    known = segments_by_name(segmentation)
+    infos = tuple(describe(name, value) for name, value in values.items())
+    ids = {name: known[name] for name in values if name in known}
+    apply_result(segmentation, volume, Segmentation(labels, infos), segment_ids=ids)
+
+
+def measure(case: str, folder: Path, seconds: float, seed: int) -> dict:
+    image = read_image(folder / f"case{case}_ct.nii.gz")
+    reference = read_annotation(folder / f"case{case}_label.nii.gz")
+    scene = new_scene()
+    volume = volume_from_image(scene, image, f"case {case}")
+    session = Session(scene, Parameters(device="cpu", seconds=seconds))
+    session.choose_volume(volume)
+    segmentation = session.ensure_segmentation()
+    strokes = scribble(reference, CLASSES, BACKGROUND, seed=seed)
+    paint(segmentation, volume, strokes, {**CLASSES, "background": BACKGROUND})
+    waiting = Waiting(session, segmentation, volume, reference)
+    found: dict = {"case": case, "seed": seed, "voxels": list(image.GetSize())}
+    for name in ("cold", "warm"):  # with and without starting the worker and encoding the volume
+        began = time.perf_counter()
+        session.tune()
+        held = time.perf_counter() - began
+        for key, (passed, dice) in waiting.until_idle(began).items():
+            found[f"{name} {key} s"], found[f"{name} {key} Dice"] = passed, dice
+        found[f"{name} click s"] = held
+    began = time.perf_counter()
+    session.apply()
+    found["apply s"] = time.perf_counter() - began
+    waiting.until_idle(began)
+    # A correction, as the simulator paints it where the result is most wrong.
+    ids = segments_by_name(segmentation)
+    taken = painting.snapshot(segmentation, volume, [ids[name] for name in CLASSES])
+    now = Grid.of(image).image(np.zeros(Grid.of(image).shape, np.uint8))
+    array = sitk.GetArrayFromImage(now)
+    for name, mask in taken.masks([ids[name] for name in CLASSES], Grid.of(image)).items():
+        value = next(CLASSES[each] for each, other in ids.items() if other == name)
+        array[mask] = value
+    more = correct(reference, strokes, Grid.of(image).image(array), CLASSES, BACKGROUND, seed=seed)
+    added = sitk.GetArrayFromImage(more)
+    added[sitk.GetArrayViewFromImage(strokes) > 0] = 0
+    array[(added > 0) & (added != BACKGROUND)] = added[(added > 0) & (added != BACKGROUND)]
+    array[added == BACKGROUND] = 0
+    paint(segmentation, volume, Grid.of(image).image(array), CLASSES)
+    began = time.perf_counter()
+    session.tune()
+    for key, (passed, dice) in waiting.until_idle(began).items():
+        found[f"correction {key} s"], found[f"correction {key} Dice"] = passed, dice
+    found["longest poll s"] = waiting.longest
+    session.close()
+    assert links.alive(scene, volume)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/btcv"))
+    parser.add_argument("--cases", nargs="+", default=["14", "15"])
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    runs = [measure(case, options.data, options.seconds, options.seed) for case in options.cases]
+    for run in runs:
+        print(json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in run.items()}))
+    print(f"medians of {len(runs)}, {platform.machine()}")
+    for key, value in runs[0].items():
+        if isinstance(value, float):
+            print(f"{key:32s} {statistics.median(run[key] for run in runs):.3f}")
+    assert score
+
+
+if __name__ == "__main__":
+    main()
