@@ -1,0 +1,171 @@
+"""Input: volume, segmentation, model and device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+
+from ..scene import links
+from ..session import model_list
+from ..session.parameters import DEVICES
+from ..session.view import View
+from .i18n import _
+from .widgets import allow, choices, fill, on_choice, quietly, show_text
+
+
+class InputSection:
+    """What is segmented, where to, with which network, and on which machine."""
+
+    def __init__(self, panel: Any):
+        self.panel, self.ui, self.session = panel, panel.ui, panel.session
+        ui = self.ui
+        for selector in (ui.volumeSelector, ui.segmentationSelector):
+            selector.setMRMLScene(panel.scene)
+        ui.volumeSelector.currentNodeChanged.connect(self._volume_chosen)
+        ui.segmentationSelector.currentNodeChanged.connect(self._segmentation_chosen)
+        ui.newSegmentationButton.clicked.connect(self.new_segmentation)
+        ui.downloadButton.clicked.connect(self.download_or_cancel)
+        ui.deleteModelButton.clicked.connect(self.delete_model)
+        self._slots = [
+            on_choice(ui.modelComboBox, self._model_chosen),
+            on_choice(ui.deviceComboBox, self._device_chosen),
+        ]
+
+    def render(self, view: View) -> None:
+        ui, parameters = self.ui, self.panel.parameters
+        _show_node(ui.volumeSelector, parameters.volume)
+        _show_node(ui.segmentationSelector, parameters.segmentation)
+        show_text(ui.frameLabel, _("Frame {frame}").format(frame=view.frame) if view.frame else "")
+        no_volume = "" if parameters.volume is not None else _("Choose a volume first.")
+        allow(ui.newSegmentationButton, no_volume, _("Make another, empty segmentation of the volume."))
+        self._render_model(parameters.model)
+        fill(ui.deviceComboBox, choices(DEVICES), parameters.device)
+        ui.hostLineEdit.visible = parameters.device == "ssh"
+        show_text(ui.deviceLabel, self._device_text(view))
+
+    def choose_first_volume(self) -> None:
+        """On entering: the first volume of the scene, where none was chosen yet."""
+        parameters = self.panel.parameters
+        if parameters.volume is not None:
+            return
+        volume = self.panel.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+        if volume is not None and not volume.GetHideFromEditors():
+            self.choose_volume(volume)
+
+    def choose_volume(self, volume: Any) -> None:
+        """Another volume, with a segmentation to paint in."""
+        self.panel.act("input", self.session.choose_volume, volume)
+        if volume is not None:
+            self.panel.act("input", self.session.ensure_segmentation)
+
+    def new_segmentation(self, *_args: Any) -> None:
+        self.panel.act("input", self.session.choose_segmentation, None)
+        self.panel.act("input", self.session.ensure_segmentation)
+
+    def download_or_cancel(self, *_args: Any) -> None:
+        models = self.panel.models
+        if models.running:
+            models.cancel()
+        else:
+            models.download(self._row().key)
+        self.panel.render()
+
+    def delete_model(self, *_args: Any) -> None:
+        self.panel.models.delete(self._row().key)
+        self.panel.say("input", self.panel.models.notice)
+        self.panel.render()
+
+    def _row(self) -> model_list.ModelRow:
+        model = self.panel.parameters.model
+        return model_list.chosen(model_list.rows(model), model)
+
+    def _volume_chosen(self, *_args: Any) -> None:
+        volume, before = self.ui.volumeSelector.currentNode(), self.panel.parameters.volume
+        if volume is before or self.panel.scene.IsBatchProcessing():
+            return
+        if volume is None:  # the node may be on its way out of the scene, which the session minds by itself
+            qt.QTimer.singleShot(0, self._no_volume)
+        else:
+            self.choose_volume(volume)
+
+    def _no_volume(self) -> None:
+        if self.ui.volumeSelector.currentNode() is None and self._present(self.panel.parameters.volume):
+            self.choose_volume(None)
+
+    def _segmentation_chosen(self, *_args: Any) -> None:
+        segmentation = self.ui.segmentationSelector.currentNode()
+        if segmentation is self.panel.parameters.segmentation or self.panel.scene.IsBatchProcessing():
+            return
+        if segmentation is None:
+            qt.QTimer.singleShot(0, self._no_segmentation)
+        else:
+            self.panel.act("input", self.session.choose_segmentation, segmentation)
+
+    def _no_segmentation(self) -> None:
+        if self.ui.segmentationSelector.currentNode() is None and self._present(self.panel.parameters.segmentation):
+            self.panel.act("input", self.session.choose_segmentation, None)
+
+    def _present(self, node: Any) -> bool:
+        return links.alive(self.panel.scene, node)
+
+    def _model_chosen(self, key: str) -> None:
+        self.panel.parameters.model = key
+        self.panel.render()
+
+    def _device_chosen(self, key: str) -> None:
+        self.panel.parameters.device = key
+        self.panel.render()
+
+    def _render_model(self, model: str) -> None:
+        ui, files = self.ui, self.panel.models
+        found = model_list.rows(model)
+        row = model_list.chosen(found, model)
+        fill(ui.modelComboBox, [(each.key, each.title, _details(each)) for each in found], row.key)
+        show_text(ui.modelLabel, _details(row))
+        ui.modelLabel.toolTip = ", ".join(row.classes)
+        ui.downloadButton.visible = files.running or not row.installed
+        ui.downloadButton.text = _("Cancel") if files.running else _("Download")
+        ui.downloadButton.toolTip = _("Download {size:.0f} MB; it can be deleted again.").format(size=row.megabytes)
+        ui.deleteModelButton.visible = row.installed and not row.bundled and not files.running
+        ui.deleteModelButton.toolTip = _("Delete the downloaded files of this model.")
+        ui.downloadProgressBar.visible = files.running
+        ui.downloadProgressBar.setValue(int(100 * files.share))
+        ui.downloadProgressBar.format = files.stage
+        if not files.running and files.notice.text and self._told is not files.notice:
+            self._told = files.notice
+            self.panel.say("input", files.notice)
+
+    _told: Any = None
+
+    def _device_text(self, view: View) -> str:
+        """Where it is computed, and what that means."""
+        device = self.panel.parameters.device
+        if device == "cpu" or view.device.startswith(("cpu", "CPU")):
+            return _("On the CPU: expect a tuning to take its whole budget, and large volumes about half a minute more.")
+        if view.device:
+            return _("Computed on {device}.").format(device=view.device)
+        if device == "auto":
+            return _("The GPU, where this machine has one that torch can use; otherwise the CPU, which is slower.")
+        return ""
+
+
+def _details(row: model_list.ModelRow) -> str:
+    """What one wants to know before choosing a model."""
+    parts = [row.modality] if row.modality else []
+    if row.classes:
+        parts.append(_("{count} classes").format(count=len(row.classes)))
+    for kind, name in (("gpu", _("GPU")), ("cpu", _("CPU"))):
+        if kind in row.expected:
+            parts.append(_("{seconds:.0f} s for a large CT ({kind})").format(seconds=row.expected[kind], kind=name))
+    if row.licence:
+        parts.append(_("licence: {licence}").format(licence=row.licence))
+    if not row.installed:
+        parts.append(_("not downloaded, {size:.0f} MB").format(size=row.megabytes))
+    return " \u00b7 ".join(parts)
+
+
+def _show_node(selector: Any, node: Any) -> None:
+    if selector.currentNode() is not node:
+        with quietly(selector):
+            selector.setCurrentNode(node)

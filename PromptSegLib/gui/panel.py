@@ -1,0 +1,228 @@
+"""The panel: sections around one session, and the timer that keeps it going."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Callable
+
+import qt
+import slicer
+
+from ..session.choices import CLEAN_UP, LOOK, Choices
+from ..session.installation import Installation
+from ..session.model_files import ModelFiles
+from ..session.parameters import Parameters
+from ..session.segments_table import anything_painted, rows
+from ..session.session import Session
+from ..session.view import Notice
+from . import watching
+from .annotate_section import AnnotateSection
+from .correct_section import CorrectSection
+from .history import EditorHistory
+from .input_section import InputSection
+from .prompts_section import PromptsSection
+from .result_section import ResultSection
+from .setup_section import SetupSection
+from .shortcuts import Shortcuts
+from .tune_section import TuneSection
+from .widgets import show_notice
+
+_POLL_MS = 50
+_STROKE_MS = 300  # after a stroke, before anything is made of it
+
+
+class Panel:
+    """Binds a session to the widgets of ``PromptSeg.ui``.
+
+    :param ui_widget: what ``slicer.util.loadUI`` gave.
+    :param scene: vtkMRMLScene.
+    :param tools: how packages are installed; the application's own by default.
+    """
+
+    def __init__(self, ui_widget: Any, scene: Any, tools: Any = None):
+        if tools is None:
+            from .slicer_tools import SlicerTools
+
+            tools = SlicerTools()
+        self.widget, self.scene = ui_widget, scene
+        self.ui = slicer.util.childWidgetVariables(ui_widget)
+        self.setup, self.models = Installation(tools), ModelFiles()
+        self.session = Session(scene, Parameters(), history=partial(EditorHistory, self.ui.segmentEditorWidget))
+        self.session.on_change(self.render_soon)
+        self._place, self._closed, self._gui_tag = "tune", False, None
+        self._choices = Choices(self.parameters)
+        self._parameters_watch, self._segments_watch, self._scene_watch = (watching.Watch() for _ in range(3))
+        self._poll_timer = self._timer(_POLL_MS, self._poll, repeat=True)
+        self._render_timer = self._timer(0, self.render)
+        self._stroke_timer = self._timer(_STROKE_MS, self._stroke_ended)
+        self.input, self.annotate = InputSection(self), AnnotateSection(self)
+        self.sections = [
+            SetupSection(self),
+            self.input,
+            self.annotate,
+            TuneSection(self),
+            ResultSection(self),
+            CorrectSection(self),
+            PromptsSection(self),
+        ]
+        self.shortcuts = Shortcuts(
+            {
+                "tune": partial(self.act, "tune", self.tune_or_cancel),
+                "apply": partial(self.act, "result", self.session.apply),
+                "discard": partial(self.act, "result", self.session.discard),
+                "look": partial(self.act, "correct", self.session.look_next),
+                "map": partial(self.act, "correct", self.toggle_map),
+            }
+        )
+        self._scene_watch.on(scene, *watching.scene_events(self.render_soon))
+        self.render()
+
+    # The module's life
+
+    @property
+    def parameters(self) -> Any:
+        """The user's choices: the parameter node, or defaults while there is none."""
+        return self.session.parameters
+
+    def set_parameters(self, node: Any) -> None:
+        """Bind another parameter node (a ``parameterNodeWrapper``); None for none, as while a scene is closed."""
+        if self._gui_tag is not None:
+            self.parameters.disconnectGui(self._gui_tag)
+            self._gui_tag = None
+        self._parameters_watch.off()
+        self.session.parameters = node if node is not None else Parameters()
+        self._choices = Choices(self.parameters)
+        if node is not None:
+            self._gui_tag = node.connectGui(self.ui)
+            self._parameters_watch.on(node, *watching.modified(self._parameters_changed))
+        self.render_soon()
+
+    def enter(self) -> None:
+        """The module was opened."""
+        self.setup.refresh()
+        self.annotate.enter()
+        self.shortcuts.install(slicer.util.mainWindow())
+        self.input.choose_first_volume()
+        self.render()
+
+    def exit(self) -> None:
+        """Another module was opened; a job goes on."""
+        self.shortcuts.remove()
+        self.annotate.exit()
+
+    def close(self) -> None:
+        """The application ends, or the module is reloaded."""
+        if self._closed:
+            return
+        self._closed = True
+        self.exit()
+        for timer in (self._poll_timer, self._render_timer, self._stroke_timer):
+            timer.stop()
+        self.set_parameters(None)
+        for watch in (self._parameters_watch, self._segments_watch, self._scene_watch):
+            watch.off()
+        self.models.cancel()
+        self.setup.cancel()
+        self.session.close()
+
+    # What users do
+
+    def act(self, place: str, action: Callable[..., None], *arguments: Any) -> None:
+        """Do something; what is to be said about it appears in the section ``place``."""
+        self._place = place
+        action(*arguments)
+        self.render()
+
+    def tune_or_cancel(self) -> None:
+        """The one big button."""
+        reason = self._view().reasons["tune"]
+        if self.session.view().busy:
+            self.session.cancel()
+        elif reason and not self.session.view().reasons["tune"]:  # what the session does not know of
+            self.say("tune", Notice(reason, "error"))
+        else:
+            self.session.tune()
+
+    def toggle_map(self) -> None:
+        self.session.show_map(not self.session.view().map_shown)
+
+    # Showing
+
+    def say(self, place: str, notice: Notice) -> None:
+        """Show a sentence that is not the session's; it stays until something is done in the panel."""
+        self._place = ""
+        self._show_notices(notice, place)
+
+    def render_soon(self, *_args: Any) -> None:
+        """Bring the widgets up to date when the event loop comes to it, once for many changes."""
+        if not self._closed:
+            self._render_timer.start()
+
+    def render(self) -> None:
+        """Bring the widgets up to date."""
+        if self._closed or self.scene.IsBatchProcessing():
+            return
+        self._render_timer.stop()
+        view = self._view()
+        self._watch_segmentation()
+        for section in self.sections:
+            section.render(view)
+        if self._place:
+            self._show_notices(view.notice, self._place)
+        if self._working and not self._poll_timer.active:
+            self._poll_timer.start()
+
+    def _view(self) -> Any:
+        return self.setup.gate(self.session.view(), self.parameters)
+
+    def _show_notices(self, notice: Notice, place: str) -> None:
+        for name in ("input", "annotate", "tune", "result", "correct", "prompts"):
+            show_notice(getattr(self.ui, f"{name}Notice"), notice if name == place else Notice())
+
+    # What happens by itself
+
+    @property
+    def _working(self) -> bool:
+        return self.session.busy or self.setup.running or self.models.running
+
+    def _poll(self) -> None:
+        was_elsewhere = self.setup.running or self.models.running
+        self.session.poll()
+        self.setup.poll()
+        self.models.poll()
+        if was_elsewhere:
+            self.render()
+        if not self._working:
+            self._poll_timer.stop()
+            self.render()
+
+    def _parameters_changed(self, *_args: Any) -> None:
+        changed = self._choices.changed(self.parameters)
+        if changed & LOOK:
+            self.session.show_opacity()
+        if changed & CLEAN_UP:
+            self.session.clean_up_changed()
+        if changed:
+            self.render_soon()
+
+    def _watch_segmentation(self) -> None:
+        events = watching.segmentation_events(self.render_soon, self._stroke)
+        self._segments_watch.on(self.parameters.segmentation, *events)
+
+    def _stroke(self, *_args: Any) -> None:
+        if not self._closed:
+            self._stroke_timer.start()
+
+    def _stroke_ended(self) -> None:
+        """Something was painted: let the worker get ready while the user goes on."""
+        found = rows(self.scene, self.parameters.segmentation)
+        if anything_painted(found) and not self._view().reasons["segment"]:
+            self.session.prepare()
+        self.render()
+
+    def _timer(self, milliseconds: int, slot: Callable[[], None], repeat: bool = False) -> Any:
+        timer = qt.QTimer()
+        timer.singleShot = not repeat
+        timer.interval = milliseconds
+        timer.timeout.connect(slot)
+        return timer

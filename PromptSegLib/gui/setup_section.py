@@ -1,0 +1,80 @@
+"""Setup: what is missing, and one button that installs it. Hidden while nothing is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import qt
+
+from ..session.view import View
+from .i18n import _
+from .widgets import allow, show_notice
+
+
+class SetupSection:
+    """Shows an :class:`~PromptSegLib.session.installation.Installation`."""
+
+    def __init__(self, panel: Any):
+        self.panel, self.ui, self.setup = panel, panel.ui, panel.setup
+        self._rows: Any = None
+        self._logged = 0
+        self.ui.installButton.clicked.connect(self.install_or_cancel)
+        self.ui.wheelsButton.clicked.connect(self.install_from_folder)
+
+    def render(self, view: View) -> None:
+        ui, shown = self.ui, self.setup.view()
+        ui.setupCollapsibleButton.visible = shown.visible
+        if not shown.visible:
+            return
+        show_notice(ui.setupNotice, shown.notice)
+        self._show_rows(shown.rows)
+        ui.installButton.text = _(shown.install_text)
+        busy = _("An installation is running.") if shown.running else ""
+        allow(ui.wheelsButton, busy, _("For a machine without network: install from a folder of wheels (.whl)."))
+        ui.setupProgressBar.visible = shown.running
+        ui.setupProgressBar.setRange(0, 0 if shown.share is None else 100)
+        ui.setupProgressBar.setValue(int(100 * (shown.share or 0)))
+        self._show_log(shown.log)
+
+    def install_or_cancel(self, *_args: Any) -> None:
+        if self.setup.running:
+            self.setup.cancel()
+        else:
+            self.setup.start()
+        self.panel.render()
+
+    def install_from_folder(self, *_args: Any) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self.panel.widget, _("Folder with wheels (.whl)"))
+        if folder:
+            self.setup.start(Path(folder))
+            self.panel.render()
+
+    def _show_rows(self, rows: Any) -> None:
+        if rows == self._rows:
+            return
+        self._rows = rows
+        tree = self.ui.requirementsTree
+        tree.clear()
+        for each in rows:
+            installed = each.installed or _("missing")
+            item = qt.QTreeWidgetItem([each.name, each.bound, installed, each.why])
+            item.setToolTip(3, each.why)
+            if not each.satisfied:
+                font = tree.font
+                font.setBold(True)
+                for column in range(3):
+                    item.setFont(column, font)
+            tree.addTopLevelItem(item)
+        for column in range(3):
+            tree.resizeColumnToContents(column)
+
+    def _show_log(self, log: Any) -> None:
+        """Append what is new; another installation begins with an empty log."""
+        self.ui.setupLog.visible = bool(log)
+        if len(log) < self._logged:
+            self.ui.setupLog.clear()
+            self._logged = 0
+        for line in log[self._logged :]:
+            self.ui.setupLog.appendPlainText(line)
+        self._logged = len(log)

@@ -1,0 +1,197 @@
+"""What is known about voxels, as one small number each: what was painted, erased, or never said.
+
+Code 0 is unknown, 1 known background, ``2 + 2 i`` the i-th class, ``3 + 2 i`` anything but the i-th class. Classes
+are numbered per segmentation, once and for all: the number stays with the segment, whatever its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping, Optional, Protocol, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import PromptSegError
+from ..examples.geometry import Grid, resample
+
+UNKNOWN, BACKGROUND = 0, 1
+UNPAINTED = ("unknown", "slices", "volume")
+
+
+def is_class(number: int) -> int:
+    return 2 + 2 * number
+
+
+def is_not_class(number: int) -> int:
+    return 3 + 2 * number
+
+
+class Painted(Protocol):
+    """Segments at one moment; :class:`PromptSegLib.scene.painting.Painting` is one."""
+
+    def labels(self, values: Mapping[str, int], /) -> sitk.Image: ...
+
+    def masks(self, segment_ids: Sequence[str], grid: Grid, /) -> dict[str, np.ndarray]: ...
+
+    def empty(self, segment_id: str, /) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one volume.
+
+    :param codes: label image of codes, on the segmentation's own lattice.
+    :param strokes: those of them to remember when a result is applied: without what background segments and
+        complete slices say, which is in the scene anyway.
+    :param changed: numbers of the classes of which something was painted or erased since they were last applied.
+    """
+
+    codes: sitk.Image
+    strokes: sitk.Image
+    changed: tuple[int, ...]
+
+
+def compose(
+    painted: Painted,
+    classes: Mapping[str, int],
+    background: Sequence[str],
+    volume: Grid,
+    unpainted: str = "unknown",
+    applied: Optional[sitk.Image] = None,
+    strokes: Optional[sitk.Image] = None,
+) -> Known:
+    """Put together what the user said: what is painted now, against what was last applied. For any thread.
+
+    :param classes: segment ID -> number of the class.
+    :param background: IDs of the segments that mark background.
+    :param unpainted: what an unpainted voxel is: ``unknown``; background on the slices that hold strokes or
+        corrections (``slices``); background everywhere (``volume``). There, what the segments hold now is true.
+    :param applied: the result that was last applied, number + 1 of the class. A segment with voxels there is
+        corrected by what was added to it or removed from it since; of any other, every voxel is a stroke.
+    :param strokes: codes that were known at that time.
+
+    Raises :class:`PromptSegError` when nothing is painted.
+    """
+    present = {each: index + 1 for index, each in enumerate([*classes, *background]) if not painted.empty(each)}
+    # What holds nothing may lie anywhere, and must not make the grid any larger.
+    applied, strokes = _unless_blank(applied), _unless_blank(strokes)
+    if not present and applied is None and strokes is None:
+        raise PromptSegError("Nothing is painted yet; paint some voxels of a structure, and some background.")
+    pieces = [painted.labels(present)] if present else []
+    grid = volume
+    if unpainted == "unknown":
+        grid = _around([Grid.of(each) for each in (*pieces, applied, strokes) if each is not None])
+    before = None if applied is None else _Before(applied, [Grid.of(each) for each in pieces])
+    codes = np.zeros(grid.shape, np.uint16) if strokes is None else _on(strokes, grid).astype(np.uint16)
+    old = codes.copy()
+
+    changed: list[int] = []
+    current: dict[int, np.ndarray] = {}
+    for each, number in classes.items():
+        if unpainted != "unknown":
+            current[number] = painted.masks([each], grid)[each]
+        if before is not None and before.holds(number):
+            added, removed = before.changes(painted, each, number)
+            if added is None and removed is None:
+                continue
+            changed.append(number)
+            if removed is not None:
+                gone = _on(removed, grid) > 0
+                codes[gone & (codes == is_class(number))] = UNKNOWN
+                codes[gone & (codes == UNKNOWN)] = is_not_class(number)
+            if added is not None:
+                codes[_on(added, grid) > 0] = is_class(number)
+        else:
+            now = painted.masks([each], grid)[each]
+            codes[(codes == is_class(number)) & ~now] = UNKNOWN  # painted strokes that were erased again
+            codes[now] = is_class(number)
+            if now.any() or (old == is_class(number)).any():
+                changed.append(number)
+    strokes_now = _compact(codes)
+    for each in background:
+        codes[painted.masks([each], grid)[each]] = BACKGROUND
+
+    if unpainted != "unknown":
+        where = _slices(codes) if unpainted == "slices" else np.ones(codes.shape, bool)
+        claimed = np.zeros(codes.shape, bool)
+        for number, now in current.items():
+            codes[where & now] = is_class(number)
+            claimed |= now
+        codes[where & ~claimed] = BACKGROUND
+    return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed))
+
+
+class _Before:
+    """What was applied, on its own lattice: there a segment that nobody touched has exactly the same voxels, while on
+    another lattice the nearest voxels of the two could differ by rounding."""
+
+    def __init__(self, applied: sitk.Image, others: Sequence[Grid]):
+        self._grid = _around([Grid.of(applied), *others])
+        self._labels = _on(applied, self._grid)
+
+    def holds(self, number: int) -> bool:
+        """Whether anything of a class was applied."""
+        return bool((self._labels == number + 1).any())
+
+    def changes(self, painted: Painted, segment_id: str, number: int) -> list[Optional[sitk.Image]]:
+        """What was added to a class since, and what was removed, as masks; None for nothing."""
+        now, then = painted.masks([segment_id], self._grid)[segment_id], self._labels == number + 1
+        found = (now & ~then, then & ~now)
+        return [self._grid.image(each.astype(np.uint8)) if each.any() else None for each in found]
+
+
+def _unless_blank(image: Optional[sitk.Image]) -> Optional[sitk.Image]:
+    return image if image is not None and sitk.GetArrayViewFromImage(image).any() else None
+
+
+def _compact(codes: np.ndarray) -> np.ndarray:
+    """A copy in the smallest type that holds all codes."""
+    return codes.astype(np.uint8 if codes.max() < 256 else np.uint16)
+
+
+def _slices(codes: np.ndarray) -> np.ndarray:
+    """The whole slices that hold something known, across the axis along which there are the fewest of them."""
+    known = codes != UNKNOWN
+    lines = [known.any(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    # As a share: a volume has fewer slices along one axis than along another.
+    axis = int(np.argmin([line.mean() for line in lines]))
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    return np.broadcast_to(lines[axis].reshape(shape), codes.shape)
+
+
+def _around(grids: Sequence[Grid]) -> Grid:
+    """The lattice of the first grid, large enough for all of them."""
+    base = grids[0]
+    corners = np.concatenate([base.indices(grid.corners()) for grid in grids])
+    # Corners lie half a voxel outside the centres; a rounding error must not add a voxel.
+    low = np.floor(corners.min(0) + 0.5 + 1e-3).astype(int)
+    high = np.ceil(corners.max(0) + 0.5 - 1e-3).astype(int)
+    return base.part(low, high)
+
+
+def _on(image: sitk.Image, grid: Grid) -> np.ndarray:
+    """Values of a label image on a grid, 0 outside; a plain copy where they share a lattice."""
+    return sitk.GetArrayFromImage(resample(image, grid, sitk.sitkNearestNeighbor, 0))
+
+
+def annotation_of(
+    codes: sitk.Image, values: Mapping[int, int], taken: Sequence[int] = ()
+) -> tuple[sitk.Image, int, dict]:
+    """Codes as an annotation: the label image, the value of background, and the barred values (see ``Example``).
+
+    :param values: number of a class -> its value in the annotation; classes that are not listed become unknown.
+    :param taken: values that background and barred classes must not get.
+    """
+    used = {*values.values(), *taken}
+    free = iter(value for value in range(1, 65536) if value not in used)
+    background, barred = next(free), {next(free): value for value in values.values()}
+    top = max([1, *(is_not_class(number) for number in values)])
+    array = sitk.GetArrayViewFromImage(codes)
+    lookup = np.zeros(max(int(array.max()), top) + 1, np.uint16)
+    lookup[BACKGROUND] = background
+    back = {value: key for key, value in barred.items()}
+    for number, value in values.items():
+        lookup[is_class(number)], lookup[is_not_class(number)] = value, back[value]
+    return Grid.of(codes).image(lookup[array]), background, barred

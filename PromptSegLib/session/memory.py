@@ -1,0 +1,145 @@
+"""What was applied to a segmentation and what was known then, by the tag that undo and redo bring back."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Optional
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import PromptSegError
+from ..prompts.store import Prompts
+from ..scene import links, memory, painting
+from ..scene.placement import image_of, image_to_world, label_of, node_to_world
+from ..scene.segmentations import segments
+
+TAG = "Applied"
+NUMBER = "Number"  # the class's number, see codes
+CLASS = "Class"  # the class's name in the prompts
+_KEPT = 12  # two more than the editor can undo
+
+
+@dataclass(frozen=True)
+class Version:
+    """One applied result: number + 1 of the class where it was applied, the codes known, and the prompts."""
+
+    applied: sitk.Image
+    strokes: sitk.Image
+    prompts: Optional[Prompts] = None
+
+
+class Memory:
+    """Versions by their tag. The newest also lives in the scene, so that an .mrb continues where it stopped."""
+
+    def __init__(self) -> None:
+        self._versions: OrderedDict[str, Version] = OrderedDict()
+        self._places: dict[str, _Place] = {}
+
+    @staticmethod
+    def new_tag() -> str:
+        return uuid.uuid4().hex
+
+    def add(self, tag: str, version: Version) -> None:
+        self._versions[tag] = version
+        while len(self._versions) > _KEPT:
+            oldest, _ = self._versions.popitem(last=False)
+            self._places.pop(oldest, None)
+
+    def of(self, segmentation_node) -> Optional[Version]:
+        """The version that a segmentation descends from, whatever was undone, moved or reopened; None for none."""
+        tag = current_tag(segmentation_node)
+        if not tag:
+            return None
+        if tag not in self._versions:
+            images = memory.read_memory(segmentation_node)
+            if segmentation_node.GetAttribute(_ATTRIBUTE) != tag or "applied" not in images:
+                return None
+            strokes = images.get("strokes")
+            if strokes is None:
+                strokes = images["applied"] * 0
+            self.add(tag, Version(images["applied"], strokes))
+        self._follow(tag, segmentation_node)
+        return self._versions[tag]
+
+    def write(self, segmentation_node, volume_node) -> None:
+        """Bring what the scene keeps up to date with the segmentation's tag."""
+        tag = current_tag(segmentation_node)
+        if tag not in self._versions:
+            return
+        self._follow(tag, segmentation_node)
+        if segmentation_node.GetAttribute(_ATTRIBUTE) == tag:
+            return
+        version = self._versions[tag]
+        memory.write_memory(segmentation_node, volume_node, {"applied": version.applied, "strokes": version.strokes})
+        segmentation_node.SetAttribute(_ATTRIBUTE, tag)
+
+    def _follow(self, tag: str, segmentation_node) -> None:
+        """Move a version's images, which lie in the world, with the segmentation when its transform changed."""
+        place = _Place.of(segmentation_node, tag)
+        before = self._places.setdefault(tag, place)
+        if before.moved_to(place):
+            version = self._versions[tag]
+            motion = place.to_world @ np.linalg.inv(before.to_world)
+            applied, strokes = (_moved(each, motion, segmentation_node) for each in (version.applied, version.strokes))
+            self._versions[tag] = replace(version, applied=applied, strokes=strokes)
+        self._places[tag] = place
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a segmentation lies: (4, 4) its own RAS to world RAS; indices of an applied segment's voxels to world RAS.
+
+    The second is None without such a segment.
+    """
+
+    to_world: np.ndarray
+    lattice: Optional[np.ndarray]
+
+    @classmethod
+    def of(cls, segmentation_node, tag: str) -> _Place:
+        to_world = node_to_world(segmentation_node)
+        ids = [each.id for each in segments(segmentation_node) if links.tag(segmentation_node, each.id, TAG) == tag]
+        lattice = None
+        with contextlib.suppress(PromptSegError):  # the segments were made surfaces meanwhile
+            layers = (layer for layer, _ in painting.look(segmentation_node, None, ids).segments.values())
+            lattice = next((to_world @ layer.matrix for layer in layers if layer is not None), None)
+        return cls(to_world, lattice)
+
+    def moved_to(self, other: _Place) -> bool:
+        """Whether the segments moved in the world. They stay where they are when a transform is hardened."""
+        if np.allclose(self.to_world, other.to_world, rtol=0, atol=1e-6):
+            return False
+        if self.lattice is None or other.lattice is None:
+            return True
+        return not np.allclose(self.lattice, other.lattice, rtol=0, atol=1e-4)
+
+
+def _moved(image: sitk.Image, motion: np.ndarray, segmentation_node) -> sitk.Image:
+    voxels = sitk.GetArrayViewFromImage(image)
+    return image_of(voxels, motion @ image_to_world(image), label_of(segmentation_node))
+
+
+_ATTRIBUTE = "PromptSeg.Memory"
+
+
+def current_tag(segmentation_node) -> str:
+    """The tag of the last result that was applied and not undone; "" where there is none."""
+    for segment in segments(segmentation_node):
+        tag = links.tag(segmentation_node, segment.id, TAG)
+        if tag:
+            return tag
+    return ""
+
+
+def numbers(segmentation_node) -> dict[str, int]:
+    """Segment ID -> the number of its class, for segments that have one; of copies, the first has it."""
+    found: dict[str, int] = {}
+    for segment in segments(segmentation_node):
+        text = links.tag(segmentation_node, segment.id, NUMBER)
+        if text.isdecimal() and int(text) not in found.values():
+            found[segment.id] = int(text)
+    return found

@@ -1,0 +1,104 @@
+"""The list of prompts: those that models ship, and the user's own, which live in the scene."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Optional
+
+from ..errors import PromptSegError
+from ..models import catalogue
+from ..prompts.store import Prompts
+from ..scene import links, prompt_nodes
+from .view import PromptsRow
+
+SHIPPED = "shipped:"
+_OWNER_ROLE = "PromptSegOwner"
+
+
+def rows(scene, model: str, segmentation=None) -> tuple[PromptsRow, ...]:
+    """Shipped prompts of the model first, then the scene's; reading no file and decoding nothing."""
+    chosen = catalogue.find(model or None)
+    found = []
+    for entry in catalogue.entries():
+        if entry.prompts is not None and entry.name == chosen.name:
+            found.append(PromptsRow(SHIPPED + entry.name, f"{entry.title} (shipped)", entry.classes, True))
+    current = prompt_nodes.linked(segmentation) if segmentation is not None else None
+    for node in prompt_nodes.prompt_nodes(scene):
+        backbone = node.GetAttribute("PromptSeg.Backbone") or ""
+        reason = "" if backbone == chosen.name else f"These prompts belong to the model {backbone}; choose that model."
+        names = tuple(name for name in (node.GetAttribute("PromptSeg.Classes") or "").split(", ") if name)
+        found.append(PromptsRow(node.GetID(), node.GetName(), names, False, reason, node is current))
+    return tuple(found)
+
+
+def node_of(scene, key: str):
+    """The node of a row; raises :class:`PromptSegError` for shipped prompts and for a node that is gone."""
+    if key.startswith(SHIPPED):
+        raise PromptSegError("Shipped prompts stay as they are; save a copy and load it to change that.")
+    node = scene.GetNodeByID(key) if key else None
+    if node is None or node not in prompt_nodes.prompt_nodes(scene):
+        raise PromptSegError("These prompts are no longer in the scene; choose others.")
+    return node
+
+
+def prompts_of(scene, key: str) -> Prompts:
+    """The prompts of a row; raises :class:`PromptSegError` when they are gone or damaged."""
+    if key.startswith(SHIPPED):
+        entry = catalogue.find(key[len(SHIPPED) :])
+        if entry.prompts is None:
+            raise PromptSegError(f"The model {entry.name} ships no prompts; tune some.")
+        return Prompts.load(entry.prompts)
+    return prompt_nodes.prompts_of(node_of(scene, key))
+
+
+def load(scene, path: Path):
+    """Read a prompts file into the scene; gives its node. Raises :class:`PromptSegError` for a bad file."""
+    path = Path(path)
+    prompts = Prompts.load(path)
+    if catalogue.find_sha256(prompts.sha256) is None:
+        raise PromptSegError(
+            f"{path.name} belongs to the model {prompts.backbone!r} (SHA-256 {prompts.sha256[:12]}...), "
+            "which is not in the catalogue; get that model first."
+        )
+    return prompt_nodes.add_prompts(scene, prompts, path.stem)
+
+
+def keep(scene, segmentation, prompts: Prompts) -> Any:
+    """Make prompts those that a segmentation goes on with: in its own node, made when there is none; gives the node."""
+    node = prompt_nodes.linked(segmentation)
+    if node is None or node.GetNodeReference(_OWNER_ROLE) is not segmentation:
+        node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} prompts")
+        node.SetNodeReferenceID(_OWNER_ROLE, segmentation.GetID())
+        prompt_nodes.link(segmentation, node)
+    else:
+        prompt_nodes.update_prompts(node, prompts)
+    return node
+
+
+def current(segmentation) -> Optional[Prompts]:
+    """The prompts that a segmentation goes on with; None without any."""
+    node = prompt_nodes.linked(segmentation)
+    return None if node is None else prompt_nodes.prompts_of(node)
+
+
+def sha256_of_model(model: str) -> str:
+    """The hash that prompts of a model carry; of a file of the user's it is computed once."""
+    entry = catalogue.find(model or None)
+    return entry.sha256 or _hash(str(entry.path), entry.path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _hash(path: str, changed: int) -> str:
+    return catalogue.sha256_of(Path(path))
+
+
+def rename(scene, key: str, name: str) -> None:
+    """Call prompts otherwise; raises :class:`PromptSegError` for an empty name."""
+    if not name.strip():
+        raise PromptSegError("A name is empty; type at least one letter.")
+    node_of(scene, key).SetName(name.strip())
+
+
+def delete(scene, key: str) -> None:
+    links.remove(node_of(scene, key))

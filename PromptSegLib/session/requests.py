@@ -1,0 +1,90 @@
+"""Nodes and choices as what a worker takes."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..examples.geometry import Grid, resample
+from ..inference.result import Segmentation
+from ..prompts.store import Prompts
+from ..scene.volumes import voxels_of_volume
+from ..worker import packing
+from ..worker.client import Event, Sent, Worker
+from ..worker.launch import environment, local_command, ssh_command
+from ..worker.packing import grid_of, grid_values, infos_of
+from .codes import annotation_of
+from .parameters import Parameters
+
+
+def worker_key(parameters: Parameters) -> tuple:
+    """What makes another worker necessary when it changes."""
+    if parameters.device == "ssh":
+        return ("ssh", parameters.host)
+    return ("local", parameters.threads)
+
+
+def start_worker(parameters: Parameters) -> Worker:
+    """A worker where the user wants it; raises :class:`PromptSegError` for a host that cannot be one."""
+    if parameters.device == "ssh":
+        command = ssh_command(parameters.host)
+        return Worker(lambda _: command, files=False, place=parameters.host)
+    return Worker(local_command, environment(parameters.threads))
+
+
+def device_of(parameters: Parameters) -> str:
+    """The device as the worker knows it."""
+    return "auto" if parameters.device == "ssh" else parameters.device
+
+
+def image_of(volume_node) -> Sent:
+    """A volume for the worker; its voxels are read when they are sent, by another thread."""
+    voxels = voxels_of_volume(volume_node)
+    return Sent(repr(voxels.state), {"grid": grid_values(voxels.grid)}, voxels.array)
+
+
+def example_values(
+    image: Sent, name: str, codes: sitk.Image, values: Mapping[int, int], taken: Sequence[int], complete: bool
+) -> tuple[dict[str, Any], np.ndarray]:
+    """An example as the worker takes it: its values, and the voxels of its annotation.
+
+    :param values: number of a class -> its value in the annotation.
+    """
+    annotation, background, barred = annotation_of(codes, values, taken)
+    described = {
+        "image": image.key,
+        "name": name,
+        "grid": grid_values(Grid.of(annotation)),
+        "background": background,
+        "complete": complete,
+        "barred": {str(value): other for value, other in barred.items()},
+    }
+    return described, sitk.GetArrayFromImage(annotation)
+
+
+def segmentation_of(event: Event) -> Segmentation:
+    """The labels of a ``preview`` or ``done``, with their classes and where to look."""
+    labels = grid_of(event.values["grid"]).image(event.arrays["labels"])
+    places = tuple((float(x), float(y), float(z)) for x, y, z in event.values.get("places", []))
+    return Segmentation(labels, infos_of(event.values["classes"]), places=places)
+
+
+def prompts_of(event: Event) -> Prompts:
+    """The prompts that come with a ``preview`` or ``done`` of a tuning."""
+    return packing.prompts_of(event.arrays["prompts"])
+
+
+def relabelled(codes: sitk.Image, values: Mapping[int, int], grid: Grid) -> np.ndarray:
+    """Codes on another grid (nearest neighbour) as label values uint16 (z, y, x); 0 for codes that are not listed."""
+    array = sitk.GetArrayViewFromImage(resample(codes, grid, sitk.sitkNearestNeighbor, 0))
+    lookup = np.zeros(max(int(array.max()), *values, 1) + 1, np.uint16)
+    for code, value in values.items():
+        lookup[code] = value
+    return lookup[array]
+
+
+def map_of(event: Event) -> sitk.Image:
+    """The uncertainty of a ``done``: uint8, 0..255, on the model's grid."""
+    return grid_of(event.values["map_grid"]).image(event.arrays["map"])

@@ -1,0 +1,212 @@
+"""A job's result from its arrival to the segmentation: preview, clean-up, Apply or Discard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Optional, Sequence
+
+import SimpleITK as sitk
+
+from ..errors import PromptSegError
+from ..examples.geometry import Grid
+from ..inference.cleaning import clean
+from ..inference.result import Segmentation
+from ..prompts.store import Prompts
+from ..scene import links, painting
+from ..scene.preview import Preview
+from ..scene.segmentations import apply_result, segments
+from . import prompts_list, requests
+from .codes import is_class
+from .memory import CLASS, NUMBER, TAG, Memory, Version, numbers
+from .running import Run, Task
+from .view import Notice
+
+
+@dataclass
+class Result:
+    """What waits for Apply or Discard. ``raw`` is the segmentation before clean-up."""
+
+    run: Run
+    raw: Segmentation
+    shown: Segmentation
+    prompts: Prompts
+    final: bool
+
+
+class Results:
+    """At most one result, shown as a preview; what was applied is remembered.
+
+    :param history_of: the undo history of a segmentation node.
+    """
+
+    def __init__(self, scene: Any, parameters: Any, history_of: Callable[[Any], Any]):
+        self._scene, self.parameters, self._history_of = scene, parameters, history_of
+        self._preview = Preview()
+        self._task: Optional[tuple[Task, Callable[[Any], Optional[Notice]]]] = None
+        self.memory = Memory()
+        self.result: Optional[Result] = None
+
+    @property
+    def working(self) -> bool:
+        """Whether a thread is at something that :meth:`poll` will take up."""
+        return self._task is not None
+
+    def poll(self) -> Optional[Notice]:
+        """Take up what a thread has finished; gives a notice when there is something to say."""
+        if self._task is None or not self._task[0].done:
+            return None
+        task, then = self._task
+        self._task = None
+        return then(task.result())
+
+    def arrive(self, run: Run, raw: Segmentation, prompts: Prompts, final: bool) -> Optional[Notice]:
+        """Show a preview or a result; one that nobody looks at is applied."""
+        classes = tuple(info for info in raw.classes if info.name in run.classes)
+        result = Result(run, replace(raw, classes=classes), replace(raw, classes=classes), prompts, final)
+        if final and self._cleaning:
+            self._clean(result)
+            return None
+        return self._show(result)
+
+    def clean_up(self) -> None:
+        """The clean-up choices changed: show the result with them."""
+        if self.result is not None and self.result.final:
+            self._clean(self.result)
+
+    def dress(self) -> None:
+        """The preview's opacity or its surfaces were chosen."""
+        self._preview.opacity = self.parameters.opacity
+        if self._preview.visible_3d != bool(self.parameters.show3D):
+            self._preview.visible_3d = bool(self.parameters.show3D)
+
+    def drop(self) -> None:
+        """Forget the result and take its preview away."""
+        self.result = None
+        self._preview.remove()
+
+    def forget(self) -> None:
+        """Drop the result, and whatever a thread is at: the scene is going."""
+        self._task = None
+        self.drop()
+
+    def apply(self) -> Notice:
+        """Write the result into its segmentation, as one step that can be undone, and remember what was applied.
+
+        Raises :class:`PromptSegError`, with the segmentation as it was, when there is nothing left to apply it to.
+        """
+        assert self.result is not None
+        notice = self._apply(self.result)
+        self.drop()
+        return notice
+
+    @property
+    def _cleaning(self) -> bool:
+        chosen = self.parameters
+        return bool(chosen.largestComponent or chosen.fillHoles or chosen.smoothing > 0)
+
+    def _show(self, result: Result) -> Optional[Notice]:
+        if result.run.direct:
+            return self._apply(result)
+        self._preview.opacity = self.parameters.opacity
+        self._preview.visible_3d = bool(self.parameters.show3D)
+        self._preview.show(result.run.segmentation, result.run.volume, result.shown)
+        self.result = result
+        return None
+
+    def _clean(self, result: Result) -> None:
+        """Clean up in a thread, then show."""
+        chosen, raw, strokes, known = self.parameters, result.raw, result.run.strokes, result.run.numbers
+        largest, fill, smooth = chosen.largestComponent, chosen.fillHoles, chosen.smoothing
+
+        def work() -> sitk.Image:
+            painted = None
+            if strokes is not None:
+                values = {is_class(known[info.name]): info.value for info in raw.classes if info.name in known}
+                painted = requests.relabelled(strokes, values, Grid.of(raw.labels))
+            return clean(raw.labels, [info.value for info in raw.classes], largest, fill, smooth, painted)
+
+        def then(labels: sitk.Image) -> Optional[Notice]:
+            if self.result is not None and self.result.run is not result.run:
+                return None
+            return self._show(replace(result, shown=replace(raw, labels=labels)))
+
+        self._finish()
+        self._task = (Task(work), then)
+
+    def _apply(self, result: Result) -> Notice:
+        run, segmentation = result.run, result.run.segmentation
+        if not links.alive(self._scene, segmentation) or not links.alive(self._scene, run.volume):
+            raise PromptSegError("The volume or the segmentation was removed; the result cannot be applied.")
+        here = {each.id: each for each in segments(segmentation)}
+        ids = {name: each for name, each in run.segment_ids.items() if each in here}
+        lost = [name for name, each in run.segment_ids.items() if each not in here]
+        classes = tuple(info for info in result.shown.classes if info.name not in lost)
+        if not classes:
+            raise PromptSegError("All segments of this result were removed; there is nothing to apply it to.")
+        locked = [each.id for each in here.values() if each.role == "locked"]
+        others = [each.id for each in here.values() if each.id not in ids.values() and each.role in ("tune", "ignore")]
+        policy = self.parameters.overlap
+        self._history_of(segmentation).save()
+        made = apply_result(
+            segmentation,
+            run.volume,
+            replace(result.shown, classes=classes),
+            segment_ids=ids,
+            protect=[*locked, *(others if policy == "keep" else [])],
+            overwrite=others if policy == "overwrite" else [],
+        )
+        self._remember(result, made)
+        if run.direct:
+            return Notice(f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'.")
+        left_out = [*lost, *(info.name for info in classes if info.name not in made)]
+        if left_out:
+            text = (
+                f"Applied {', '.join(made) or 'nothing'}; left out, because removed or locked: {', '.join(left_out)}."
+            )
+            return Notice(text, "warning")
+        return Notice(f"Applied {', '.join(made)}. Paint or erase where it is wrong, then Retune.")
+
+    def _remember(self, result: Result, made: dict[str, str]) -> None:
+        """Tag the segments, keep the prompts, and, in a thread, what was applied."""
+        run, segmentation, tag = result.run, result.run.segmentation, Memory.new_tag()
+        before, taken = self.memory.of(segmentation), _numbered(segmentation, run, made)
+        for name, segment_id in made.items():
+            links.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))
+            links.set_tag(segmentation, segment_id, CLASS, name)
+        for segment_id in taken:
+            links.set_tag(segmentation, segment_id, TAG, tag)
+        if run.kind == "tune" or prompts_list.current(segmentation) is None:
+            prompts_list.keep(self._scene, segmentation, result.prompts)
+        painted, strokes = painting.snapshot(segmentation, run.volume, list(taken)), run.strokes
+
+        def work() -> Version:
+            held = {each: number + 1 for each, number in taken.items() if not painted.empty(each)}
+            applied = painted.labels(held) if held else sitk.Image([1, 1, 1], sitk.sitkUInt8)
+            kept = strokes if strokes is not None else before.strokes if before else applied * 0
+            return Version(applied, kept, result.prompts)
+
+        def then(version: Version) -> None:
+            self.memory.add(tag, version)
+            if links.alive(self._scene, segmentation):
+                self.memory.write(segmentation, run.volume)
+
+        self._finish()
+        self._task = (Task(work), then)
+
+    def _finish(self) -> None:
+        """Wait for what a thread is still at; it is never long."""
+        if self._task is not None:
+            task, then = self._task
+            self._task = None
+            then(task.result())
+
+
+def _numbered(segmentation: Any, run: Run, made: dict[str, str]) -> dict[str, int]:
+    """Segment ID -> number of its class, for all that have one and those that were made now."""
+    taken = numbers(segmentation)
+    for name, segment_id in made.items():
+        wanted: Sequence[Optional[int]] = (taken.get(segment_id), run.numbers.get(name))
+        used = {number for other, number in taken.items() if other != segment_id}
+        free = (number for number in wanted if number is not None and number not in used)
+        taken[segment_id] = next(free, 1 + max(used, default=-1))
+    return taken

@@ -1,0 +1,81 @@
+"""One job on its way: what it is for, how far it is, and work in threads that the main thread asks about."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Generic, Mapping, Optional, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Task(Generic[Result]):
+    """A function that runs in a thread. Ask :attr:`done`, then take :meth:`result`, which raises what it raised."""
+
+    def __init__(self, function: Callable[[], Result]):
+        self._function = function
+        self._value: Optional[Result] = None
+        self._error: Optional[BaseException] = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function()
+        except BaseException as error:  # handed to whoever asks for the result
+            self._error = error
+        finally:
+            self._ended.set()
+
+    @property
+    def done(self) -> bool:
+        return self._ended.is_set()
+
+    def result(self) -> Result:
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+
+@dataclass
+class Run:
+    """A job from the click to its result.
+
+    :param kind: ``tune`` or ``segment``.
+    :param segment_ids: class name -> ID of the segment that gets it.
+    :param numbers: class name -> the number of the class in the segmentation (see :mod:`.codes`).
+    :param direct: apply without a preview: for volumes that are not looked at.
+    """
+
+    kind: str
+    volume: Any
+    segmentation: Any
+    segment_ids: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    direct: bool = False
+    prompts: Any = None  # that it segments with
+    job: int = 0
+    strokes: Any = None  # codes to remember when the result is applied
+    worker: Any = None
+    stage: str = "preparing"
+    share: float = 0.0
+    curve: list[tuple[float, float, float]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+    task: Optional[Task] = None  # the thread that puts the job together
+
+    def report(self, values: Mapping[str, Any]) -> None:
+        """Take a report's stage, share and figures."""
+        self.stage, self.share = str(values.get("stage", "")), float(values.get("share", 0.0))
+        figures = values.get("figures") or {}
+        if "loss" in figures and self.stage == "tuning":
+            self.curve.append((self.share, float(figures["loss"]), float(figures.get("agreement", math.nan))))
+
+    @property
+    def seconds_left(self) -> Optional[float]:
+        """At the pace so far; None while that says little."""
+        passed = time.monotonic() - self.began
+        return passed * (1 - self.share) / self.share if self.share > 0.1 and passed > 2 else None

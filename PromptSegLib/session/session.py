@@ -1,0 +1,526 @@
+"""A session: the scene, the user's choices, one worker, and what may be done when."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Iterator, Optional, Sequence, Union
+
+from ..errors import PromptSegError
+from ..models import catalogue
+from ..prompts.store import Prompts
+from ..scene import links, looking
+from ..scene.history import History
+from ..scene.segmentations import segments
+from ..worker.client import GONE, Event, Worker
+from . import prompts_list, requests
+from .engine import Engine
+from .memory import Version, current_tag
+from .parameters import Parameters
+from .places import Places
+from .results import Results
+from .running import Run, Task
+from .tuning import Plan, plan_tuning, submit
+from .view import ACTIONS, Notice, View
+
+_YIELD = 0.002  # seconds given to other threads at each poll: the application's own loop may hold Python's lock
+
+
+class Session:
+    """All that the panel does, on the main thread; nothing here waits. Call :meth:`poll` some times a second.
+
+    No method raises: what went wrong is a sentence in ``view().notice``, and the scene is as it was.
+
+    :param scene: vtkMRMLScene.
+    :param parameters: the user's choices; read whenever they are needed.
+    :param history: keeps states to undo (``save``, ``undo``, ``redo``, ``can_undo``, ``can_redo``) of a segmentation
+        node; the application gives the Segment Editor's.
+    :param make_worker: starts a worker; by default as the parameters say.
+    """
+
+    def __init__(
+        self,
+        scene,
+        parameters: Union[Parameters, Any],
+        history: Callable[[Any], Any] = History,
+        make_worker: Callable[[Any], Worker] = requests.start_worker,
+    ):
+        self.scene, self.parameters = scene, parameters
+        self._make_history = history
+        self._histories: dict[str, Any] = {}
+        self._engine = Engine(make_worker)
+        self._results = Results(scene, parameters, self._history_of)
+        self._places = Places(scene)
+        self._run: Optional[Run] = None
+        self._queue: list[Callable[[], None]] = []
+        self._curve: tuple[tuple[float, float, float], ...] = ()
+        self._notice = Notice()
+        self._listeners: list[Callable[[], None]] = []
+        self._unwatch = links.watch(scene, self._on_removed, self._on_closing, self._changed)
+
+    # Looking
+
+    def view(self) -> View:
+        """What the panel shows now."""
+        run, result = self._run, self._results.result
+        segmentation = self._segmentation()
+        applied = bool(segmentation is not None and current_tag(segmentation))
+        preview = ""
+        if result is not None:
+            preview = "Result" if result.final else "Preview, still improving" if run else "Preview"
+        return View(
+            busy=run is not None,
+            tune_text="Cancel" if run is not None else "Retune" if applied else "Tune prompts",
+            stage=run.stage if run else "",
+            share=run.share if run else 0.0,
+            seconds_left=run.seconds_left if run else None,
+            curve=tuple(run.curve) if run and run.kind == "tune" else self._curve,
+            notice=self._notice,
+            preview=preview,
+            frame=looking.sequence_frame_name(self.parameters.volume) if self._volume() is not None else "",
+            look=self._places.text(self._volume()),
+            map_shown=self._places.shown,
+            reasons={action: self._reason(action) for action in ACTIONS},
+            prompts=prompts_list.rows(self.scene, self.parameters.model, segmentation),
+            examples=tuple((volume.GetName(), other.GetName()) for volume, other in self._examples()),
+        )
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` whenever :meth:`view` may have changed."""
+        self._listeners.append(listener)
+
+    @property
+    def busy(self) -> bool:
+        """Whether :meth:`poll` has something to wait for."""
+        return bool(self._run or self._queue or self._engine.stopping or self._results.working)
+
+    # Choosing
+
+    def choose_volume(self, volume) -> None:
+        """Another volume: its own segmentation comes with it."""
+        with self._refusing():
+            self._leave()
+            self.parameters.volume = volume
+            if volume is not None:
+                found = links.remembered(volume)
+                if found is not None:
+                    self.parameters.segmentation = found
+
+    def choose_segmentation(self, segmentation) -> None:
+        """Another segmentation, remembered for the volume."""
+        with self._refusing():
+            self._leave()
+            self.parameters.segmentation = segmentation
+            if self._volume() is not None and segmentation is not None:
+                links.remember(self._volume(), segmentation)
+
+    def ensure_segmentation(self):
+        """The segmentation to paint in; a new one on the volume where there is none."""
+        with self._refusing():
+            if self._segmentation() is None and self._volume() is not None:
+                volume = self._volume()
+                self.choose_segmentation(links.new_segmentation(self.scene, volume, f"{volume.GetName()} segmentation"))
+        return self._segmentation()
+
+    def add_example(self, volume) -> None:
+        """Let another volume with a segmentation of its own (same segment names) teach, too."""
+        with self._refusing():
+            if volume is None or links.remembered(volume) is None:
+                raise PromptSegError("That volume has no segmentation of its own yet; choose it above and paint first.")
+            if volume is self._volume():
+                raise PromptSegError("The current volume is an example already; choose another one.")
+            others = [each for each in self.parameters.examples if each is not volume]
+            self.parameters.examples = [*others, volume]
+
+    def remove_example(self, volume) -> None:
+        """Let a volume no longer teach; nothing in the scene changes."""
+        with self._refusing():
+            self.parameters.examples = [each for each in self.parameters.examples if each is not volume]
+
+    # Tuning
+
+    def prepare(self) -> None:
+        """Let the worker load the model and encode the volume while the user paints, once for each volume."""
+        volume = self._volume()
+        if self._run is not None or volume is None or self._reason("segment"):
+            return
+        with contextlib.suppress(PromptSegError):
+            self._engine.prepare(self.parameters, requests.image_of(volume), self._common())
+
+    def tune(self) -> None:
+        """Tune, or retune, the segments whose role is ``tune``: the button's click."""
+        with self._refusing():
+            self._require("tune")
+            volume, segmentation = self._volume(), self._segmentation()
+            self._results.drop()
+            plan = plan_tuning(self.parameters, volume, segmentation, self._version(), self._examples())
+            self._begin(Run("tune", volume, segmentation), plan)
+
+    def cancel(self) -> None:
+        """Stop the job; the scene is as it was before it. Takes effect at once."""
+        with self._refusing():
+            if self._run is not None:
+                self._stop(Notice("Cancelled; nothing was changed."))
+                self._results.drop()
+
+    # The result
+
+    def apply(self) -> None:
+        """Take what the preview shows into the segmentation; while it is still improving, that ends the tuning."""
+        with self._refusing():
+            self._require("apply")
+            if self._run is not None:
+                self._stop(Notice())
+            self._notice = self._results.apply()
+
+    def discard(self) -> None:
+        """Forget what the preview shows."""
+        with self._refusing():
+            self._require("discard")
+            if self._run is not None:
+                self._stop(Notice())
+            self._results.drop()
+            self._notice = Notice("Discarded; nothing was changed.")
+
+    def undo(self) -> None:
+        """Take back the last change of the segmentation: a result, or a stroke."""
+        with self._refusing():
+            self._require("undo")
+            self._history_of(self._segmentation()).undo()
+            self._after_history()
+
+    def redo(self) -> None:
+        """Bring back what was undone."""
+        with self._refusing():
+            self._require("redo")
+            self._history_of(self._segmentation()).redo()
+            self._after_history()
+
+    def clean_up_changed(self) -> None:
+        """The clean-up choices changed: show the result with them."""
+        with self._refusing():
+            self._results.clean_up()
+
+    def show_opacity(self) -> None:
+        """The preview's opacity or its surfaces were chosen."""
+        with self._refusing():
+            self._results.dress()
+
+    # Looking at the result
+
+    def look_next(self) -> None:
+        """Move the slice views to the next place where the network is unsure."""
+        with self._refusing():
+            self._require("look")
+            self._places.go()
+
+    def show_map(self, shown: bool) -> None:
+        """Show or hide the uncertainty over the volume."""
+        with self._refusing():
+            if shown:
+                self._require("map")
+            self._places.show(shown)
+
+    # Prompts
+
+    def load_prompts(self, path: Union[str, Path]) -> None:
+        """Read a prompts file into the scene."""
+        with self._refusing():
+            node = prompts_list.load(self.scene, Path(path))
+            self._notice = Notice(f"Loaded '{node.GetName()}'.")
+
+    def save_prompts(self, key: str, path: Union[str, Path]) -> None:
+        """Write prompts of the list to a file."""
+        with self._refusing():
+            prompts = prompts_list.prompts_of(self.scene, key)
+            prompts.save(Path(path))
+            self._notice = Notice(f"Saved {Path(path).name} ({Path(path).stat().st_size / 1024:.0f} kB).")
+
+    def rename_prompts(self, key: str, name: str) -> None:
+        with self._refusing():
+            prompts_list.rename(self.scene, key, name)
+
+    def delete_prompts(self, key: str) -> None:
+        with self._refusing():
+            prompts_list.delete(self.scene, key)
+            self._notice = Notice("Deleted the prompts; segments that they made stay.")
+
+    def segment(self, key: str, volumes: Optional[Sequence[Any]] = None) -> None:
+        """Segment volumes (by default the current one) with prompts of the list.
+
+        The current volume gets a preview; each other volume gets its result directly, in its own segmentation.
+        """
+        with self._refusing():
+            self._require("segment")
+            prompts = prompts_list.prompts_of(self.scene, key)
+            if prompts.sha256 != prompts_list.sha256_of_model(self.parameters.model):
+                raise PromptSegError(f"These prompts belong to the model {prompts.backbone}; choose that model above.")
+            self._results.drop()
+            wanted = list(volumes) if volumes is not None else [self._volume()]
+            self._queue = [partial(self._segment_one, prompts, each) for each in wanted]
+            self._next()
+
+    # The worker
+
+    def poll(self) -> bool:
+        """Take what threads and the worker have for us; gives whether anything is still on its way."""
+        if self.busy:
+            time.sleep(_YIELD)
+        with self._refusing(quiet=True):
+            self._notice = self._results.poll() or self._notice
+            self._step()
+            for worker, event in self._engine.poll():
+                self._take(worker, event)
+            self._next()
+        return self.busy
+
+    def close(self) -> None:
+        """End the worker and leave the scene alone."""
+        self._unwatch()
+        self._queue.clear()
+        self._run = None
+        self._results.forget()
+        with contextlib.suppress(PromptSegError):
+            self._places.show(False)
+        self._engine.end()
+
+    # Inside
+
+    def _changed(self) -> None:
+        for listener in list(self._listeners):
+            listener()
+
+    @contextlib.contextmanager
+    def _refusing(self, quiet: bool = False) -> Iterator[None]:
+        """Turn a refusal into a notice; tell the listeners."""
+        before = self._notice
+        try:
+            yield
+        except PromptSegError as error:
+            self._notice = Notice(str(error), "error")
+        if not quiet or self._notice is not before:
+            self._changed()
+
+    def _require(self, action: str) -> None:
+        reason = self._reason(action)
+        if reason:
+            raise PromptSegError(reason)
+
+    def _reason(self, action: str) -> str:
+        """Why an action is not possible now, one sentence; "" when it is."""
+        run, volume, segmentation = self._run, self._volume(), self._segmentation()
+        if action == "cancel":
+            return "" if run else "Nothing is running."
+        if action in ("apply", "discard"):
+            return "" if self._results.result else "There is no preview; tune first."
+        if action in ("undo", "redo"):
+            if segmentation is None:
+                return "Choose a segmentation first."
+            if run:
+                return "Cancel the running job first."
+            history = self._history_of(segmentation)
+            able = history.can_undo if action == "undo" else history.can_redo
+            return "" if able else f"There is nothing to {action}."
+        if action == "look":
+            return "" if self._places.any(volume) else "Tune or segment first."
+        if action == "map":
+            return "" if self._places.has_map(volume) else "Tune or segment first; the map comes with the result."
+        if action in ("save", "load", "rename", "delete"):
+            return ""
+        if action == "example":
+            return "" if volume is not None else "Choose a volume first."
+        if run:
+            return "A job is running; cancel it first, or wait until it is done."
+        if volume is None:
+            return "Choose a volume first."
+        entry = self._entry()
+        if entry is None:
+            return f"There is no model {self.parameters.model}; choose another."
+        if not entry.installed:
+            return f"The model {entry.title} is not downloaded yet; click Download."
+        if self.parameters.device == "ssh" and not self.parameters.host.strip():
+            return "Type the host to compute on, as for ssh, or choose this machine."
+        if action == "segment":
+            return ""
+        if segmentation is None:
+            return "Choose or create a segmentation and paint some voxels first."
+        if not any(each.role == "tune" for each in segments(segmentation)):
+            return "Add a segment and paint some voxels of a structure first."
+        try:
+            if not links.same_place(volume, segmentation):
+                return "The segmentation lies outside the volume; choose the segmentation of this volume."
+        except PromptSegError as error:
+            return str(error)
+        return ""
+
+    def _entry(self) -> Optional[catalogue.Entry]:
+        """The chosen model, here or not; None when there is no such model."""
+        for look_up in (catalogue.find, catalogue.find_name):
+            with contextlib.suppress(PromptSegError):
+                return look_up(self.parameters.model or catalogue.entries()[0].name)
+        return None
+
+    def _volume(self):
+        volume = self.parameters.volume
+        return volume if links.alive(self.scene, volume) else None
+
+    def _segmentation(self):
+        segmentation = self.parameters.segmentation
+        return segmentation if links.alive(self.scene, segmentation) else None
+
+    def _examples(self) -> list[tuple[Any, Any]]:
+        """Further volumes that teach, with their segmentations."""
+        pairs = [(volume, links.remembered(volume)) for volume in self.parameters.examples if volume is not None]
+        return [(one, other) for one, other in pairs if other is not None and one is not self._volume()]
+
+    def _history_of(self, segmentation) -> Any:
+        """The Segment Editor's history for the segmentation in the panel; one of its own for any other."""
+        key = segmentation.GetID()
+        if key not in self._histories:
+            make = self._make_history if segmentation is self._segmentation() else History
+            self._histories[key] = make(segmentation)
+        return self._histories[key]
+
+    def _version(self) -> Optional[Version]:
+        version = self._results.memory.of(self._segmentation())
+        if version is not None and version.prompts is None:
+            version = replace(version, prompts=prompts_list.current(self._segmentation()))
+        return version
+
+    def _after_history(self) -> None:
+        """What was undone or redone is a change of segments: bring prompts and memory to the same state."""
+        segmentation = self._segmentation()
+        version = self._results.memory.of(segmentation)
+        if version is not None and version.prompts is not None:
+            prompts_list.keep(self.scene, segmentation, version.prompts)
+        self._results.memory.write(segmentation, self._volume())
+        self._notice = Notice()
+
+    def _common(self) -> dict[str, Any]:
+        model = self.parameters.model or catalogue.entries()[0].name
+        return {"model": model, "device": requests.device_of(self.parameters)}
+
+    def _begin(self, run: Run, plan: Plan) -> None:
+        """Begin a job: put together in a thread what is known, then send it."""
+        self._run, self._notice = run, Notice()
+        run.task = Task(plan.compose)
+
+    def _step(self) -> None:
+        """Send the job when its thread is done and the worker is free."""
+        run = self._run
+        if run is None or run.task is None or not run.task.done or self._engine.stopping:
+            return
+        task, run.task = run.task, None
+        try:
+            submit(run, task.result(), self._engine.get(self.parameters), self._common())
+        except PromptSegError as error:
+            self._end_run(Notice(str(error), "error"))
+
+    def _stop(self, notice: Notice) -> None:
+        """Stop the running job and all that wait; what it has shown stays."""
+        self._queue.clear()
+        if self._run is not None:
+            self._engine.cancel(self._run)
+            self._end_run(notice)
+
+    def _end_run(self, notice: Notice) -> None:
+        if self._run is not None and self._run.kind == "tune":
+            self._curve = tuple(self._run.curve)
+        self._run, self._notice = None, notice
+        self._changed()
+
+    def _next(self) -> None:
+        """Begin the next job that waits, if any."""
+        while self._run is None and self._queue:
+            begin = self._queue.pop(0)
+            try:
+                begin()
+            except PromptSegError as error:
+                self._notice = Notice(str(error), "error")
+
+    def _segment_one(self, prompts: Prompts, volume) -> None:
+        """Begin to segment one volume."""
+        if not links.alive(self.scene, volume):
+            raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
+        here = volume is self._volume()
+        segmentation = self._segmentation() if here else links.remembered(volume)
+        if segmentation is None:
+            segmentation = links.new_segmentation(self.scene, volume, f"{volume.GetName()} segmentation")
+            links.remember(volume, segmentation)
+            if here:
+                self.parameters.segmentation = segmentation
+        names = {each.name: each.id for each in segments(segmentation) if each.role == "tune"}
+        run = Run("segment", volume, segmentation, classes=tuple(prompts.names), direct=not here, prompts=prompts)
+        run.segment_ids = {name: names[name] for name in prompts.names if name in names}
+        version = self._results.memory.of(segmentation) if here else None
+        plan = Plan.for_prompts(self.parameters, volume, segmentation, version, prompts, run.segment_ids)
+        self._begin(run, plan)
+
+    def _take(self, worker: Worker, event: Event) -> None:
+        """One thing that a worker said."""
+        run = self._run
+        if event.kind == GONE:
+            if run is not None and run.worker is worker:
+                self._fail(event.message or "The worker ended; nothing is lost, click again.")
+            return
+        if run is None or run.worker is not worker or run.job != event.job:
+            return
+        if event.kind == "report":
+            run.report(event.values)
+            self._changed()
+        elif event.kind in ("preview", "done"):
+            self._show(run, event)
+        elif event.kind in ("refused", "failed"):
+            self._fail(event.message)
+        elif event.kind == "cancelled":
+            self._end_run(Notice("Cancelled; nothing was changed."))
+
+    def _fail(self, message: str) -> None:
+        """The job has come to nothing: the scene is as it was before it."""
+        self._queue.clear()
+        self._results.drop()
+        self._end_run(Notice(message, "error"))
+
+    def _show(self, run: Run, event: Event) -> None:
+        """A preview or the result came."""
+        prompts = requests.prompts_of(event) if "prompts" in event.arrays else run.prompts
+        raw, final = requests.segmentation_of(event), event.kind == "done"
+        if final:
+            seconds = time.monotonic() - run.began
+            if run.volume is self._volume():
+                self._places.remember(run.volume, raw.places, requests.map_of(event))
+            text = f"Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it."
+            self._end_run(Notice("" if run.direct else text))
+        self._notice = self._results.arrive(run, raw, prompts, final) or self._notice
+        self._changed()
+
+    def _leave(self) -> None:
+        """Stop and forget what belongs to the present volume."""
+        if self._run is not None:
+            self._stop(Notice("Cancelled; nothing was changed."))
+        self._results.drop()
+        if self._places.shown:
+            self._places.show(False)
+
+    def _on_removed(self, node) -> None:
+        run, result = self._run, self._results.result
+        if run is not None and node in (run.volume, run.segmentation):
+            self._stop(Notice(f"'{node.GetName()}' was removed, so the job was stopped.", "warning"))
+            self._results.drop()
+        elif result is not None and node in (result.run.volume, result.run.segmentation):
+            self._results.drop()
+        self._places.forget(node)
+        self._changed()
+
+    def _on_closing(self) -> None:
+        if self._run is not None:
+            self._stop(Notice())
+        self._queue.clear()
+        self._results.forget()
+        self._histories.clear()
+        self._places.forget()
+        self._places.shown = False
+        self._curve, self._notice = (), Notice()

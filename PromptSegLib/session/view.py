@@ -1,0 +1,76 @@
+"""What the panel shows: everything a widget needs to know, and nothing that it has to decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Mapping, Optional
+
+ACTIONS = (
+    "tune",
+    "cancel",
+    "apply",
+    "discard",
+    "undo",
+    "redo",
+    "look",
+    "map",
+    "segment",
+    "save",
+    "load",
+    "rename",
+    "delete",
+    "example",
+)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One sentence for the user. ``level`` is ``info``, ``warning`` or ``error``."""
+
+    text: str = ""
+    level: str = "info"
+
+
+@dataclass(frozen=True)
+class PromptsRow:
+    """A line of the list of prompts.
+
+    :param key: ``shipped:<model>`` or the ID of the node.
+    :param reason: why they cannot be used with the chosen model; "" when they can.
+    :param current: whether the segmentation goes on with them.
+    """
+
+    key: str
+    name: str
+    classes: tuple[str, ...]
+    shipped: bool
+    reason: str = ""
+    current: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """A snapshot of the session.
+
+    :param reasons: action -> why it is not possible now, one sentence; "" when it is.
+    :param tune_text: what the one big button says.
+    :param share: of the running job, 0..1; ``seconds_left`` where it can be told.
+    :param curve: (share, loss, agreement) of the running or last tuning; nan where unknown.
+    :param preview: what the preview shows, a few words; "" without one.
+    """
+
+    busy: bool = False
+    tune_text: str = "Tune prompts"
+    stage: str = ""
+    share: float = 0.0
+    seconds_left: Optional[float] = None
+    curve: tuple[tuple[float, float, float], ...] = ()
+    notice: Notice = Notice()
+    preview: str = ""
+    device: str = ""
+    frame: str = ""
+    look: str = ""
+    map_shown: bool = False
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    prompts: tuple[PromptsRow, ...] = ()
+    examples: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,40 @@
+"""The other volumes of the scene: to learn from, and to segment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+from ..scene import links
+
+_MAP = "PromptSeg.Map"
+
+
+@dataclass(frozen=True)
+class VolumeRow:
+    """A line of the list.
+
+    :param example: whether it teaches.
+    :param reason: why it cannot teach, one sentence; "" when it can.
+    """
+
+    node: Any
+    key: str
+    name: str
+    example: bool
+    reason: str
+
+
+def rows(scene, current, examples: Sequence[Any]) -> tuple[VolumeRow, ...]:
+    """All scalar volumes but the current one, hidden ones and what PromptSeg made."""
+    found = []
+    count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
+    for node in [scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode") for n in range(count)]:
+        if node is current or node.GetHideFromEditors() or node.GetAttribute(_MAP):
+            continue
+        if node.IsA("vtkMRMLLabelMapVolumeNode") or node.IsA("vtkMRMLTensorVolumeNode"):
+            continue
+        own = links.remembered(node)
+        reason = "" if own is not None else "This volume has no segmentation yet; choose it above and paint first."
+        found.append(VolumeRow(node, node.GetID(), node.GetName() or "", node in examples, reason))
+    return tuple(found)
