@@ -6,7 +6,6 @@ from typing import Callable, Optional, Sequence, cast
 
 import numpy as np
 import torch
-from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 
@@ -16,8 +15,8 @@ from ..network.precision import autocast
 from ..network.tokens import from_arrays, touches_encoder
 from ..progress import Job
 from ..prompts.store import Prompts
+from .tiling import Extents, overlaps, starts, steps
 
-OVERLAP = 0.125  # 48 x 96 x 96 tiles with 1/8 beat smaller ones with 1/2, at 0.4 times the time (FINDINGS.md)
 SLAB_BYTES = 512 * 2**20
 FLAT = 1e-3
 _LARGEST = 60.0  # evidence is bounded by twice the network's scale; exp stays finite in float32
@@ -63,15 +62,16 @@ def evidence(
     prompts: Prompts,
     array: np.ndarray,
     job: Optional[Job] = None,
-    overlap: float = OVERLAP,
     maps: Optional[EncoderMaps] = None,
     offset: Start = (0, 0, 0),
+    step: Optional[Extents] = None,
 ) -> np.ndarray:
     """Evidence of every class over a volume.
 
     :param array: (z, y, x) as in :class:`~PromptSegLib.examples.volume.Volume`.
     :param maps: encoder maps of this volume's tiles, kept for the next sweep.
     :param offset: where ``array`` starts in that volume, (z, y, x).
+    :param step: from one tile to the next, (z, y, x); that of the volume, where the array is a part of it.
     :return: (classes, z, y, x) float16, classes in the order of ``prompts.active``.
 
     MONAI's sliding window with Gaussian blending. Working memory is bounded: a large
@@ -84,7 +84,10 @@ def evidence(
     plane = array.shape[1] * array.shape[2] * count * 4
     deep = max(2 * backbone.tile[0], int(SLAB_BYTES // plane))
     slabs = _slabs(array.shape[0], deep, backbone.tile[0] // 2)
-    total = sum(_tiles((outer[1] - outer[0], *array.shape[1:]), backbone.tile, overlap) for outer, _ in slabs)
+    # Each slab spreads its tiles by itself, unless the caller says how.
+    shapes = [(outer[1] - outer[0], *array.shape[1:]) for outer, _ in slabs]
+    each_step = [step or steps(shape, backbone.tile) for shape in shapes]
+    total = sum(len(starts(shape, backbone.tile, own)) for shape, own in zip(shapes, each_step))
     result = np.empty((count, *array.shape), np.float16)
     done = 0
 
@@ -100,7 +103,7 @@ def evidence(
         return tile_evidence(backbone, groups, tile, lambda image: maps.of(backbone, image, (z, y, x)))[:, rows]
 
     first = 0
-    for outer, inner in slabs:
+    for (outer, inner), own in zip(slabs, each_step):
         first = outer[0]
         inputs = torch.from_numpy(array[outer[0] : outer[1]])[None, None]
         values = sliding_window_inference(
@@ -108,7 +111,7 @@ def evidence(
             backbone.tile,
             1,
             predict,
-            overlap=overlap,
+            overlap=overlaps(own, backbone.tile),
             mode="gaussian",
             cval=-1.0,
             sw_device=backbone.device,
@@ -124,13 +127,12 @@ def evidence(
 def sweep(backbone: Backbone, array: np.ndarray, maps: EncoderMaps, job: Job) -> None:
     """Encode the tiles of a volume (z, y, x) as :func:`evidence` will ask for them, while there is room for them."""
     tile = backbone.tile
-    interval = [max(int(size * (1 - OVERLAP)), 1) for size in tile]
-    places = [tuple(part.start for part in each) for each in dense_patch_slices(array.shape, tile, interval)]
+    places = starts(array.shape, tile, steps(array.shape, tile))
     for done, start in enumerate(places):
         job.report("encoding", done / len(places))
         part = array[tuple(slice(at, at + size) for at, size in zip(start, tile))]
         if part.shape == tile and part.max() - part.min() >= FLAT:
-            maps.of(backbone, torch.from_numpy(np.ascontiguousarray(part))[None, None], (start[0], start[1], start[2]))
+            maps.of(backbone, torch.from_numpy(np.ascontiguousarray(part))[None, None], start)
 
 
 class Probabilities:
@@ -158,17 +160,6 @@ class Probabilities:
         return np.exp(np.minimum(self._values[index - 1].astype(np.float32), _LARGEST)) / self._total
 
 
-def aligned(low: Sequence[int], high: Sequence[int], shape: Sequence[int], tile: Sequence[int]) -> tuple[slice, ...]:
-    """The smallest box around ``low``..``high`` (z, y, x) whose tiles are tiles of a sweep over all of ``shape``."""
-    box = []
-    for first, last, extent, size in zip(low, high, shape, tile):
-        step = max(int(size * (1 - OVERLAP)), 1)
-        start = max(min(first, extent - size), 0) // step * step
-        count = -(-max(last - start - size, 0) // step)
-        box.append(slice(start, min(start + count * step + size, extent)))
-    return tuple(box)
-
-
 def _slabs(depth: int, deep: int, halo: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Pairs of (slab with halo, part kept) along z; one slab when the volume is small enough."""
     if depth <= deep:
@@ -176,11 +167,3 @@ def _slabs(depth: int, deep: int, halo: int) -> list[tuple[tuple[int, int], tupl
     count = -(-depth // deep)
     edges = [round(index * depth / count) for index in range(count + 1)]
     return [((max(a - halo, 0), min(b + halo, depth)), (a, b)) for a, b in zip(edges, edges[1:])]
-
-
-def _tiles(shape: Sequence[int], tile: Sequence[int], overlap: float) -> int:
-    total = 1
-    for extent, size in zip(shape, tile):
-        step = max(int(size * (1 - overlap)), 1)
-        total *= max(-(-(extent - size) // step), 0) + 1
-    return total

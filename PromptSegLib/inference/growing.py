@@ -9,6 +9,7 @@ a time and only where the class can matter.
 
 from __future__ import annotations
 
+import itertools
 from typing import Optional, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.ndimage import binary_dilation
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from ..examples.annotation import barred_label
+from ..examples.annotation import UNKNOWN, barred_label
 from ..progress import Job
 
 PRICE = 3.0  # gamma: flat over 2..4
@@ -89,6 +90,46 @@ def grow(
         others = np.where(costs[index] == first, second, first)
         result[index - 1][box] = others - costs[index]
     return result
+
+
+def grow_quickly(
+    array: np.ndarray,
+    probabilities: Shares,
+    strokes: np.ndarray,
+    spacing: tuple[float, float, float],
+    job: Optional[Job] = None,
+) -> np.ndarray:
+    """As :func:`grow` on every second voxel along each axis, for a first look: (classes, z / 2, y / 2, x / 2).
+
+    Strokes between those voxels are kept: a cell takes the first class painted in it, else what is barred there,
+    else background.
+    """
+    cells = np.full(tuple(-(-extent // 2) for extent in strokes.shape), UNKNOWN, np.int16)
+    for part in itertools.product((0, 1), repeat=3):
+        own = strokes[part[0] :: 2, part[1] :: 2, part[2] :: 2]
+        into = cells[: own.shape[0], : own.shape[1], : own.shape[2]]
+        better = _weight(own) > _weight(into)
+        into[better] = own[better]
+    z, y, x = (2 * step for step in spacing)
+    return grow(array[::2, ::2, ::2], _Thinned(probabilities), cells, (z, y, x), job)
+
+
+def _weight(labels: np.ndarray) -> np.ndarray:
+    """Unknown 0, background 1, barred 2, a class 3."""
+    return np.select([labels > 0, labels < UNKNOWN, labels == 0], [3, 2, 1], 0).astype(np.int8)
+
+
+class _Thinned:
+    """Every second voxel of shares."""
+
+    def __init__(self, shares: Shares):
+        self._shares = shares
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._shares[index][::2, ::2, ::2]
 
 
 def path_cost(

@@ -21,11 +21,12 @@ from ..models.catalogue import find_sha256
 from ..models.workspace import Workspace
 from ..progress import Job
 from ..prompts.store import Prompts
-from .evidence import Probabilities, aligned, evidence
-from .growing import grow
+from .evidence import Probabilities, evidence
+from .growing import grow, grow_quickly
 from .looking import entropy, places_to_look
 from .native import labels_on_native, native_slabs
 from .result import Segmentation
+from .tiling import aligned, steps
 
 Region = tuple[tuple[int, int, int], tuple[int, int, int]]
 
@@ -52,6 +53,7 @@ def segment(
     uncertainty_wanted: bool = False,
     around: Optional[float] = None,
     coarse_maps: bool = False,
+    quick: bool = False,
     device: str = "auto",
     job: Optional[Job] = None,
     name: str = "image",
@@ -74,6 +76,7 @@ def segment(
     :param around: look no further than this many mm from the strokes of classes (a preview of a large
         image); the result then covers that part of the image's grid.
     :param coarse_maps: leave the uncertainty on the model's grid, which for a large image is much smaller.
+    :param quick: grow on every second voxel, for a preview.
     :param workspace: what is kept from one call to the next on the same image.
     :raises PromptSegError: bad image, unknown class, prompts of another backbone.
     """
@@ -93,29 +96,34 @@ def segment(
 
     whole = workspace.volume(image, backbone.preprocessing)
     painted = _strokes(kept, image, native, strokes, values, workspace)
-    coarse = None if painted is None else _on_model_grid(painted, image, native, whole.grid, len(values))
+    coarse = None if painted is None else on_model_grid(painted, image, native, whole.grid, len(values))
     volume, offset = whole, (0, 0, 0)
     if around is not None and painted is not None and coarse is not None and (coarse > 0).any():
-        box = _box(coarse > 0, around, whole, backbone.tile)
+        box = box_around(coarse > 0, around, whole, backbone.tile)
         volume, part = whole.part(box)
         coarse, offset = coarse[box], tuple(each.start for each in box)
         painted, native = painted[part], volume.native
     seconds["resampling"] = time.perf_counter() - clock
     maps = workspace.maps(image, backbone)
-    scores = evidence(backbone, kept, volume.array, job.part(0.0, 0.75), maps=maps, offset=offset)
+    step = None if volume is whole else steps(whole.array.shape, backbone.tile)
+    sweep = job.part(0.0, 0.75)
+    scores = evidence(backbone, kept, volume.array, sweep, maps=maps, offset=offset, step=step)
     seconds["network"] = time.perf_counter() - clock - sum(seconds.values())
 
-    fields = scores
+    fields, grid = scores, volume.grid
     if coarse is not None and grow_strokes is not False:
-        spacing = backbone.preprocessing.spacing
-        fields = grow(volume.array, Probabilities(scores), coarse, spacing, job.part(0.75, 0.9))
+        spacing, growing = backbone.preprocessing.spacing, job.part(0.75, 0.9)
+        if quick:
+            fields, grid = grow_quickly(volume.array, Probabilities(scores), coarse, spacing, growing), grid.halved()
+        else:
+            fields = grow(volume.array, Probabilities(scores), coarse, spacing, growing)
         seconds["growing"] = time.perf_counter() - clock - sum(seconds.values())
 
     kind = np.uint8 if max(values) < 256 else np.uint16
     lookup = np.array([0] + [info.value if info.name in chosen else 0 for info in infos], kind)
-    labels = labels_on_native(fields, volume.grid, native, lookup, lambda _: job.check())
+    labels = labels_on_native(fields, grid, native, lookup, lambda _: job.check())
     if painted is not None:
-        _honour(labels, painted, lookup)
+        honour(labels, painted, lookup)
     if region is not None:
         outside = np.ones(Grid.of(image).shape, bool)
         outside[_slices(region)] = False
@@ -163,7 +171,7 @@ def _strokes(
     return labels if (labels > 0).any() else None
 
 
-def _on_model_grid(painted: np.ndarray, image: sitk.Image, native: Grid, grid: Grid, count: int) -> np.ndarray:
+def on_model_grid(painted: np.ndarray, image: sitk.Image, native: Grid, grid: Grid, count: int) -> np.ndarray:
     """Labels on the image's grid -> labels on the model's, thin strokes kept."""
     # As an annotation: 0 unknown, 1 background, 1 + k the k-th class, 1 + count + k not the k-th class.
     annotation = np.where(painted >= 0, painted + 1, np.where(painted == UNKNOWN, 0, count - painted))
@@ -172,7 +180,7 @@ def _on_model_grid(painted: np.ndarray, image: sitk.Image, native: Grid, grid: G
     return labels_on_grid(example, {f"class {index}": 1 + index for index in range(1, count + 1)}, grid)
 
 
-def _honour(labels: np.ndarray, painted: np.ndarray, lookup: np.ndarray) -> None:
+def honour(labels: np.ndarray, painted: np.ndarray, lookup: np.ndarray) -> None:
     """Make what the user painted, and what they erased, part of the result, in place."""
     known = painted >= 0
     labels[known] = lookup[painted[known]]
@@ -182,13 +190,13 @@ def _honour(labels: np.ndarray, painted: np.ndarray, lookup: np.ndarray) -> None
         labels[erased] = np.where(labels[erased] == lookup[numbers], lookup[0], labels[erased])
 
 
-def _box(where: np.ndarray, margin: float, volume: Volume, tile: Sequence[int]) -> tuple[slice, ...]:
+def box_around(where: np.ndarray, margin: float, volume: Volume, tile: Sequence[int]) -> tuple[slice, ...]:
     """Whole tiles around a mask (z, y, x) with ``margin`` mm."""
-    steps = np.ceil(margin / np.asarray(volume.grid.spacing[::-1])).astype(int)
+    far = np.ceil(margin / np.asarray(volume.grid.spacing[::-1])).astype(int)
     ends = [np.flatnonzero(where.any(tuple(other for other in range(3) if other != axis))) for axis in range(3)]
-    low = [max(int(line[0] - step), 0) for line, step in zip(ends, steps)]
-    high = [min(int(line[-1] + 1 + step), extent) for line, step, extent in zip(ends, steps, where.shape)]
-    return aligned(low, high, where.shape, tile)
+    low = [max(int(line[0] - more), 0) for line, more in zip(ends, far)]
+    high = [min(int(line[-1] + 1 + more), extent) for line, more, extent in zip(ends, far, where.shape)]
+    return aligned(low, high, where.shape, tile, steps(where.shape, tile))
 
 
 def _map_on_native(values: np.ndarray, grid: Grid, native: Grid, job: Job) -> sitk.Image:

@@ -117,6 +117,16 @@ class Prompts:
 
         return replace(self, classes=tuple(called(each) for each in self.classes))
 
+    def decoder_only(self) -> Prompts:
+        """These prompts without their tokens in the encoder, which then is the same for all classes."""
+
+        def kept(each: ClassPrompts) -> ClassPrompts:
+            tensors = {name: tensor for name, tensor in each.tensors.items() if not name.startswith("encoder")}
+            return replace(each, tensors=tensors)
+
+        mode = {"full": "decoder", "encoder": "decoder", "start": "decoder"}.get(self.mode, self.mode)
+        return replace(self, classes=tuple(kept(each) for each in self.classes), mode=mode)
+
     def check_backbone(self, name: str, sha256: str, network: NetworkConfig) -> None:
         """Raise :class:`PromptSegError` unless these prompts belong to that backbone."""
         if sha256 != self.sha256:

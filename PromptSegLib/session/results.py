@@ -13,6 +13,7 @@ from ..inference.cleaning import clean
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
 from ..scene import links, painting
+from ..scene.lattices import cropped
 from ..scene.preview import Preview
 from ..scene.segmentations import apply_result, segments
 from . import prompts_list, requests
@@ -29,7 +30,7 @@ class Result:
     run: Run
     raw: Segmentation
     shown: Segmentation
-    prompts: Prompts
+    prompts: Optional[Prompts]
     final: bool
 
 
@@ -59,7 +60,7 @@ class Results:
         self._task = None
         return then(task.result())
 
-    def arrive(self, run: Run, raw: Segmentation, prompts: Prompts, final: bool) -> Optional[Notice]:
+    def arrive(self, run: Run, raw: Segmentation, prompts: Optional[Prompts], final: bool) -> Optional[Notice]:
         """Show a preview or a result; one that nobody looks at is applied."""
         classes = tuple(info for info in raw.classes if info.name in run.classes)
         result = Result(run, replace(raw, classes=classes), replace(raw, classes=classes), prompts, final)
@@ -175,7 +176,7 @@ class Results:
             links.set_tag(segmentation, segment_id, CLASS, name)
         for segment_id in taken:
             links.set_tag(segmentation, segment_id, TAG, tag)
-        if run.kind == "tune" or prompts_list.current(segmentation) is None:
+        if result.prompts is not None and (run.kind == "tune" or prompts_list.current(segmentation) is None):
             prompts_list.keep(self._scene, segmentation, result.prompts)
         painted, strokes = painting.snapshot(segmentation, run.volume, list(taken)), run.strokes
 
@@ -183,7 +184,7 @@ class Results:
             held = {each: number + 1 for each, number in taken.items() if not painted.empty(each)}
             applied = painted.labels(held) if held else sitk.Image([1, 1, 1], sitk.sitkUInt8)
             kept = strokes if strokes is not None else before.strokes if before else applied * 0
-            return Version(applied, kept, result.prompts)
+            return Version(cropped(applied), cropped(kept), result.prompts)
 
         def then(version: Version) -> None:
             self.memory.add(tag, version)

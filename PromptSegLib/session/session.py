@@ -58,6 +58,7 @@ class Session:
         self._queue: list[Callable[[], None]] = []
         self._curve: tuple[tuple[float, float, float], ...] = ()
         self._notice = Notice()
+        self._device = ""
         self._listeners: list[Callable[[], None]] = []
         self._unwatch = links.watch(scene, self._on_removed, self._on_closing, self._changed)
 
@@ -81,6 +82,7 @@ class Session:
             notice=self._notice,
             preview=preview,
             frame=looking.sequence_frame_name(self.parameters.volume) if self._volume() is not None else "",
+            device=self._device,
             look=self._places.text(self._volume()),
             map_shown=self._places.shown,
             reasons={action: self._reason(action) for action in ACTIONS},
@@ -472,6 +474,7 @@ class Session:
             run.report(event.values)
             self._changed()
         elif event.kind in ("preview", "done"):
+            self._device = str(event.values.get("device", self._device))
             self._show(run, event)
         elif event.kind in ("refused", "failed"):
             self._fail(event.message)

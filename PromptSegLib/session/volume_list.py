@@ -8,6 +8,7 @@ from typing import Any, Sequence
 from ..scene import links
 
 _MAP = "PromptSeg.Map"
+_GEOMETRY_ROLE = "referenceImageGeometryRef"  # Slicer's own: the volume that a segmentation was drawn on
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,19 @@ def rows(scene, current, examples: Sequence[Any]) -> tuple[VolumeRow, ...]:
         reason = "" if own is not None else "This volume has no segmentation yet; choose it above and paint first."
         found.append(VolumeRow(node, node.GetID(), node.GetName() or "", node in examples, reason))
     return tuple(found)
+
+
+def choose(session, volume) -> None:
+    """Another volume, and a segmentation to paint in: its own, else one that was drawn on it, else a new one."""
+    session.choose_volume(volume)
+    if volume is not None and links.remembered(volume) is None:
+        session.choose_segmentation(_drawn_on(session.scene, volume))
+        session.ensure_segmentation()
+
+
+def _drawn_on(scene, volume):
+    """The first segmentation that has its voxel grid from a volume; None without any."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+    nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode") for n in range(count)]
+    visible = [node for node in nodes if not node.GetHideFromEditors()]
+    return next((node for node in visible if node.GetNodeReference(_GEOMETRY_ROLE) is volume), None)

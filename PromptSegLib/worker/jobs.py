@@ -1,6 +1,6 @@
 """The jobs a worker does. Values and arrays are those of a message of kind ``job``.
 
-``load``     model, device. Gives title, device, threads; afterwards other jobs on that model start at once.
+``load``     model, device. Gives title; afterwards other jobs on that model start at once.
 ``prepare``  model, device, image. Brings an image to the model's grid and encodes it, so that what follows is quick.
 ``tune``     model, device, settings, classes (name -> value), others (values of other classes that are painted too),
              appearance, previews (false for none), examples (the first is the one to segment), arrays
@@ -8,9 +8,9 @@
              ``prompts`` and a segmentation.
 ``segment``  model, device, image, array ``prompts``, optionally strokes (as an example) and array ``annotation0``.
 
-An example is image (a key), name, grid (of its annotation), background, complete, barred. A segmentation is
-grid, classes and array ``labels`` (cropped to what is not 0), places (world points, LPS mm), map_grid and array
-``map`` (uncertainty, 0..255).
+Every job also gives device, in words. An example is image (a key), name, grid (of its annotation), background,
+complete, barred. A segmentation is grid, classes and array ``labels`` (cropped to what is not 0), places (world
+points, LPS mm), map_grid and array ``map`` (uncertainty, 0..255).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ import SimpleITK as sitk
 from ..errors import PromptSegError
 from ..examples.example import Example
 from ..examples.geometry import Grid
+from ..inference.result import Segmentation
 from ..progress import Job
+from ..prompts.classes import ClassInfo, describe
 from .messages import Message
 from .packing import grid_of, grid_values, infos_of, packed_infos, packed_labels, packed_prompts, prompts_of
 
@@ -56,16 +58,20 @@ class Jobs:
         name = message.values["name"]
         if name not in steps:
             raise PromptSegError(f"The worker does not know the job {name!r}; update PromptSeg on both machines.")
-        return steps[name](message.values, message.arrays, job, emit)
+        gives, arrays = steps[name](message.values, message.arrays, job, emit)
+        return {"device": self._device(), **gives}, arrays
 
-    def _load(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
+    def _device(self) -> str:
+        """Where the jobs are computed, in the user's words."""
         import torch
 
-        backbone = self._backbone(values, job)
-        device = str(backbone.device)
-        if backbone.device.type == "cuda":
-            device = f"{torch.cuda.get_device_name(backbone.device)} ({device})"
-        return {"title": backbone.card.get("title", ""), "device": device, "threads": torch.get_num_threads()}, {}
+        device = next(iter(self._backbones.values())).device
+        if device.type == "cuda":
+            return f"{torch.cuda.get_device_name(device)} ({device})"
+        return {"cpu": f"CPU, {torch.get_num_threads()} threads", "mps": "Apple GPU"}.get(device.type, str(device))
+
+    def _load(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
+        return {"title": self._backbone(values, job).card.get("title", "")}, {}
 
     def _prepare(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
         from ..examples.checking import check_image
@@ -91,22 +97,45 @@ class Jobs:
         silent = Job(None, job.is_cancelled)
 
         def preview(prompts) -> None:
-            gives, arrays = self._segmented(backbone, prompts, examples[0], list(classes), silent, around=True)
-            emit(gives, {**arrays, "prompts": packed_prompts(prompts)})
+            gives, labels = self._segmented(backbone, prompts, examples[0], list(classes), silent, around=True)
+            emit(gives, {**labels, "prompts": packed_prompts(prompts)})
 
+        appearance = {info.name: info for info in infos_of(values.get("appearance", []))}
+        if values.get("previews", True):
+            if start is not None and all(name in start.names for name in classes):
+                preview(start)
+            else:
+                shown = {name: appearance.get(name) or describe(name, value) for name, value in classes.items()}
+                infos = [replace(shown[name], value=value) for name, value in classes.items()]
+                self._look(backbone, examples[0], infos, silent, emit)
         prompts = tune(
             teaching,
             classes,
             backbone,
             start=start,
             settings=Settings(**values.get("settings", {})),
-            appearance={info.name: info for info in infos_of(values.get("appearance", []))},
+            appearance=appearance,
             job=job.part(0.02, 0.85),
             on_preview=preview if values.get("previews", True) else None,
             workspace=self._workspace,
         )
         gives, labels = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
         return gives, {**labels, "prompts": packed_prompts(prompts)}
+
+    def _look(self, backbone, example: Example, infos: list[ClassInfo], job: Job, emit: Emit) -> None:
+        """Send the first look, if the model ships something to look with."""
+        from ..examples.checking import check_examples
+        from ..inference.quick import first_look
+
+        check_examples([example], {info.name: info.value for info in infos})
+        result = first_look(backbone, example, infos, self._workspace, self._around(backbone, example.image), job)
+        if result is not None:
+            emit(*_packed(result))
+
+    def _around(self, backbone, image: sitk.Image) -> Optional[float]:
+        """How far a preview looks around the strokes of this image; None for everywhere."""
+        large = self._workspace.volume(image, backbone.preprocessing).array.size > _LARGE
+        return _AROUND if large else None
 
     def _segment(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
         backbone = self._backbone(values, job.part(0.0, 0.02))
@@ -129,28 +158,21 @@ class Jobs:
 
         image = example.image if image is None and example else image
         assert image is not None
-        volume = self._workspace.volume(image, backbone.preprocessing)
         result = segment(
             prompts,
             image,
             backbone,
             classes=classes,
             strokes=example,
-            around=_AROUND if around and volume.array.size > _LARGE else None,
+            around=self._around(backbone, image) if around else None,
             uncertainty_wanted=not around,
             coarse_maps=True,
+            quick=around,
             job=job,
             name=example.name if example else "the volume",
             workspace=self._workspace,
         )
-        grid, labels = packed_labels(result.labels)
-        values: dict[str, Any] = {"grid": grid, "classes": packed_infos(result.classes), "places": result.places}
-        found = {"labels": labels}
-        if result.uncertainty is not None:
-            values["map_grid"] = grid_values(Grid.of(result.uncertainty))
-            unsure = sitk.GetArrayViewFromImage(result.uncertainty)
-            found["map"] = np.round(np.clip(unsure, 0, 1) * 255).astype(np.uint8)
-        return values, found
+        return _packed(result)
 
     def _backbone(self, values: Mapping, job: Job):
         """The backbone of that name on that device, loaded once; of all others, nothing is kept."""
@@ -183,6 +205,18 @@ class Jobs:
             str(values.get("name", "the volume")),
             {int(value): int(other) for value, other in values.get("barred", {}).items()},
         )
+
+
+def _packed(result: Segmentation) -> Gives:
+    """A segmentation as the values and arrays of a message."""
+    grid, labels = packed_labels(result.labels)
+    values: dict[str, Any] = {"grid": grid, "classes": packed_infos(result.classes), "places": result.places}
+    arrays = {"labels": labels}
+    if result.uncertainty is not None:
+        values["map_grid"] = grid_values(Grid.of(result.uncertainty))
+        unsure = sitk.GetArrayViewFromImage(result.uncertainty)
+        arrays["map"] = np.round(np.clip(unsure, 0, 1) * 255).astype(np.uint8)
+    return values, arrays
 
 
 def _as_background(example: Example, values: Sequence[int]) -> Example:

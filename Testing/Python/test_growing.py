@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from PromptSegLib.inference.growing import FLOOR, UNREACHED, grow, path_cost
+from PromptSegLib.inference.growing import FLOOR, PRICE, UNREACHED, grow, grow_quickly, path_cost
 from PromptSegLib.inference.native import winner
 
 SPACING = (3.0, 2.0, 2.0)
@@ -115,3 +115,18 @@ def test_nothing_painted_and_nothing_certain_gives_nothing():
     array, truth, strokes = scene()
     strokes[:] = -1
     assert not winner(grow(array, flat(truth), strokes, SPACING)).any()
+
+
+def test_growing_quickly_keeps_strokes_between_the_voxels_it_looks_at():
+    array = np.zeros((9, 10, 12), np.float32)
+    array[:, :, 6:] = 1.0
+    share = np.full(array.shape, 0.5, np.float32)
+    strokes = np.full(array.shape, -1, np.int16)
+    strokes[3, 3, 1] = 1  # odd everywhere
+    strokes[5, 5, 11] = 0
+    strokes[2, 2, 2], strokes[3, 2, 2] = 0, -2  # barred goes before background in one cell
+    fields = grow_quickly(array, [1 - share, share], strokes, (1.0, 1.0, 1.0))
+    assert fields.shape == (1, 5, 5, 6)
+    assert fields[0, 1, 1, 0] > 0 and (fields[0, :, :, 0] > 0).all()
+    assert (fields[0, :, :, 4:] < 0).all()
+    assert fields[0, 1, 1, 1] <= 0

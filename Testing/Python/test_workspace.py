@@ -10,8 +10,9 @@ from tiny import CLASSES, example, tiny_backbone
 
 import PromptSegLib as ps
 from PromptSegLib.examples.geometry import Grid
-from PromptSegLib.inference.evidence import OVERLAP, aligned, evidence
+from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.inference.looking import places_to_look
+from PromptSegLib.inference.tiling import OVERLAP, aligned, overlaps, starts, steps
 from PromptSegLib.models.workspace import IMAGES, EncoderMaps, Workspace
 
 BRIEF = ps.Settings(steps=2, token_steps=5)
@@ -70,23 +71,37 @@ def test_another_image_drops_the_maps_and_old_images_are_forgotten(backbone):
     assert workspace.volume(images[0], backbone.preprocessing) is not volumes[0]
 
 
+@pytest.mark.parametrize("extent", [5, 16, 17, 30, 31, 45, 60, 100, 257])
+def test_tiles_are_few_overlap_and_spread_evenly(extent):
+    tile, shape = (16, 16, 16), (extent, 20, 20)
+    step = steps(shape, tile)
+    rows = sorted({start[0] for start in starts(shape, tile, step)})
+    assert rows[0] == 0 and rows[-1] == max(extent - 16, 0)
+    gaps = np.diff(rows)
+    assert (gaps <= int(16 * (1 - OVERLAP))).all()
+    assert len(rows) == 1 + -(-max(extent - 16, 0) // int(16 * (1 - OVERLAP)))
+    # As MONAI computes its interval from an overlap.
+    assert tuple(int(size * (1 - share)) for size, share in zip(tile, overlaps(step, tile))) == step
+
+
 def test_a_box_is_made_of_the_tiles_of_the_whole_sweep():
     tile, shape = (16, 32, 32), (60, 200, 41)
-    box = aligned((30, 70, 5), (45, 110, 9), shape, tile)
-    for part, low, high, extent, size in zip(box, (30, 70, 5), (45, 110, 9), shape, tile):
-        step = int(size * (1 - OVERLAP))
+    step = steps(shape, tile)
+    box = aligned((30, 70, 5), (45, 110, 9), shape, tile, step)
+    whole = set(starts(shape, tile, step))
+    size = [part.stop - part.start for part in box]
+    for start in starts(size, tile, step):
+        assert tuple(a + part.start for a, part in zip(start, box)) in whole
+    for part, low, high, extent in zip(box, (30, 70, 5), (45, 110, 9), shape):
         assert part.start <= low and part.stop >= min(high, extent)
-        assert part.start % step == 0
-        assert part.stop == extent or (part.stop - part.start - size) % step == 0
-        assert part.start + size <= extent
 
 
 def test_evidence_in_a_box_is_that_of_the_whole_sweep_away_from_its_border(backbone):
     prompts = backbone.shipped
     array = np.random.default_rng(0).uniform(-1, 1, (30, 100, 100)).astype(np.float32)
-    whole = evidence(backbone, prompts, array)
-    box = aligned((5, 40, 40), (10, 60, 60), array.shape, backbone.tile)
-    part = evidence(backbone, prompts, array[box])
+    whole, step = evidence(backbone, prompts, array), steps(array.shape, backbone.tile)
+    box = aligned((5, 40, 40), (10, 60, 60), array.shape, backbone.tile, step)
+    part = evidence(backbone, prompts, array[box], step=step)
     inner = (slice(None), slice(2, 10), slice(14, -14), slice(14, -14))
     assert np.abs(part[inner] - whole[(slice(None), *box)][inner]).max() < 0.05
 

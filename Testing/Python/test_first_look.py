@@ -1,0 +1,72 @@
+"""The first look: shipped prompts and strokes, before any tuning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny import BACKGROUND, CLASSES, example, tiny_backbone
+
+from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.inference import quick
+from PromptSegLib.inference.evidence import ABSENT
+from PromptSegLib.inference.quick import _matched, first_look
+from PromptSegLib.prompts.classes import describe
+
+INFOS = [describe(name, value) for name, value in CLASSES.items()]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return tiny_backbone(tmp_path_factory.mktemp("models"), shipped=True)
+
+
+def test_each_class_takes_the_shipped_class_it_agrees_with_most():
+    strokes = np.full((4, 4, 6), -1, np.int16)
+    strokes[0, 0], strokes[1, 1], strokes[2, 2] = 0, 1, 2
+    scores = np.full((3, 4, 4, 6), -5, np.float16)
+    scores[2][1, 1] = 5  # the third shipped class is the first painted one
+    scores[0][3, 3] = 5  # the first is somewhere else
+    scores[:, 3, 0] = ABSENT
+    matched = _matched(scores, strokes, 2)
+    assert matched.shape == (4, 4, 4, 6)  # two painted, two shipped ones left over
+    assert np.array_equal(matched[0], scores[2])
+    assert (matched[1][strokes == 2] == 0).all() and (matched[1][3, 0] == ABSENT).all()
+    assert np.array_equal(matched[2], scores[0]) and np.array_equal(matched[3], scores[1])
+
+
+def test_a_shipped_class_is_taken_once():
+    strokes = np.full((2, 4, 4), -1, np.int16)
+    strokes[0, 0], strokes[0, 1] = 1, 2
+    scores = np.full((1, 2, 4, 4), -5, np.float16)
+    scores[0][0, :2] = 5
+    matched = _matched(scores, strokes, 2)
+    assert sum(np.array_equal(each, scores[0]) for each in matched) == 1
+
+
+def test_strokes_are_honoured_and_the_rest_lies_on_the_images_grid(backbone):
+    case = example()
+    result = first_look(backbone, case, INFOS)
+    assert Grid.of(result.labels).same_as(Grid.of(case.image))
+    labels, painted = sitk.GetArrayFromImage(result.labels), sitk.GetArrayFromImage(case.annotation)
+    for value in CLASSES.values():
+        assert (labels[painted == value] == value).all()
+        assert (labels == value).sum() > (painted == value).sum()
+    assert (labels[painted == BACKGROUND] == 0).all()
+    assert set(np.unique(labels)) <= {0, *CLASSES.values()}
+
+
+def test_a_look_around_the_strokes_covers_a_part(backbone):
+    case = example(shape=(20, 40, 150))
+    result = first_look(backbone, case, INFOS, around=10.0)
+    assert result.labels.GetSize()[0] < 150
+
+
+def test_there_is_no_look_without_shipped_prompts_or_strokes(backbone):
+    case = example()
+    assert first_look(replace(backbone, shipped=None), case, INFOS) is None
+    empty = case.annotation * 0
+    assert first_look(backbone, replace(case, annotation=empty), INFOS) is None
+    assert quick.KNOWN == 0.5
