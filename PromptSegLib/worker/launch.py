@@ -12,6 +12,7 @@ from typing import Optional
 from ..errors import PromptSegError
 
 REMOTE = "promptseg worker"
+_LIBRARY = str(Path(__file__).resolve().parents[2])
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:\-]*")
 
 
@@ -27,7 +28,9 @@ def python_of_the_application() -> str:
 
 def local_command(folder: Optional[Path]) -> list[str]:
     """The worker as a child process, with the folder that arrays go through."""
-    command = [python_of_the_application(), "-m", "PromptSegLib", "worker"]
+    # Not -m: PythonSlicer sets a PYTHONPATH of its own, and the library may lie outside of it.
+    begin = f"import sys; sys.path.insert(0, {_LIBRARY!r}); from PromptSegLib.cli.main import main; sys.exit(main())"
+    command = [python_of_the_application(), "-c", begin, "worker"]
     return [*command, "--folder", str(folder)] if folder else command
 
 
@@ -48,9 +51,8 @@ def ssh_command(host: str, remote: str = REMOTE) -> list[str]:
 
 def environment(threads: int = 0) -> dict[str, str]:
     """The variables of a local worker: it finds this very library, and idle threads do not spin (FINDINGS.md)."""
-    library = str(Path(__file__).resolve().parents[2])
     variables = dict(os.environ)
-    variables["PYTHONPATH"] = os.pathsep.join([library, *filter(None, [variables.get("PYTHONPATH")])])
+    variables["PYTHONPATH"] = os.pathsep.join([_LIBRARY, *filter(None, [variables.get("PYTHONPATH")])])
     variables["PYTHONSAFEPATH"] = "1"  # not the working folder first, which may hold anything (from Python 3.11)
     variables["PYTHONUNBUFFERED"] = "1"
     variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")

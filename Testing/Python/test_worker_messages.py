@@ -177,9 +177,9 @@ def test_a_folder_that_is_read_only_is_not_needed(tmp_path):
 def test_a_disk_that_is_full_is_not_needed(tmp_path, short):
     import resource
 
-    array = np.random.default_rng(0).integers(0, 255, LARGE, np.uint8)
+    array = np.random.default_rng(0).integers(0, 255, LARGE + 1000, np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE - short, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (array.nbytes - short, before[1]))
     try:
         data = sent("x", {"voxels": array}, tmp_path)
     finally:
