@@ -14,7 +14,7 @@ from .i18n import _
 from .widgets import choices, fill, on_choice, quietly
 
 _TAG = "PromptSegEditor"
-_MOST_ROWS = 6
+_MOST_ROWS, _ROW_HEIGHT = 6, 24
 
 
 class AnnotateSection:
@@ -72,17 +72,17 @@ class AnnotateSection:
             self.editor.setSourceVolumeNode(volume)
 
     def _show_rows(self, rows: Any) -> None:
-        shown = tuple((row.id, row.name, row.color, row.role) for row in rows)
+        shown = tuple(rows)
         table = self.ui.rolesTable
         table.visible = bool(rows)
         if shown == self._rows:
             return
         self._rows = shown
-        table.setRowCount(len(rows))
+        table.rowCount = len(rows)
         self._role_slots = []
         items = choices(segments_table.ROLES)
         for index, row in enumerate(rows):
-            item = qt.QTableWidgetItem(row.name)
+            item = qt.QTableWidgetItem(row.name if row.painted else _("{name} (empty)").format(name=row.name))
             pixmap = qt.QPixmap(12, 12)
             pixmap.fill(qt.QColor(*(int(255 * part) for part in row.color)))
             item.setIcon(qt.QIcon(pixmap))
@@ -106,6 +106,8 @@ class AnnotateSection:
     def _fit(self, table: Any, count: int) -> None:
         """As high as its rows, up to some, so that the panel holds no empty space."""
         table.resizeColumnToContents(0)
+        table.setColumnWidth(0, min(table.columnWidth(0) + 12, 240))
+        table.verticalHeader().defaultSectionSize = _ROW_HEIGHT
         height = sum(table.rowHeight(row) for row in range(min(count, _MOST_ROWS)))
         table.setFixedHeight(height + table.horizontalHeader().sizeHint.height() + 4)
 

@@ -7,11 +7,11 @@ from typing import Any
 import qt
 
 from ..scene import links
-from ..session import model_list
+from ..session import model_list, volume_list
 from ..session.parameters import DEVICES
 from ..session.view import View
 from .i18n import _
-from .widgets import allow, choices, fill, on_choice, quietly, show_text
+from .widgets import allow, choices, fill, on_choice, quietly, show_progress, show_text
 
 
 class InputSection:
@@ -20,6 +20,8 @@ class InputSection:
     def __init__(self, panel: Any):
         self.panel, self.ui, self.session = panel, panel.ui, panel.session
         ui = self.ui
+        self._shown: Any = None
+        self._told: Any = None
         for selector in (ui.volumeSelector, ui.segmentationSelector):
             selector.setMRMLScene(panel.scene)
         ui.volumeSelector.currentNodeChanged.connect(self._volume_chosen)
@@ -44,6 +46,10 @@ class InputSection:
         ui.hostLineEdit.visible = parameters.device == "ssh"
         show_text(ui.deviceLabel, self._device_text(view))
 
+    def look_again(self) -> None:
+        """Look for models that came or went otherwise."""
+        self._shown = None
+
     def choose_first_volume(self) -> None:
         """On entering: the first volume of the scene, where none was chosen yet."""
         parameters = self.panel.parameters
@@ -55,9 +61,7 @@ class InputSection:
 
     def choose_volume(self, volume: Any) -> None:
         """Another volume, with a segmentation to paint in."""
-        self.panel.act("input", self.session.choose_volume, volume)
-        if volume is not None:
-            self.panel.act("input", self.session.ensure_segmentation)
+        self.panel.act("input", volume_list.choose, self.session, volume)
 
     def new_segmentation(self, *_args: Any) -> None:
         self.panel.act("input", self.session.choose_segmentation, None)
@@ -119,6 +123,10 @@ class InputSection:
 
     def _render_model(self, model: str) -> None:
         ui, files = self.ui, self.panel.models
+        state = (model, files.running, files.share, files.notice)
+        if state == self._shown:
+            return
+        self._shown = state
         found = model_list.rows(model)
         row = model_list.chosen(found, model)
         fill(ui.modelComboBox, [(each.key, each.title, _details(each)) for each in found], row.key)
@@ -130,23 +138,19 @@ class InputSection:
         ui.deleteModelButton.visible = row.installed and not row.bundled and not files.running
         ui.deleteModelButton.toolTip = _("Delete the downloaded files of this model.")
         ui.downloadProgressBar.visible = files.running
-        ui.downloadProgressBar.setValue(int(100 * files.share))
+        show_progress(ui.downloadProgressBar, files.share)
         ui.downloadProgressBar.format = files.stage
         if not files.running and files.notice.text and self._told is not files.notice:
             self._told = files.notice
             self.panel.say("input", files.notice)
 
-    _told: Any = None
-
     def _device_text(self, view: View) -> str:
         """Where it is computed, and what that means."""
         device = self.panel.parameters.device
         if device == "cpu" or view.device.startswith(("cpu", "CPU")):
-            return _("On the CPU: expect a tuning to take its whole budget, and large volumes about half a minute more.")
+            return _("On the CPU, which is slow: a large volume takes half a minute more than the budget.")
         if view.device:
             return _("Computed on {device}.").format(device=view.device)
-        if device == "auto":
-            return _("The GPU, where this machine has one that torch can use; otherwise the CPU, which is slower.")
         return ""
 
 

@@ -9,9 +9,9 @@ import qt
 import slicer
 
 from ..session.choices import CLEAN_UP, LOOK, Choices
+from ..session.chosen import Chosen
 from ..session.installation import Installation
 from ..session.model_files import ModelFiles
-from ..session.parameters import Parameters
 from ..session.segments_table import anything_painted, rows
 from ..session.session import Session
 from ..session.view import Notice
@@ -47,11 +47,16 @@ class Panel:
         self.widget, self.scene = ui_widget, scene
         self.ui = slicer.util.childWidgetVariables(ui_widget)
         self.setup, self.models = Installation(tools), ModelFiles()
-        self.session = Session(scene, Parameters(), history=partial(EditorHistory, self.ui.segmentEditorWidget))
+        self.parameters = Chosen()
+        self.session = Session(scene, self.parameters, history=partial(EditorHistory, self.ui.segmentEditorWidget))
         self.session.on_change(self.render_soon)
-        self._place, self._closed, self._gui_tag = "tune", False, None
+        self._place, self._closed = "tune", False
+        self._said = Notice()
+        self._node: Any = None
+        self._gui_tag: Any = None
         self._choices = Choices(self.parameters)
-        self._parameters_watch, self._segments_watch, self._scene_watch = (watching.Watch() for _ in range(3))
+        self._parameters_watch, self._scene_watch = watching.Watch(), watching.Watch()
+        self._segments_watch, self._volume_watch = watching.Watch(), watching.Watch()
         self._poll_timer = self._timer(_POLL_MS, self._poll, repeat=True)
         self._render_timer = self._timer(0, self.render)
         self._stroke_timer = self._timer(_STROKE_MS, self._stroke_ended)
@@ -79,18 +84,13 @@ class Panel:
 
     # The module's life
 
-    @property
-    def parameters(self) -> Any:
-        """The user's choices: the parameter node, or defaults while there is none."""
-        return self.session.parameters
-
     def set_parameters(self, node: Any) -> None:
         """Bind another parameter node (a ``parameterNodeWrapper``); None for none, as while a scene is closed."""
-        if self._gui_tag is not None:
-            self.parameters.disconnectGui(self._gui_tag)
-            self._gui_tag = None
+        if self._node is not None:
+            self._node.disconnectGui(self._gui_tag)
         self._parameters_watch.off()
-        self.session.parameters = node if node is not None else Parameters()
+        self._node = node
+        self.parameters.use(node)
         self._choices = Choices(self.parameters)
         if node is not None:
             self._gui_tag = node.connectGui(self.ui)
@@ -100,6 +100,7 @@ class Panel:
     def enter(self) -> None:
         """The module was opened."""
         self.setup.refresh()
+        self.input.look_again()
         self.annotate.enter()
         self.shortcuts.install(slicer.util.mainWindow())
         self.input.choose_first_volume()
@@ -110,6 +111,11 @@ class Panel:
         self.shortcuts.remove()
         self.annotate.exit()
 
+    def scene_closing(self) -> None:
+        """The scene is about to be closed; :meth:`set_parameters` and :meth:`enter` follow when it is."""
+        self.annotate.scene_closing()
+        self.set_parameters(None)
+
     def close(self) -> None:
         """The application ends, or the module is reloaded."""
         if self._closed:
@@ -119,7 +125,7 @@ class Panel:
         for timer in (self._poll_timer, self._render_timer, self._stroke_timer):
             timer.stop()
         self.set_parameters(None)
-        for watch in (self._parameters_watch, self._segments_watch, self._scene_watch):
+        for watch in (self._segments_watch, self._volume_watch, self._scene_watch):
             watch.off()
         self.models.cancel()
         self.setup.cancel()
@@ -164,9 +170,12 @@ class Panel:
             return
         self._render_timer.stop()
         view = self._view()
-        self._watch_segmentation()
+        self._watch_nodes()
         for section in self.sections:
             section.render(view)
+        if not self._place and view.notice is not self._said:
+            self._place = "tune"  # the session has something new to say
+        self._said = view.notice
         if self._place:
             self._show_notices(view.notice, self._place)
         if self._working and not self._poll_timer.active:
@@ -205,9 +214,10 @@ class Panel:
         if changed:
             self.render_soon()
 
-    def _watch_segmentation(self) -> None:
+    def _watch_nodes(self) -> None:
         events = watching.segmentation_events(self.render_soon, self._stroke)
         self._segments_watch.on(self.parameters.segmentation, *events)
+        self._volume_watch.on(self.parameters.volume, *watching.volume_events(self.render_soon))
 
     def _stroke(self, *_args: Any) -> None:
         if not self._closed:
@@ -222,7 +232,7 @@ class Panel:
 
     def _timer(self, milliseconds: int, slot: Callable[[], None], repeat: bool = False) -> Any:
         timer = qt.QTimer()
-        timer.singleShot = not repeat
+        timer.setProperty("singleShot", not repeat)  # in PythonQt, a static method hides the attribute
         timer.interval = milliseconds
         timer.timeout.connect(slot)
         return timer

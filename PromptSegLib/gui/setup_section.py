@@ -9,7 +9,7 @@ import qt
 
 from ..session.view import View
 from .i18n import _
-from .widgets import allow, show_notice
+from .widgets import allow, show_notice, show_progress
 
 
 class SetupSection:
@@ -34,7 +34,8 @@ class SetupSection:
         allow(ui.wheelsButton, busy, _("For a machine without network: install from a folder of wheels (.whl)."))
         ui.setupProgressBar.visible = shown.running
         ui.setupProgressBar.setRange(0, 0 if shown.share is None else 100)
-        ui.setupProgressBar.setValue(int(100 * (shown.share or 0)))
+        if shown.share is not None:
+            show_progress(ui.setupProgressBar, shown.share)
         self._show_log(shown.log)
 
     def install_or_cancel(self, *_args: Any) -> None:

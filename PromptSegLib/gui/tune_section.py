@@ -9,7 +9,7 @@ from ..session.view import View
 from . import curve
 from .i18n import _
 from .shortcuts import hint
-from .widgets import allow, choices, fill, on_choice, show_text
+from .widgets import allow, choices, fill, on_choice, show_progress, show_text
 
 
 class TuneSection:
@@ -30,7 +30,7 @@ class TuneSection:
         tip = _("Stop the running job; nothing is changed.") if view.busy else _("Learn the painted segments.")
         allow(ui.tuneButton, "" if view.busy else _shown(view.reasons["tune"]), tip + hint("tune"))
         ui.tuneProgressBar.visible = view.busy
-        ui.tuneProgressBar.setValue(int(1000 * view.share))
+        show_progress(ui.tuneProgressBar, view.share)
         show_text(ui.stageLabel, _stage(view) if view.busy else "")
         ui.curveLabel.visible = len(view.curve) > 1
         if len(view.curve) > 1:

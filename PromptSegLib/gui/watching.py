@@ -48,6 +48,11 @@ def scene_events(on_nodes: Callable[..., None]) -> list:
     return [(event, on_nodes) for event in events]
 
 
+def volume_events(on_voxels: Callable[..., None]) -> list:
+    """The event of a volume node for :meth:`Watch.on`: other voxels, as when a sequence goes to its next frame."""
+    return [(slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, on_voxels)]
+
+
 def modified(on_modified: Callable[..., None]) -> list:
     """The event of a parameter node for :meth:`Watch.on`."""
     return [(vtk.vtkCommand.ModifiedEvent, on_modified)]

@@ -84,6 +84,15 @@ def show_notice(label: Any, notice: Notice) -> None:
     label.palette = palette
 
 
+def show_progress(bar: Any, share: float) -> None:
+    """Show 0..1 in a progress bar of 100 steps. Left to itself, it would paint at once and hold everything up."""
+    value = int(100 * share)
+    if bar.value != value:
+        bar.updatesEnabled = False
+        bar.value = value
+        bar.updatesEnabled = True
+
+
 def on_choice(combo: Any, slot: Callable[[str], None]) -> Callable[..., None]:
     """Call ``slot`` with the key that was chosen. Keep what is returned as long as the combo box lives."""
 

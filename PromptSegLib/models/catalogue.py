@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
@@ -97,7 +98,7 @@ class Entry:
 
 def entries() -> list[Entry]:
     """All backbones of the catalogue; the first is the default."""
-    items = json.loads(CATALOGUE.read_text(encoding="utf-8"))["models"]
+    items = _items(str(CATALOGUE), CATALOGUE.stat().st_mtime_ns)
     files = _files_by_size() if any("url" in item for item in items) else {}
     return [_entry(item, files) for item in items]
 
@@ -177,6 +178,12 @@ def sha256_of(path: Path) -> str:
         for block in iter(lambda: file.read(2**20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _items(path: str, changed: int) -> list[dict[str, Any]]:
+    """The catalogue as it was at that time: a panel asks many times a second."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))["models"]
 
 
 _HASHES: dict[tuple[str, int, int], str] = {}

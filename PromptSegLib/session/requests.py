@@ -78,7 +78,7 @@ def prompts_of(event: Event) -> Prompts:
 
 def relabelled(codes: sitk.Image, values: Mapping[int, int], grid: Grid) -> np.ndarray:
     """Codes on another grid (nearest neighbour) as label values uint16 (z, y, x); 0 for codes that are not listed."""
-    array = sitk.GetArrayViewFromImage(resample(codes, grid, sitk.sitkNearestNeighbor, 0))
+    array = sitk.GetArrayFromImage(resample(codes, grid, sitk.sitkNearestNeighbor, 0))  # a view would outlive its image
     lookup = np.zeros(max(int(array.max()), *values, 1) + 1, np.uint16)
     for code, value in values.items():
         lookup[code] = value

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence, Union
 
 from ..errors import PromptSegError
+from ..inference.result import Segmentation
 from ..models import catalogue
 from ..prompts.store import Prompts
 from ..scene import links, looking
@@ -58,7 +59,7 @@ class Session:
         self._queue: list[Callable[[], None]] = []
         self._curve: tuple[tuple[float, float, float], ...] = ()
         self._notice = Notice()
-        self._device = ""
+        self._device, self._stale = "", False
         self._listeners: list[Callable[[], None]] = []
         self._unwatch = links.watch(scene, self._on_removed, self._on_closing, self._changed)
 
@@ -98,6 +99,12 @@ class Session:
     def busy(self) -> bool:
         """Whether :meth:`poll` has something to wait for."""
         return bool(self._run or self._queue or self._engine.stopping or self._results.working)
+
+    @property
+    def shown_result(self) -> Optional[Segmentation]:
+        """What the preview shows; None without one."""
+        result = self._results.result
+        return result.shown if result is not None else None
 
     # Choosing
 
@@ -277,6 +284,9 @@ class Session:
             for worker, event in self._engine.poll():
                 self._take(worker, event)
             self._next()
+        if self._stale:  # once, however much was reported
+            self._stale = False
+            self._changed()
         return self.busy
 
     def close(self) -> None:
@@ -472,7 +482,7 @@ class Session:
             return
         if event.kind == "report":
             run.report(event.values)
-            self._changed()
+            self._stale = True
         elif event.kind in ("preview", "done"):
             self._device = str(event.values.get("device", self._device))
             self._show(run, event)

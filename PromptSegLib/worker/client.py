@@ -229,6 +229,8 @@ class Worker:
         if not self._greeted and "No module named" in self.log:
             missing = self.log.rsplit("No module named", 1)[1].splitlines()[0].strip(" '\"")
             return f"The worker cannot find {missing}; click Install in Setup."
+        if self.place != "this machine":
+            return f"The connection to {self.place} was lost (exit code {code}); nothing is lost here, click again."
         return f"The worker ended unexpectedly (exit code {code}); nothing is lost, click again to start a fresh one."
 
     def _end(self, message: str) -> None:

@@ -4,8 +4,8 @@
 ``prepare``  model, device, image. Brings an image to the model's grid and encodes it, so that what follows is quick.
 ``tune``     model, device, settings, classes (name -> value), others (values of other classes that are painted too),
              appearance, previews (false for none), examples (the first is the one to segment), arrays
-             ``annotation0``.., optionally ``start`` (prompts). Sends previews and gives the same: array
-             ``prompts`` and a segmentation.
+             ``annotation0``.., optionally ``start`` (prompts). Sends previews and gives the same: a
+             segmentation and, but for the first look, array ``prompts``.
 ``segment``  model, device, image, array ``prompts``, optionally strokes (as an example) and array ``annotation0``.
 
 Every job also gives device, in words. An example is image (a key), name, grid (of its annotation), background,
@@ -68,7 +68,9 @@ class Jobs:
         device = next(iter(self._backbones.values())).device
         if device.type == "cuda":
             return f"{torch.cuda.get_device_name(device)} ({device})"
-        return {"cpu": f"CPU, {torch.get_num_threads()} threads", "mps": "Apple GPU"}.get(device.type, str(device))
+        count = torch.get_num_threads()
+        processor = f"CPU, {count} thread{'s' if count > 1 else ''}"
+        return {"cpu": processor, "mps": "Apple GPU"}.get(device.type, str(device))
 
     def _load(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
         return {"title": self._backbone(values, job).card.get("title", "")}, {}
@@ -79,7 +81,7 @@ class Jobs:
 
         backbone = self._backbone(values, job)
         image = self._image(values["image"])
-        check_image(image, "the volume")
+        check_image(image, "The volume")
         volume = self._workspace.volume(image, backbone.preprocessing)
         sweep(backbone, volume.array, self._workspace.maps(image, backbone), job)
         return {}, {}
@@ -169,7 +171,7 @@ class Jobs:
             coarse_maps=True,
             quick=around,
             job=job,
-            name=example.name if example else "the volume",
+            name=example.name if example else "The volume",
             workspace=self._workspace,
         )
         return _packed(result)
@@ -202,7 +204,7 @@ class Jobs:
             annotation,
             values.get("background"),
             bool(values.get("complete")),
-            str(values.get("name", "the volume")),
+            str(values.get("name", "The volume")),
             {int(value): int(other) for value, other in values.get("barred", {}).items()},
         )
 

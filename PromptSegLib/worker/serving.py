@@ -99,9 +99,13 @@ def _do(jobs: Jobs, message: Message, channel: Channel, cancelled: set[int]) -> 
         channel.send("cancelled", job=number)
     except PromptSegError as error:
         channel.send("refused", job=number, message=str(error))
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         missing = error.name or str(error)
         channel.send("refused", job=number, message=f"{missing} is not installed; click Install in Setup.")
+    except ImportError as error:
+        print(traceback.format_exc(), file=sys.stderr, flush=True)
+        broken = error.name or "a package"
+        channel.send("refused", job=number, message=f"{broken} is installed but broken; install it again in Setup.")
     except Exception as error:
         memory, details = is_out_of_memory(error), traceback.format_exc()
         print(details, file=sys.stderr, flush=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Mapping
 
 import numpy as np
 import SimpleITK as sitk
@@ -100,7 +102,7 @@ def run(session: Session, seconds: float = 120.0, until=None) -> None:
     while session.busy if until is None else not until(session):
         session.poll()
         time.sleep(0.01)
-        assert time.monotonic() < limit, (session.view(), session._worker and session._worker.log)
+        assert time.monotonic() < limit, session.view()
 
 
 def new_session(scene, model: Path, others=MappingProxyType({}), **choices) -> Session:
@@ -125,26 +127,46 @@ def box_in(mask: np.ndarray, radius: int = 2) -> np.ndarray:
     return box & mask
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A job that a session gave to a worker."""
+
+    name: str
+    values: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+    def said(self, index: int = 0) -> dict[str, np.ndarray]:
+        """What an example says: name of a class, "not <class>", "background" or "another" -> bool (z, y, x)."""
+        described, array = self.values["examples"][index], self.arrays[f"annotation{index}"]
+        names = {value: name for name, value in self.values["classes"].items()}
+        known = {**names, described["background"]: "background"}
+        for value, other in described["barred"].items():
+            known[int(value)] = f"not {names.get(other, 'another')}"
+        found: dict[str, np.ndarray] = {}
+        for value in np.unique(array[array > 0]).tolist():
+            name = known.get(value, "another")
+            found[name] = found.get(name, np.zeros(array.shape, bool)) | (array == value)
+        return found
+
+
 class Lent:
     """A worker that outlives the session it is lent to: one that is at no job is kept when the session ends it."""
 
-    def __init__(self, worker: Worker):
-        self.worker, self._given_back, self._at = worker, False, set()
+    def __init__(self, worker: Worker, jobs: list[Sent]):
+        self.worker, self._jobs, self._given_back = worker, jobs, False
+        self._at: set[int] = set()
 
     @property
     def gone(self) -> bool:
         return self._given_back or self.worker.gone
 
     @property
-    def pid(self):
+    def pid(self) -> int | None:
         return self.worker.pid
 
-    @property
-    def log(self) -> str:
-        return self.worker.log
-
-    def submit(self, *arguments) -> int:
-        job = self.worker.submit(*arguments)
+    def submit(self, name, values, arrays=None, images=()) -> int:
+        job = self.worker.submit(name, values, arrays, images)
+        self._jobs.append(Sent(name, values, arrays or {}))
         self._at.add(job)
         return job
 
@@ -165,16 +187,19 @@ class Lent:
 
 
 class Workers:
-    """Lends the same worker process to one session after the other: starting one takes seconds."""
+    """Lends the same worker process to one session after the other: starting one takes seconds.
+
+    :ivar jobs: all that sessions sent.
+    """
 
     def __init__(self) -> None:
         self.worker: Worker | None = None
-        self.started = 0
+        self.jobs: list[Sent] = []
 
     def __call__(self, parameters) -> Lent:
         if self.worker is None or self.worker.gone:
-            self.worker, self.started = start_worker(parameters), self.started + 1
-        return Lent(self.worker)
+            self.worker = start_worker(parameters)
+        return Lent(self.worker, self.jobs)
 
     def end(self) -> None:
         if self.worker is not None:

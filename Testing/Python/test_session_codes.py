@@ -33,6 +33,7 @@ from PromptSegLib.session.codes import (
     is_class,
     is_not_class,
 )
+from PromptSegLib.session.requests import relabelled
 
 BALL, ROD, NEW = 0, 1, 2
 NAMES = {"ball": BALL, "rod": ROD}
@@ -451,3 +452,11 @@ def test_an_annotation_of_codes_without_a_class():
     codes = Grid((2, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).image(np.array([[[UNKNOWN, BACKGROUND]]], np.uint8))
     annotation, background, barred = annotation_of(codes, {})
     assert sitk.GetArrayFromImage(annotation).ravel().tolist() == [0, background] and not barred
+
+
+def test_codes_as_label_values_on_another_grid(here):
+    known = here.known()
+    array = relabelled(known.codes, {is_class(BALL): 9, is_class(ROD): 500}, here.grid)
+    assert np.array_equal(array, 9 * (here.strokes == CLASSES["ball"]) + 500 * (here.strokes == CLASSES["rod"]))
+    beyond = Grid((3, 3, 3), (1.0, 1.0, 1.0), (900.0, 900.0, 900.0))
+    assert not relabelled(known.codes, {is_class(BALL): 9}, beyond).any()
