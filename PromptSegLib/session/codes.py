@@ -17,6 +17,7 @@ from ..examples.geometry import Grid, resample
 
 UNKNOWN, BACKGROUND = 0, 1
 UNPAINTED = ("unknown", "slices", "volume")
+_SPREAD = 500  # voxels of an accepted result that stand for a class without strokes
 
 
 def is_class(number: int) -> int:
@@ -45,11 +46,13 @@ class Known:
     :param strokes: those of them to remember when a result is applied: without what background segments and
         complete slices say, which is in the scene anyway.
     :param changed: numbers of the classes of which something was painted or erased since they were last applied.
+    :param painted: numbers of the classes that are known somewhere.
     """
 
     codes: sitk.Image
     strokes: sitk.Image
     changed: tuple[int, ...]
+    painted: tuple[int, ...]
 
 
 def compose(
@@ -109,6 +112,10 @@ def compose(
             if now.any() or (old == is_class(number)).any():
                 changed.append(number)
     strokes_now = _compact(codes)
+    for each, number in classes.items():
+        # Only ever erased from, never painted: what the user left in place then stands for the class.
+        if number in changed and not (codes == is_class(number)).any():
+            _mark(codes, painted.masks([each], grid)[each], is_class(number))
     for each in background:
         codes[painted.masks([each], grid)[each]] = BACKGROUND
 
@@ -119,7 +126,14 @@ def compose(
             codes[where & now] = is_class(number)
             claimed |= now
         codes[where & ~claimed] = BACKGROUND
-    return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed))
+    held = tuple(number for number in classes.values() if (codes == is_class(number)).any())
+    return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held)
+
+
+def _mark(codes: np.ndarray, where: np.ndarray, code: int) -> None:
+    """Give unknown voxels of a mask a code, in place: evenly spread ones, no more than strokes would be."""
+    places = np.flatnonzero((where & (codes == UNKNOWN)).reshape(-1))
+    codes.reshape(-1)[places[:: max(1, len(places) // _SPREAD)]] = code
 
 
 class _Before:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from ..errors import PromptSegError
 from ..setup.installing import CANCELLED, FAILED, INSTALLED, Installer
 from ..setup.requirements import Requirement, requirements
 from ..setup.tools import RESTART, Tools
-from .parameters import Parameters
 from .view import Notice, View
 
 _NEEDING_IT = ("tune", "segment")
@@ -92,7 +91,7 @@ class Installation:
             visible, self._rows, running, text, self.installer.share, Notice(message, level), self.installer.log
         )
 
-    def gate(self, view: View, parameters: Parameters) -> View:
+    def gate(self, view: View, parameters: Any) -> View:
         """The session's view with the reasons why nothing can be computed on this machine yet."""
         if not self.missing or parameters.device == "ssh":
             return view

@@ -6,7 +6,7 @@ import contextlib
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Iterable, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -124,6 +124,7 @@ def _moved(image: sitk.Image, motion: np.ndarray, segmentation_node) -> sitk.Ima
 
 
 _ATTRIBUTE = "PromptSeg.Memory"
+_COUNT = "PromptSeg.Numbers"
 
 
 def current_tag(segmentation_node) -> str:
@@ -133,6 +134,18 @@ def current_tag(segmentation_node) -> str:
         if tag:
             return tag
     return ""
+
+
+def next_number(segmentation_node) -> int:
+    """The number of the next new class; that of a deleted segment is not given again: its strokes are remembered."""
+    text = segmentation_node.GetAttribute(_COUNT) or ""
+    return max(int(text) if text.isdecimal() else 0, 1 + max(numbers(segmentation_node).values(), default=-1))
+
+
+def note_numbers(segmentation_node, taken: Iterable[int]) -> None:
+    """Note that numbers were given."""
+    top = max([next_number(segmentation_node), *(1 + number for number in taken)])
+    segmentation_node.SetAttribute(_COUNT, str(top))
 
 
 def numbers(segmentation_node) -> dict[str, int]:

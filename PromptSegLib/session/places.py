@@ -16,20 +16,22 @@ class Places:
         self._scene = scene
         self._volume: Any = None
         self._points: tuple[tuple[float, float, float], ...] = ()
-        self._next = 0
+        self._at = -1
         self._map: Optional[sitk.Image] = None
         self.shown = False
 
     def remember(self, volume: Any, points: tuple[tuple[float, float, float], ...], uncertainty: sitk.Image) -> None:
         """Take what came with a result; a map that is shown follows it."""
-        self._volume, self._points, self._next, self._map = volume, points, 0, uncertainty
+        self._volume, self._points, self._at, self._map = volume, points, -1, uncertainty
         if self.shown:
             looking.show_map(self._scene, volume, uncertainty)
 
     def forget(self, volume: Any = None) -> None:
         """Forget what is known of a volume, or of any."""
         if volume is None or volume is self._volume:
-            self._volume, self._points, self._next, self._map = None, (), 0, None
+            if self.shown and volume is not None:
+                self.show(False)
+            self._volume, self._points, self._at, self._map = None, (), -1, None
 
     def any(self, volume: Any) -> bool:
         """Whether there is a place to look at."""
@@ -39,13 +41,16 @@ class Places:
         return volume is not None and volume is self._volume and self._map is not None
 
     def text(self, volume: Any) -> str:
-        """Which place comes next, for the panel."""
-        return f"Place {self._next + 1} of {len(self._points)}" if self.any(volume) else ""
+        """Which place is shown, for the panel; how many there are, before the first is."""
+        if not self.any(volume):
+            return ""
+        count = len(self._points)
+        return f"Place {self._at + 1} of {count}" if self._at >= 0 else f"{count} place{'s' if count > 1 else ''}"
 
     def go(self) -> None:
         """Move the slice views to the next place."""
-        looking.jump_to(self._scene, self._points[self._next])
-        self._next = (self._next + 1) % len(self._points)
+        self._at = (self._at + 1) % len(self._points)
+        looking.jump_to(self._scene, self._points[self._at])
 
     def show(self, shown: bool) -> None:
         """Show or hide the map."""

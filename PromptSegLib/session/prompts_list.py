@@ -18,15 +18,16 @@ _OWNER_ROLE = "PromptSegOwner"
 
 def rows(scene, model: str, segmentation=None) -> tuple[PromptsRow, ...]:
     """Shipped prompts of the model first, then the scene's; reading no file and decoding nothing."""
-    chosen = catalogue.find(model or None)
+    known = catalogue.entries()
+    chosen = Path(model).stem if model else known[0].name
     found = []
-    for entry in catalogue.entries():
-        if entry.prompts is not None and entry.name == chosen.name:
+    for entry in known:
+        if entry.prompts is not None and entry.name == chosen and entry.installed:
             found.append(PromptsRow(SHIPPED + entry.name, f"{entry.title} (shipped)", entry.classes, True))
     current = prompt_nodes.linked(segmentation) if segmentation is not None else None
     for node in prompt_nodes.prompt_nodes(scene):
         backbone = node.GetAttribute("PromptSeg.Backbone") or ""
-        reason = "" if backbone == chosen.name else f"These prompts belong to the model {backbone}; choose that model."
+        reason = "" if backbone == chosen else f"These prompts belong to the model {backbone}; choose that model."
         names = tuple(name for name in (node.GetAttribute("PromptSeg.Classes") or "").split(", ") if name)
         found.append(PromptsRow(node.GetID(), node.GetName(), names, False, reason, node is current))
     return tuple(found)
@@ -52,11 +53,14 @@ def prompts_of(scene, key: str) -> Prompts:
     return prompt_nodes.prompts_of(node_of(scene, key))
 
 
-def load(scene, path: Path):
-    """Read a prompts file into the scene; gives its node. Raises :class:`PromptSegError` for a bad file."""
+def load(scene, path: Path, model: str = ""):
+    """Read a prompts file, of a model of the catalogue or of the chosen one, into the scene; gives its node.
+
+    Raises :class:`PromptSegError` for a bad file.
+    """
     path = Path(path)
     prompts = Prompts.load(path)
-    if catalogue.find_sha256(prompts.sha256) is None:
+    if catalogue.find_sha256(prompts.sha256) is None and prompts.sha256 != _chosen_sha256(model):
         raise PromptSegError(
             f"{path.name} belongs to the model {prompts.backbone!r} (SHA-256 {prompts.sha256[:12]}...), "
             "which is not in the catalogue; get that model first."
@@ -80,6 +84,13 @@ def current(segmentation) -> Optional[Prompts]:
     """The prompts that a segmentation goes on with; None without any."""
     node = prompt_nodes.linked(segmentation)
     return None if node is None else prompt_nodes.prompts_of(node)
+
+
+def _chosen_sha256(model: str) -> str:
+    try:
+        return sha256_of_model(model)
+    except PromptSegError:
+        return ""
 
 
 def sha256_of_model(model: str) -> str:

@@ -76,13 +76,10 @@ def prompts_of(event: Event) -> Prompts:
     return packing.prompts_of(event.arrays["prompts"])
 
 
-def relabelled(codes: sitk.Image, values: Mapping[int, int], grid: Grid) -> np.ndarray:
-    """Codes on another grid (nearest neighbour) as label values uint16 (z, y, x); 0 for codes that are not listed."""
-    array = sitk.GetArrayFromImage(resample(codes, grid, sitk.sitkNearestNeighbor, 0))  # a view would outlive its image
-    lookup = np.zeros(max(int(array.max()), *values, 1) + 1, np.uint16)
-    for code, value in values.items():
-        lookup[code] = value
-    return lookup[array]
+def on_grid(codes: sitk.Image, grid: Grid) -> np.ndarray:
+    """Codes on another grid (nearest neighbour), (z, y, x); 0 outside."""
+    # A copy: a view would outlive its image.
+    return sitk.GetArrayFromImage(resample(codes, grid, sitk.sitkNearestNeighbor, 0))
 
 
 def map_of(event: Event) -> sitk.Image:

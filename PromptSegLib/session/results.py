@@ -8,7 +8,6 @@ from typing import Any, Callable, Optional, Sequence
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..examples.geometry import Grid
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
@@ -16,10 +15,11 @@ from ..scene import links, painting
 from ..scene.lattices import cropped
 from ..scene.preview import Preview
 from ..scene.segmentations import apply_result, segments
-from . import prompts_list, requests
-from .codes import is_class
-from .memory import CLASS, NUMBER, TAG, Memory, Version, numbers
+from . import prompts_list
+from .memory import CLASS, NUMBER, TAG, Memory, Version, note_numbers, numbers
+from .repainting import repaint
 from .running import Run, Task
+from .said import said
 from .view import Notice
 
 
@@ -45,6 +45,7 @@ class Results:
         self._preview = Preview()
         self._task: Optional[tuple[Task, Callable[[Any], Optional[Notice]]]] = None
         self.memory = Memory()
+        self._wanted: Optional[Result] = None  # what a thread cleans up
         self.result: Optional[Result] = None
 
     @property
@@ -82,8 +83,18 @@ class Results:
 
     def drop(self) -> None:
         """Forget the result and take its preview away."""
-        self.result = None
+        made = self.result.run.made if self.result is not None else None
+        self.result = self._wanted = None
         self._preview.remove()
+        if links.alive(self._scene, made) and not segments(made):
+            links.remove(made)
+
+    def finish(self) -> None:
+        """Wait for what a thread is still at; it is never long."""
+        if self._task is not None:
+            task, then = self._task
+            self._task = None
+            then(task.result())
 
     def forget(self) -> None:
         """Drop the result, and whatever a thread is at: the scene is going."""
@@ -116,28 +127,33 @@ class Results:
 
     def _clean(self, result: Result) -> None:
         """Clean up in a thread, then show."""
-        chosen, raw, strokes, known = self.parameters, result.raw, result.run.strokes, result.run.numbers
+        chosen, raw, run = self.parameters, result.raw, result.run
         largest, fill, smooth = chosen.largestComponent, chosen.fillHoles, chosen.smoothing
 
         def work() -> sitk.Image:
-            painted = None
-            if strokes is not None:
-                values = {is_class(known[info.name]): info.value for info in raw.classes if info.name in known}
-                painted = requests.relabelled(strokes, values, Grid.of(raw.labels))
-            return clean(raw.labels, [info.value for info in raw.classes], largest, fill, smooth, painted)
+            painted, never = said(run, raw)
+            return clean(raw.labels, [info.value for info in raw.classes], largest, fill, smooth, painted, never)
 
         def then(labels: sitk.Image) -> Optional[Notice]:
-            if self.result is not None and self.result.run is not result.run:
+            there = links.alive(self._scene, run.volume) and links.alive(self._scene, run.segmentation)
+            if self._wanted is not result or not (there or run.direct):
                 return None
             return self._show(replace(result, shown=replace(raw, labels=labels)))
 
-        self._finish()
+        self.finish()
+        self._wanted = result
         self._task = (Task(work), then)
 
     def _apply(self, result: Result) -> Notice:
-        run, segmentation = result.run, result.run.segmentation
-        if not links.alive(self._scene, segmentation) or not links.alive(self._scene, run.volume):
-            raise PromptSegError("The volume or the segmentation was removed; the result cannot be applied.")
+        run = result.run
+        if not links.alive(self._scene, run.volume):
+            raise PromptSegError("The volume was removed; the result cannot be applied.")
+        if run.segmentation is None:  # nobody needed one so far
+            run.segmentation = links.new_segmentation(self._scene, run.volume, f"{run.volume.GetName()} segmentation")
+            links.remember(run.volume, run.segmentation)
+        segmentation = run.segmentation
+        if not links.alive(self._scene, segmentation):
+            raise PromptSegError("The segmentation was removed; the result cannot be applied.")
         here = {each.id: each for each in segments(segmentation)}
         ids = {name: each for name, each in run.segment_ids.items() if each in here}
         lost = [name for name, each in run.segment_ids.items() if each not in here]
@@ -147,6 +163,7 @@ class Results:
         locked = [each.id for each in here.values() if each.role == "locked"]
         others = [each.id for each in here.values() if each.id not in ids.values() and each.role in ("tune", "ignore")]
         policy = self.parameters.overlap
+        now = painting.snapshot(segmentation, run.volume, ids.values())
         self._history_of(segmentation).save()
         made = apply_result(
             segmentation,
@@ -157,6 +174,8 @@ class Results:
             overwrite=others if policy == "overwrite" else [],
         )
         self._remember(result, made)
+        if run.painting is not None:
+            repaint(segmentation, run.volume, run.painting, now, [info for info in classes if info.name in made], made)
         if run.direct:
             return Notice(f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'.")
         left_out = [*lost, *(info.name for info in classes if info.name not in made)]
@@ -176,30 +195,28 @@ class Results:
             links.set_tag(segmentation, segment_id, CLASS, name)
         for segment_id in taken:
             links.set_tag(segmentation, segment_id, TAG, tag)
+        note_numbers(segmentation, taken.values())
+        # Prompts that were tuned here stay those to go on with, whatever others segment.
+        prompts = before.prompts if before else None
         if result.prompts is not None and (run.kind == "tune" or prompts_list.current(segmentation) is None):
-            prompts_list.keep(self._scene, segmentation, result.prompts)
-        painted, strokes = painting.snapshot(segmentation, run.volume, list(taken)), run.strokes
+            prompts = result.prompts
+            prompts_list.keep(self._scene, segmentation, prompts)
+        painted = painting.snapshot(segmentation, run.volume, list(taken))
+        strokes = run.known.strokes if run.known is not None else None
 
         def work() -> Version:
             held = {each: number + 1 for each, number in taken.items() if not painted.empty(each)}
             applied = painted.labels(held) if held else sitk.Image([1, 1, 1], sitk.sitkUInt8)
             kept = strokes if strokes is not None else before.strokes if before else applied * 0
-            return Version(cropped(applied), cropped(kept), result.prompts)
+            return Version(cropped(applied), cropped(kept), prompts)
 
         def then(version: Version) -> None:
             self.memory.add(tag, version)
             if links.alive(self._scene, segmentation):
                 self.memory.write(segmentation, run.volume)
 
-        self._finish()
+        self.finish()
         self._task = (Task(work), then)
-
-    def _finish(self) -> None:
-        """Wait for what a thread is still at; it is never long."""
-        if self._task is not None:
-            task, then = self._task
-            self._task = None
-            then(task.result())
 
 
 def _numbered(segmentation: Any, run: Run, made: dict[str, str]) -> dict[str, int]:

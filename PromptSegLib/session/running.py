@@ -59,7 +59,10 @@ class Run:
     direct: bool = False
     prompts: Any = None  # that it segments with
     job: int = 0
-    strokes: Any = None  # codes to remember when the result is applied
+    key: str = ""  # of the volume's voxels as they were sent
+    known: Any = None  # what the user had said, see codes; None where nothing was painted
+    painting: Any = None  # the segments as they were at the click
+    made: Any = None  # a segmentation node made for this job; goes when nothing comes of it
     worker: Any = None
     stage: str = "preparing"
     share: float = 0.0

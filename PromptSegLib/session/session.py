@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import replace
 from functools import partial
@@ -112,10 +113,13 @@ class Session:
         """Another volume: its own segmentation comes with it."""
         with self._refusing():
             self._leave()
+            before = self._volume()
             self.parameters.volume = volume
             if volume is not None:
                 found = links.remembered(volume)
-                if found is not None:
+                # What belongs to the volume before is not for this one.
+                foreign = before is not None and links.remembered(before) is self._segmentation()
+                if found is not None or (foreign and before is not volume):
                     self.parameters.segmentation = found
 
     def choose_segmentation(self, segmentation) -> None:
@@ -183,6 +187,10 @@ class Session:
             self._require("apply")
             if self._run is not None:
                 self._stop(Notice())
+            result = self._results.result
+            if result is not None and requests.image_of(result.run.volume).key != result.run.key:
+                self._results.drop()
+                raise PromptSegError("The voxels of the volume changed since; this result was dropped, tune again.")
             self._notice = self._results.apply()
 
     def discard(self) -> None:
@@ -238,7 +246,7 @@ class Session:
     def load_prompts(self, path: Union[str, Path]) -> None:
         """Read a prompts file into the scene."""
         with self._refusing():
-            node = prompts_list.load(self.scene, Path(path))
+            node = prompts_list.load(self.scene, Path(path), self.parameters.model)
             self._notice = Notice(f"Loaded '{node.GetName()}'.")
 
     def save_prompts(self, key: str, path: Union[str, Path]) -> None:
@@ -294,6 +302,8 @@ class Session:
         self._unwatch()
         self._queue.clear()
         self._run = None
+        with contextlib.suppress(PromptSegError):
+            self._results.finish()  # what was applied is remembered in the scene
         self._results.forget()
         with contextlib.suppress(PromptSegError):
             self._places.show(False)
@@ -313,6 +323,9 @@ class Session:
             yield
         except PromptSegError as error:
             self._notice = Notice(str(error), "error")
+        except Exception as error:  # a bug of ours must not cost the user a window that answers
+            logging.exception("PromptSeg could not do that")
+            self._notice = Notice(f"Something unexpected happened ({error!r}); nothing is lost, see the log.", "error")
         if not quiet or self._notice is not before:
             self._changed()
 
@@ -397,6 +410,7 @@ class Session:
         return self._histories[key]
 
     def _version(self) -> Optional[Version]:
+        self._results.finish()
         version = self._results.memory.of(self._segmentation())
         if version is not None and version.prompts is None:
             version = replace(version, prompts=prompts_list.current(self._segmentation()))
@@ -429,14 +443,20 @@ class Session:
         try:
             submit(run, task.result(), self._engine.get(self.parameters), self._common())
         except PromptSegError as error:
-            self._end_run(Notice(str(error), "error"))
+            self._fail(str(error))
 
     def _stop(self, notice: Notice) -> None:
         """Stop the running job and all that wait; what it has shown stays."""
         self._queue.clear()
         if self._run is not None:
             self._engine.cancel(self._run)
+            self._forget_made(self._run)
             self._end_run(notice)
+
+    def _forget_made(self, run: Run) -> None:
+        """A segmentation that was made for a job goes when nothing has come of it."""
+        if self._results.result is None and links.alive(self.scene, run.made) and not segments(run.made):
+            links.remove(run.made)
 
     def _end_run(self, notice: Notice) -> None:
         if self._run is not None and self._run.kind == "tune":
@@ -459,15 +479,15 @@ class Session:
             raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
         here = volume is self._volume()
         segmentation = self._segmentation() if here else links.remembered(volume)
-        if segmentation is None:
+        run = Run("segment", volume, segmentation, classes=tuple(prompts.names), direct=not here, prompts=prompts)
+        if segmentation is None and here:  # a preview needs a place
             segmentation = links.new_segmentation(self.scene, volume, f"{volume.GetName()} segmentation")
             links.remember(volume, segmentation)
-            if here:
-                self.parameters.segmentation = segmentation
-        names = {each.name: each.id for each in segments(segmentation) if each.role == "tune"}
-        run = Run("segment", volume, segmentation, classes=tuple(prompts.names), direct=not here, prompts=prompts)
-        run.segment_ids = {name: names[name] for name in prompts.names if name in names}
-        version = self._results.memory.of(segmentation) if here else None
+            run.segmentation = run.made = self.parameters.segmentation = segmentation
+        if segmentation is not None:
+            names = {each.name: each.id for each in segments(segmentation) if each.role == "tune"}
+            run.segment_ids = {name: names[name] for name in prompts.names if name in names}
+        version = self._version() if here else None
         plan = Plan.for_prompts(self.parameters, volume, segmentation, version, prompts, run.segment_ids)
         self._begin(run, plan)
 
@@ -495,10 +515,16 @@ class Session:
         """The job has come to nothing: the scene is as it was before it."""
         self._queue.clear()
         self._results.drop()
+        if self._run is not None:
+            self._forget_made(self._run)
         self._end_run(Notice(message, "error"))
 
     def _show(self, run: Run, event: Event) -> None:
         """A preview or the result came."""
+        if requests.image_of(run.volume).key != run.key:
+            self._engine.cancel(run)
+            self._fail(f"The voxels of '{run.volume.GetName()}' changed meanwhile; click again for the new ones.")
+            return
         prompts = requests.prompts_of(event) if "prompts" in event.arrays else run.prompts
         raw, final = requests.segmentation_of(event), event.kind == "done"
         if final:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Sequence
 
+import numpy as np
+
 from ..errors import PromptSegError
-from ..prompts.classes import ClassInfo
+from ..prompts.classes import ClassInfo, is_name
 from ..prompts.store import Prompts
 from ..scene import links, painting
 from ..scene.segmentations import Segment, segments
@@ -14,7 +16,7 @@ from ..worker.client import Sent, Worker
 from ..worker.packing import packed_infos, packed_prompts
 from . import prompts_list, requests
 from .codes import Known, compose
-from .memory import CLASS, Version, numbers
+from .memory import CLASS, Version, next_number, numbers
 from .running import Run
 
 RETUNE_SHARE = 1 / 3
@@ -35,6 +37,14 @@ class Part:
     names: dict[int, str]
     background: list[str]
     version: Optional[Version]
+
+    def taught(self, known: Known) -> list[str]:
+        """Names of the classes that are known somewhere."""
+        return [self.names[number] for number in known.painted]
+
+    def any(self, segment_ids) -> bool:
+        """Whether anything is painted in some segments."""
+        return any(not self.painted.empty(each) for each in segment_ids)
 
     def compose(self, unpainted: str) -> Known:
         applied, strokes = (self.version.applied, self.version.strokes) if self.version else (None, None)
@@ -70,16 +80,21 @@ class Plan:
         """What is known of each volume; slow, for a thread. Raises :class:`PromptSegError` when nothing is painted."""
         if self.prompts is not None:
             part = self.parts[0]
-            painted = any(not part.painted.empty(each) for each in part.classes)
-            return Composed(self, [part.compose("unknown") if painted else None])
-        return Composed(self, [part.compose(self.unpainted) for part in self.parts])
+            return Composed(self, [part.compose("unknown") if part.any(part.classes) else None])
+        # A further volume on which nothing is painted yet teaches nothing.
+        first, *others = self.parts
+        known = [
+            part.compose(self.unpainted) if part.any([*part.classes, *part.background]) else None for part in others
+        ]
+        return Composed(self, [first.compose(self.unpainted), *known])
 
     @classmethod
     def for_prompts(
         cls, parameters, volume, segmentation, version: Optional[Version], prompts: Prompts, ids: Mapping[str, str]
     ) -> Plan:
         """To segment one volume with prompts; what is painted in segments of the same names is grown and kept."""
-        part = _part(volume, segmentation, version, {each.id: each for each in _tuned(segmentation, ids.values())})
+        tuned = _tuned(segmentation, ids.values()) if segmentation is not None else []
+        part = _part(volume, segmentation, version, {each.id: each for each in tuned})
         return cls([part], {}, prompts=prompts, segment_ids=dict(ids))
 
 
@@ -95,8 +110,8 @@ def plan_tuning(
     for name in names:
         if names.count(name) > 1:
             raise PromptSegError(f"Two segments are called {name}; give each its own name.")
-        if not name.strip():
-            raise PromptSegError("A segment has no name; give it one.")
+        if not is_name(name):
+            raise PromptSegError("The name of a segment is empty, very long or has several lines; give it another.")
     start = version.prompts if version else None
     settings = {"mode": parameters.mode, "method": parameters.method, "seconds": float(parameters.seconds)}
     if start is not None:
@@ -117,12 +132,13 @@ def submit(run: Run, composed: Composed, worker: Worker, common: Mapping[str, An
     """Send the job and note in ``run`` what its result is for. Raises :class:`PromptSegError` when there is no job."""
     plan, first = composed.plan, composed.known[0]
     main = plan.parts[0]
-    run.worker = worker
+    run.worker, run.key, run.painting = worker, main.image.key, main.painted
     if plan.prompts is not None:
         _submit_segmenting(run, composed, worker, common)
         return
     assert first is not None
-    held = {name: number for number, name in main.names.items() if not main.painted.empty(_id(main, number))}
+    taught = {name for part, known in zip(plan.parts, composed.known) if known for name in part.taught(known)}
+    held = {name: number for number, name in main.names.items() if name in taught}
     if not held:
         raise PromptSegError("Nothing is painted in the segments to tune; paint some voxels of a structure.")
     changed = {name for name, number in held.items() if number in first.changed}
@@ -131,15 +147,17 @@ def submit(run: Run, composed: Composed, worker: Worker, common: Mapping[str, An
     start = plan.start
     values = _values(held, start)
     taken = [*values.values(), *(start.values.values() if start else ())]
-    described, arrays = [], {}
-    for index, (part, known) in enumerate(zip(plan.parts, composed.known)):
-        assert known is not None
+    described: list[dict[str, Any]] = []
+    arrays = {}
+    for part, known in zip(plan.parts, composed.known):
+        if known is None:
+            continue
         own = {number: values[name] for number, name in part.names.items() if name in values}
         each, array = requests.example_values(
             part.image, part.name, known.codes, own, taken, plan.unpainted == "volume"
         )
         described.append(each)
-        arrays[f"annotation{index}"] = array
+        arrays[f"annotation{len(described) - 1}"] = array
     if start is not None:
         arrays["start"] = packed_prompts(start)
     again = start is not None and all(name in start.names for name in names)
@@ -157,7 +175,7 @@ def submit(run: Run, composed: Composed, worker: Worker, common: Mapping[str, An
         "appearance": packed_infos(infos),
         "examples": described,
     }
-    run.classes, run.strokes = tuple(names), first.strokes
+    run.classes, run.known = tuple(names), first
     run.segment_ids = {name: plan.segment_ids[name] for name in names}
     run.numbers = {name: number for number, name in main.names.items()}
     run.job = worker.submit("tune", request, arrays, [part.image for part in plan.parts])
@@ -175,7 +193,7 @@ def _submit_segmenting(run: Run, composed: Composed, worker: Worker, common: Map
         request["strokes"], arrays["annotation0"] = requests.example_values(
             part.image, part.name, known.codes, own, taken, False
         )
-        run.strokes = known.strokes
+        run.known = known
     run.numbers = {name: number for number, name in part.names.items()}
     run.job = worker.submit("segment", request, arrays, [part.image])
 
@@ -188,8 +206,11 @@ def _tuned(segmentation, ids=None) -> list[Segment]:
 
 def _part(volume, segmentation, version: Optional[Version], tuned: Mapping[str, Segment]) -> Part:
     image = requests.image_of(volume)
+    if segmentation is None:
+        nothing = painting.Painting("", np.eye(4), {})
+        return Part(volume.GetName() or "volume", image, nothing, {}, {}, [], None)
     known = numbers(segmentation)
-    free = 1 + max(known.values(), default=-1)
+    free = next_number(segmentation)
     classes: dict[str, int] = {}
     for segment_id in tuned:
         if segment_id in known:
@@ -202,17 +223,18 @@ def _part(volume, segmentation, version: Optional[Version], tuned: Mapping[str, 
     return Part(volume.GetName() or "volume", image, painted, classes, names, background, version)
 
 
-def _id(part: Part, number: int) -> str:
-    return next(each for each, other in part.classes.items() if other == number)
-
-
 def _called_as_now(prompts: Prompts, segmentation, tuned) -> Prompts:
     """The prompts with the classes of renamed segments renamed."""
-    names = {}
+    names, own = {}, numbers(segmentation)
     for each in tuned:
-        before = links.tag(segmentation, each.id, CLASS)
+        before = links.tag(segmentation, each.id, CLASS) if each.id in own else ""
         if before and before != each.name and before in prompts.names:
             names[before] = each.name
+    # A class whose segment was deleted makes room for one that now has its name.
+    for name in prompts.names:
+        if name not in names and name in names.values():
+            free = (f"{name} (earlier{f' {count}' if count else ''})" for count in range(len(prompts.names) + 1))
+            names[name] = next(each for each in free if each not in prompts.names and each not in names.values())
     return prompts.renamed(names) if names else prompts
 
 

@@ -33,7 +33,7 @@ from PromptSegLib.session.codes import (
     is_class,
     is_not_class,
 )
-from PromptSegLib.session.requests import relabelled
+from PromptSegLib.session.requests import on_grid
 
 BALL, ROD, NEW = 0, 1, 2
 NAMES = {"ball": BALL, "rod": ROD}
@@ -454,9 +454,10 @@ def test_an_annotation_of_codes_without_a_class():
     assert sitk.GetArrayFromImage(annotation).ravel().tolist() == [0, background] and not barred
 
 
-def test_codes_as_label_values_on_another_grid(here):
+def test_codes_on_another_grid(here):
     known = here.known()
-    array = relabelled(known.codes, {is_class(BALL): 9, is_class(ROD): 500}, here.grid)
-    assert np.array_equal(array, 9 * (here.strokes == CLASSES["ball"]) + 500 * (here.strokes == CLASSES["rod"]))
+    codes = on_grid(known.codes, here.grid)
+    assert np.array_equal(codes == is_class(BALL), here.strokes == CLASSES["ball"])
+    assert np.array_equal(codes == is_class(ROD), here.strokes == CLASSES["rod"])
     beyond = Grid((3, 3, 3), (1.0, 1.0, 1.0), (900.0, 900.0, 900.0))
-    assert not relabelled(known.codes, {is_class(BALL): 9}, beyond).any()
+    assert not on_grid(known.codes, beyond).any()
