@@ -70,6 +70,12 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     task: Optional[Task] = None  # the thread that puts the job together
 
+    def ask(self, request: Any, worker: Any) -> None:
+        """Hand the job to a worker."""
+        self.worker, self.known = worker, request.known
+        self.classes, self.segment_ids, self.numbers = request.classes, dict(request.segment_ids), dict(request.numbers)
+        self.job = worker.submit(request.job, request.values, request.arrays, request.images)
+
     def report(self, values: Mapping[str, Any]) -> None:
         """Take a report's stage, share and figures."""
         self.stage, self.share = str(values.get("stage", "")), float(values.get("share", 0.0))

@@ -19,13 +19,15 @@ from ..scene.history import History
 from ..scene.segmentations import segments
 from ..worker.client import GONE, Event, Worker
 from . import prompts_list, requests
+from .asking import request_of
 from .engine import Engine
 from .memory import Version, current_tag
 from .parameters import Parameters
 from .places import Places
+from .planning import Plan, plan_tuning
+from .reasons import Situation, why_not
 from .results import Results
 from .running import Run, Task
-from .tuning import Plan, plan_tuning, submit
 from .view import ACTIONS, Notice, View
 
 _YIELD = 0.002  # seconds given to other threads at each poll: the application's own loop may hold Python's lock
@@ -336,57 +338,17 @@ class Session:
 
     def _reason(self, action: str) -> str:
         """Why an action is not possible now, one sentence; "" when it is."""
-        run, volume, segmentation = self._run, self._volume(), self._segmentation()
-        if action == "cancel":
-            return "" if run else "Nothing is running."
-        if action in ("apply", "discard"):
-            return "" if self._results.result else "There is no preview; tune first."
-        if action in ("undo", "redo"):
-            if segmentation is None:
-                return "Choose a segmentation first."
-            if run:
-                return "Cancel the running job first."
-            history = self._history_of(segmentation)
-            able = history.can_undo if action == "undo" else history.can_redo
-            return "" if able else f"There is nothing to {action}."
-        if action == "look":
-            return "" if self._places.any(volume) else "Tune or segment first."
-        if action == "map":
-            return "" if self._places.has_map(volume) else "Tune or segment first; the map comes with the result."
-        if action in ("save", "load", "rename", "delete"):
-            return ""
-        if action == "example":
-            return "" if volume is not None else "Choose a volume first."
-        if run:
-            return "A job is running; cancel it first, or wait until it is done."
-        if volume is None:
-            return "Choose a volume first."
-        entry = self._entry()
-        if entry is None:
-            return f"There is no model {self.parameters.model}; choose another."
-        if not entry.installed:
-            return f"The model {entry.title} is not downloaded yet; click Download."
-        if self.parameters.device == "ssh" and not self.parameters.host.strip():
-            return "Type the host to compute on, as for ssh, or choose this machine."
-        if action == "segment":
-            return ""
-        if segmentation is None:
-            return "Choose or create a segmentation and paint some voxels first."
-        if not any(each.role == "tune" for each in segments(segmentation)):
-            return "Add a segment and paint some voxels of a structure first."
-        try:
-            if not links.same_place(volume, segmentation):
-                return "The segmentation lies outside the volume; choose the segmentation of this volume."
-        except PromptSegError as error:
-            return str(error)
-        return ""
-
-    def _entry(self) -> Optional[catalogue.Entry]:
-        """The chosen model, here or not; None when there is no such model."""
-        for look_up in (catalogue.find, catalogue.find_name):
-            with contextlib.suppress(PromptSegError):
-                return look_up(self.parameters.model or catalogue.entries()[0].name)
-        return None
+        segmentation = self._segmentation()
+        now = Situation(
+            self.parameters,
+            self._volume(),
+            segmentation,
+            self._run is not None,
+            self._results.result is not None,
+            self._places,
+            self._history_of(segmentation) if segmentation is not None else None,
+        )
+        return why_not(action, now)
 
     def _volume(self):
         volume = self.parameters.volume
@@ -432,7 +394,8 @@ class Session:
     def _begin(self, run: Run, plan: Plan) -> None:
         """Begin a job: put together in a thread what is known, then send it."""
         self._run, self._notice = run, Notice()
-        run.task = Task(plan.compose)
+        run.key, run.painting = plan.parts[0].image.key, plan.parts[0].painted
+        run.task = Task(partial(request_of, plan, self._common()))
 
     def _step(self) -> None:
         """Send the job when its thread is done and the worker is free."""
@@ -441,7 +404,7 @@ class Session:
             return
         task, run.task = run.task, None
         try:
-            submit(run, task.result(), self._engine.get(self.parameters), self._common())
+            run.ask(task.result(), self._engine.get(self.parameters))
         except PromptSegError as error:
             self._fail(str(error))
 

@@ -17,7 +17,7 @@ from ..progress import Cancelled, Job, Report
 from .jobs import Jobs, threads_wanted
 from .messages import VERSION, Channel, Message
 
-_NICE = 5  # below the application, so that its window stays alive on two cores
+_NICE = 15  # far below the application: its window, and the threads that draw it, come first
 OUT_OF_MEMORY = (
     "The memory of this machine is not enough for this volume; close other programs, crop the volume (Crop Volume), "
     "or tune fewer segments at once."

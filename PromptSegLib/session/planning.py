@@ -1,4 +1,4 @@
-"""From a click to the worker's job: what is on the main thread's nodes, what a thread makes of it, what is sent."""
+"""From a click to a plan: everything that a job needs, taken off the nodes at once, on the main thread."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from ..prompts.classes import ClassInfo, is_name
 from ..prompts.store import Prompts
 from ..scene import links, painting
 from ..scene.segmentations import Segment, segments
-from ..worker.client import Sent, Worker
-from ..worker.packing import packed_infos, packed_prompts
+from ..worker.client import Sent
 from . import prompts_list, requests
 from .codes import Known, compose
 from .memory import CLASS, Version, next_number, numbers
-from .running import Run
-
-RETUNE_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -53,14 +49,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Composed:
-    """A plan with what is known of each of its volumes."""
-
-    plan: Plan
-    known: list[Optional[Known]]
-
-
-@dataclass(frozen=True)
 class Plan:
     """Everything a job needs, off the nodes.
 
@@ -75,18 +63,6 @@ class Plan:
     prompts: Optional[Prompts] = None
     infos: dict[str, ClassInfo] = field(default_factory=dict)
     segment_ids: dict[str, str] = field(default_factory=dict)
-
-    def compose(self) -> Composed:
-        """What is known of each volume; slow, for a thread. Raises :class:`PromptSegError` when nothing is painted."""
-        if self.prompts is not None:
-            part = self.parts[0]
-            return Composed(self, [part.compose("unknown") if part.any(part.classes) else None])
-        # A further volume on which nothing is painted yet teaches nothing.
-        first, *others = self.parts
-        known = [
-            part.compose(self.unpainted) if part.any([*part.classes, *part.background]) else None for part in others
-        ]
-        return Composed(self, [first.compose(self.unpainted), *known])
 
     @classmethod
     def for_prompts(
@@ -128,76 +104,6 @@ def plan_tuning(
     return Plan(parts, settings, parameters.unpainted, start, None, infos, ids)
 
 
-def submit(run: Run, composed: Composed, worker: Worker, common: Mapping[str, Any]) -> None:
-    """Send the job and note in ``run`` what its result is for. Raises :class:`PromptSegError` when there is no job."""
-    plan, first = composed.plan, composed.known[0]
-    main = plan.parts[0]
-    run.worker, run.key, run.painting = worker, main.image.key, main.painted
-    if plan.prompts is not None:
-        _submit_segmenting(run, composed, worker, common)
-        return
-    assert first is not None
-    taught = {name for part, known in zip(plan.parts, composed.known) if known for name in part.taught(known)}
-    held = {name: number for number, name in main.names.items() if name in taught}
-    if not held:
-        raise PromptSegError("Nothing is painted in the segments to tune; paint some voxels of a structure.")
-    changed = {name for name, number in held.items() if number in first.changed}
-    new = {name for name in held if plan.start is None or name not in plan.start.names}
-    names = [name for name in held if name in changed | new] or list(held)
-    start = plan.start
-    values = _values(held, start)
-    taken = [*values.values(), *(start.values.values() if start else ())]
-    described: list[dict[str, Any]] = []
-    arrays = {}
-    for part, known in zip(plan.parts, composed.known):
-        if known is None:
-            continue
-        own = {number: values[name] for number, name in part.names.items() if name in values}
-        each, array = requests.example_values(
-            part.image, part.name, known.codes, own, taken, plan.unpainted == "volume"
-        )
-        described.append(each)
-        arrays[f"annotation{len(described) - 1}"] = array
-    if start is not None:
-        arrays["start"] = packed_prompts(start)
-    again = start is not None and all(name in start.names for name in names)
-    settings = {**plan.settings, "seconds": plan.settings["seconds"] * (RETUNE_SHARE if again else 1.0)}
-    infos = [
-        ClassInfo(name, values[name], info.color, info.terminology)
-        for name, info in plan.infos.items()
-        if name in names
-    ]
-    request = {
-        **common,
-        "settings": settings,
-        "classes": {name: values[name] for name in names},
-        "others": [value for name, value in values.items() if name not in names],
-        "appearance": packed_infos(infos),
-        "examples": described,
-    }
-    run.classes, run.known = tuple(names), first
-    run.segment_ids = {name: plan.segment_ids[name] for name in names}
-    run.numbers = {name: number for number, name in main.names.items()}
-    run.job = worker.submit("tune", request, arrays, [part.image for part in plan.parts])
-
-
-def _submit_segmenting(run: Run, composed: Composed, worker: Worker, common: Mapping[str, Any]) -> None:
-    plan, known = composed.plan, composed.known[0]
-    part, prompts = plan.parts[0], plan.prompts
-    assert prompts is not None
-    request: dict[str, Any] = {**common, "image": part.image.key}
-    arrays = {"prompts": packed_prompts(prompts)}
-    if known is not None:
-        own = {number: prompts.values[name] for number, name in part.names.items() if name in prompts.values}
-        taken = list(prompts.values.values())
-        request["strokes"], arrays["annotation0"] = requests.example_values(
-            part.image, part.name, known.codes, own, taken, False
-        )
-        run.known = known
-    run.numbers = {name: number for number, name in part.names.items()}
-    run.job = worker.submit("segment", request, arrays, [part.image])
-
-
 def _tuned(segmentation, ids=None) -> list[Segment]:
     """The segments with the role ``tune``, or those of them with some IDs."""
     found = [each for each in segments(segmentation) if each.role == "tune"]
@@ -236,10 +142,3 @@ def _called_as_now(prompts: Prompts, segmentation, tuned) -> Prompts:
             free = (f"{name} (earlier{f' {count}' if count else ''})" for count in range(len(prompts.names) + 1))
             names[name] = next(each for each in free if each not in prompts.names and each not in names.values())
     return prompts.renamed(names) if names else prompts
-
-
-def _values(names, start: Optional[Prompts]) -> dict[str, int]:
-    """A label value for each class: its own in the prompts to go on from, else a free one."""
-    known = start.values if start else {}
-    free = iter(value for value in range(1, 65536) if value not in known.values())
-    return {name: known[name] if name in known else next(free) for name in names}

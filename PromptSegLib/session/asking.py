@@ -1,0 +1,116 @@
+"""From a plan to what is asked of the worker: slow, for a thread; it knows no node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Mapping, Optional
+
+import numpy as np
+
+from ..errors import PromptSegError
+from ..prompts.store import Prompts
+from ..worker.client import Sent
+from ..worker.packing import packed_infos, packed_prompts
+from . import requests
+from .codes import Known
+from .planning import Plan
+
+RETUNE_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job for the worker, and what its result is for.
+
+    :param classes: names of the classes whose result is wanted.
+    :param segment_ids: class name -> ID of the segment that gets it.
+    :param numbers: class name -> the number of the class in the segmentation.
+    :param known: what the user said of the volume; None where nothing is painted.
+    """
+
+    job: str
+    values: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    images: list[Sent]
+    classes: tuple[str, ...]
+    segment_ids: dict[str, str]
+    numbers: dict[str, int]
+    known: Optional[Known]
+
+
+def request_of(plan: Plan, common: Mapping[str, Any]) -> Request:
+    """What to ask of the worker. Raises :class:`PromptSegError` when there is nothing to ask for.
+
+    :param common: the model and the device.
+    """
+    return _segmenting(plan, common) if plan.prompts is not None else _tuning(plan, common)
+
+
+def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
+    main, *others = plan.parts
+    first = main.compose(plan.unpainted)
+    # A further volume on which nothing is painted yet teaches nothing.
+    painted = [part for part in others if part.any([*part.classes, *part.background])]
+    known = [first, *(part.compose(plan.unpainted) for part in painted)]
+    parts = [main, *painted]
+    taught = {name for part, each in zip(parts, known) for name in part.taught(each)}
+    held = {name: number for number, name in main.names.items() if name in taught}
+    if not held:
+        raise PromptSegError("Nothing is painted in the segments to tune; paint some voxels of a structure.")
+    start = plan.start
+    # What was tuned and is right stays as it is, bit for bit.
+    new = {name for name, number in held.items() if number in first.changed or not start or name not in start.names}
+    names = [name for name in held if name in new] or list(held)
+    values = _values(held, start)
+    taken = [*values.values(), *(start.values.values() if start else ())]
+    described: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    for part, each in zip(parts, known):
+        own = {number: values[name] for number, name in part.names.items() if name in values}
+        complete = plan.unpainted == "volume"
+        example, array = requests.example_values(part.image, part.name, each.codes, own, taken, complete)
+        arrays[f"annotation{len(described)}"] = array
+        described.append(example)
+    if start is not None:
+        arrays["start"] = packed_prompts(start)
+    again = start is not None and all(name in start.names for name in names)
+    request = {
+        **common,
+        "settings": {**plan.settings, "seconds": plan.settings["seconds"] * (RETUNE_SHARE if again else 1.0)},
+        "classes": {name: values[name] for name in names},
+        "others": [value for name, value in values.items() if name not in names],
+        "appearance": packed_infos([replace(plan.infos[name], value=values[name]) for name in names]),
+        "examples": described,
+    }
+    return Request(
+        "tune",
+        request,
+        arrays,
+        [part.image for part in parts],
+        tuple(names),
+        {name: plan.segment_ids[name] for name in names},
+        {name: number for number, name in main.names.items()},
+        first,
+    )
+
+
+def _segmenting(plan: Plan, common: Mapping[str, Any]) -> Request:
+    part, prompts = plan.parts[0], plan.prompts
+    assert prompts is not None
+    known = part.compose("unknown") if part.any(part.classes) else None
+    request: dict[str, Any] = {**common, "image": part.image.key}
+    arrays = {"prompts": packed_prompts(prompts)}
+    if known is not None:
+        own = {number: prompts.values[name] for number, name in part.names.items() if name in prompts.values}
+        request["strokes"], arrays["annotation0"] = requests.example_values(
+            part.image, part.name, known.codes, own, list(prompts.values.values()), False
+        )
+    numbers = {name: number for number, name in part.names.items()}
+    return Request("segment", request, arrays, [part.image], tuple(prompts.names), plan.segment_ids, numbers, known)
+
+
+def _values(names, start: Optional[Prompts]) -> dict[str, int]:
+    """A label value for each class: its own in the prompts to go on from, else a free one."""
+    known = start.values if start else {}
+    free = iter(value for value in range(1, 65536) if value not in known.values())
+    return {name: known[name] if name in known else next(free) for name in names}

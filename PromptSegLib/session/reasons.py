@@ -1,0 +1,90 @@
+"""Why something cannot be done now, in one sentence; the panel's tooltips say it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from ..errors import PromptSegError
+from ..models import catalogue
+from ..scene import links
+from ..scene.segmentations import segments
+from .places import Places
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What there is, for the panel's actions; nodes are None where they are not chosen or gone."""
+
+    parameters: Any
+    volume: Any
+    segmentation: Any
+    running: bool
+    result: bool
+    places: Places
+    history: Any
+
+
+def why_not(action: str, now: Situation) -> str:
+    """Why one of ``view.ACTIONS`` is not possible; "" when it is."""
+    if action == "cancel":
+        return "" if now.running else "Nothing is running."
+    if action in ("apply", "discard"):
+        return "" if now.result else "There is no preview; tune first."
+    if action in ("undo", "redo"):
+        return _why_no_history(action, now)
+    if action == "look":
+        return "" if now.places.any(now.volume) else "Tune or segment first."
+    if action == "map":
+        return "" if now.places.has_map(now.volume) else "Tune or segment first; the map comes with the result."
+    if action in ("save", "load", "rename", "delete"):
+        return ""
+    if action == "example":
+        return "" if now.volume is not None else "Choose a volume first."
+    return _why_no_job(now) or (_why_no_tuning(now) if action == "tune" else "")
+
+
+def _why_no_history(action: str, now: Situation) -> str:
+    if now.history is None:
+        return "Choose a segmentation first."
+    if now.running:
+        return "Cancel the running job first."
+    able = now.history.can_undo if action == "undo" else now.history.can_redo
+    return "" if able else f"There is nothing to {action}."
+
+
+def _why_no_job(now: Situation) -> str:
+    if now.running:
+        return "A job is running; cancel it first, or wait until it is done."
+    if now.volume is None:
+        return "Choose a volume first."
+    entry = _entry(now.parameters.model)
+    if entry is None:
+        return f"There is no model {now.parameters.model}; choose another."
+    if not entry.installed:
+        return f"The model {entry.title} is not downloaded yet; click Download."
+    if now.parameters.device == "ssh" and not now.parameters.host.strip():
+        return "Type the host to compute on, as for ssh, or choose this machine."
+    return ""
+
+
+def _why_no_tuning(now: Situation) -> str:
+    if now.segmentation is None:
+        return "Choose or create a segmentation and paint some voxels first."
+    if not any(each.role == "tune" for each in segments(now.segmentation)):
+        return "Add a segment and paint some voxels of a structure first."
+    try:
+        if not links.same_place(now.volume, now.segmentation):
+            return "The segmentation lies outside the volume; choose the segmentation of this volume."
+    except PromptSegError as error:
+        return str(error)
+    return ""
+
+
+def _entry(model: str) -> Optional[catalogue.Entry]:
+    """The chosen model, here or not; None when there is no such model."""
+    for look_up in (catalogue.find, catalogue.find_name):
+        with contextlib.suppress(PromptSegError):
+            return look_up(model or catalogue.entries()[0].name)
+    return None
