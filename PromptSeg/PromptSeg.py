@@ -177,4 +177,34 @@ class PromptSegLogic(ScriptedLoadableModuleLogic):
 
 
 class PromptSegTest(ScriptedLoadableModuleTest):
-    """The quick tests; what tunes is in ``Testing/Python/PromptSegModuleTest.py``."""
+    """The quick tests, which need nothing installed; ``Testing/Python/PromptSegModuleTest.py`` also tunes."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+        slicer.util.selectModule("PromptSeg")
+        self.panel = slicer.modules.PromptSegWidget.panel
+
+    def runTest(self):
+        for test in (self.test_reasons, self.test_choices):
+            self.setUp()
+            test()
+
+    def test_reasons(self):
+        """What cannot be done says why; a volume comes with a segmentation."""
+        import numpy
+
+        self.panel.render()
+        self.assertFalse(self.panel.ui.applyButton.enabled)
+        self.assertIn("no preview", self.panel.ui.applyButton.toolTip)
+        volume = slicer.util.addVolumeFromArray(numpy.zeros((8, 9, 10), numpy.int16))
+        self.panel.ui.volumeSelector.setCurrentNode(volume)
+        self.assertIsNotNone(self.panel.parameters.segmentation)
+        self.assertFalse(self.panel.ui.tuneButton.enabled)
+
+    def test_choices(self):
+        """Widgets and parameter node show the same."""
+        parameters = PromptSegLogic().getParameterNode()
+        self.panel.ui.opacitySlider.value = 0.75
+        self.assertEqual(parameters.opacity, 0.75)
+        parameters.seconds = 90.0
+        self.assertEqual(self.panel.ui.secondsSpinBox.value, 90.0)

@@ -32,8 +32,10 @@ def draw(label: Any, points: Sequence[tuple[float, float, float]]) -> None:
     agreements = [(share, each) for share, _unused, each in points if math.isfinite(each)]
     most = max((loss for _unused, loss in losses), default=1.0) or 1.0
     room = (width - 2 * _MARGIN, height - 2 * _MARGIN - _TEXT)
-    _line(painter, [(share, loss / most) for share, loss in losses], loss_color, room)
-    _line(painter, agreements, agreement_color, room)
+    first = min((share for share, *_unused in points), default=0.0)  # before it there is nothing to see
+    across = (1.0 - first) or 1.0
+    _line(painter, [((share - first) / across, loss / most) for share, loss in losses], loss_color, room)
+    _line(painter, [((share - first) / across, each) for share, each in agreements], agreement_color, room)
     metrics = painter.fontMetrics()
     said = [(_("Loss {value:.2f}").format(value=losses[-1][1]), loss_color)] if losses else []
     if agreements:

@@ -8,7 +8,7 @@ from typing import Any, Callable
 import qt
 import slicer
 
-from ..session.choices import CLEAN_UP, LOOK, Choices
+from ..session.choices import CLEAN_UP, LOOK
 from ..session.chosen import Chosen
 from ..session.installation import Installation
 from ..session.model_files import ModelFiles
@@ -17,6 +17,7 @@ from ..session.session import Session
 from ..session.view import Notice
 from . import watching
 from .annotate_section import AnnotateSection
+from .binding import Binding
 from .correct_section import CorrectSection
 from .history import EditorHistory
 from .input_section import InputSection
@@ -52,16 +53,13 @@ class Panel:
         self.session.on_change(self.render_soon)
         self._place, self._closed = "tune", False
         self._said = Notice()
-        self._node: Any = None
-        self._gui_tag: Any = None
-        self._choices = Choices(self.parameters)
-        self._parameters_watch, self._scene_watch = watching.Watch(), watching.Watch()
-        self._segments_watch, self._volume_watch = watching.Watch(), watching.Watch()
+        self._binding = Binding(self.ui, self.parameters, self._parameters_changed)
+        self._scene_watch, self._segments_watch, self._volume_watch = (watching.Watch() for _ in range(3))
         self._poll_timer = self._timer(_POLL_MS, self._poll, repeat=True)
         self._render_timer = self._timer(0, self.render)
         self._stroke_timer = self._timer(_STROKE_MS, self._stroke_ended)
         self.input, self.annotate = InputSection(self), AnnotateSection(self)
-        self.sections = [
+        self.sections: list[Any] = [
             SetupSection(self),
             self.input,
             self.annotate,
@@ -86,15 +84,7 @@ class Panel:
 
     def set_parameters(self, node: Any) -> None:
         """Bind another parameter node (a ``parameterNodeWrapper``); None for none, as while a scene is closed."""
-        if self._node is not None:
-            self._node.disconnectGui(self._gui_tag)
-        self._parameters_watch.off()
-        self._node = node
-        self.parameters.use(node)
-        self._choices = Choices(self.parameters)
-        if node is not None:
-            self._gui_tag = node.connectGui(self.ui)
-            self._parameters_watch.on(node, *watching.modified(self._parameters_changed))
+        self._binding.bind(node)
         self.render_soon()
 
     def enter(self) -> None:
@@ -205,8 +195,7 @@ class Panel:
             self._poll_timer.stop()
             self.render()
 
-    def _parameters_changed(self, *_args: Any) -> None:
-        changed = self._choices.changed(self.parameters)
+    def _parameters_changed(self, changed: set[str]) -> None:
         if changed & LOOK:
             self.session.show_opacity()
         if changed & CLEAN_UP:
@@ -225,6 +214,7 @@ class Panel:
 
     def _stroke_ended(self) -> None:
         """Something was painted: let the worker get ready while the user goes on."""
+        self.session.segmentation_changed()
         found = rows(self.scene, self.parameters.segmentation)
         if anything_painted(found) and not self._view().reasons["segment"]:
             self.session.prepare()

@@ -84,9 +84,8 @@ class PromptsSection:
         busy = _(self._reasons["segment"]) if self._reasons["segment"] else ""
         others = "" if self._checked() else _("Check at least one volume in the list.")
         allow(ui.segmentButton, nothing or foreign or busy, _("Preview what these prompts make of the volume."))
-        allow(
-            ui.segmentVolumesButton, nothing or foreign or busy or others, _("One after the other, with Cancel above.")
-        )
+        tip = _("Segment them one after the other; the button above cancels.")
+        allow(ui.segmentVolumesButton, nothing or foreign or busy or others, tip)
         allow(ui.loadButton, "", _("Load prompts from a file into the scene."))
         allow(ui.saveButton, nothing, _("Save these prompts to a file, to share or to use in other scenes."))
         allow(ui.renameButton, nothing or shipped, _("Type another name in the list."))

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from ..errors import PromptSegError
 from ..examples.preprocessing import Preprocessing
@@ -149,6 +147,8 @@ class Prompts:
 
     def to_bytes(self) -> bytes:
         """The file's content; a pure function of the prompts."""
+        from safetensors.numpy import save  # not at the top: the panel opens before anything is installed
+
         tensors = {
             f"{index}/{name}": np.ascontiguousarray(tensor)
             for index, each in enumerate(self.classes)
@@ -202,6 +202,9 @@ class Prompts:
     @classmethod
     def from_bytes(cls, content: bytes) -> Prompts:
         """Undo :meth:`to_bytes`, believing nothing."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
         try:
             (length,) = struct.unpack("<Q", content[:8])
             if length > min(_MAX_HEADER, len(content) - 8):

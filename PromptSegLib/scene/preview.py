@@ -111,5 +111,10 @@ def _new_node(scene):
     node.HideFromEditorsOn()  # before it is added, so that no list ever shows it
     node.SetSaveWithScene(False)
     node = scene.AddNode(node)
+    # The application looks for the item of every segmentation, and complains of one without. It makes none for nodes
+    # hidden from editors, but hides the items of those.
+    hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    if hierarchy is not None and not hierarchy.GetItemByDataNode(node):
+        hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
     node.CreateDefaultDisplayNodes()
     return node

@@ -80,7 +80,7 @@ class Run:
         """Take a report's stage, share and figures."""
         self.stage, self.share = str(values.get("stage", "")), float(values.get("share", 0.0))
         figures = values.get("figures") or {}
-        if "loss" in figures and self.stage == "tuning":
+        if "loss" in figures:
             self.curve.append((self.share, float(figures["loss"]), float(figures.get("agreement", math.nan))))
 
     @property

@@ -62,7 +62,7 @@ class Session:
         self._queue: list[Callable[[], None]] = []
         self._curve: tuple[tuple[float, float, float], ...] = ()
         self._notice = Notice()
-        self._device, self._stale = "", False
+        self._device, self._stale, self._followed = "", False, ""
         self._listeners: list[Callable[[], None]] = []
         self._unwatch = links.watch(scene, self._on_removed, self._on_closing, self._changed)
 
@@ -210,6 +210,7 @@ class Session:
             self._require("undo")
             self._history_of(self._segmentation()).undo()
             self._after_history()
+            self._notice = Notice()
 
     def redo(self) -> None:
         """Bring back what was undone."""
@@ -217,6 +218,14 @@ class Session:
             self._require("redo")
             self._history_of(self._segmentation()).redo()
             self._after_history()
+            self._notice = Notice()
+
+    def segmentation_changed(self) -> None:
+        """Somebody else changed the segmentation, perhaps undid a result with the editor's own button: follow."""
+        segmentation = self._segmentation()
+        if segmentation is not None and current_tag(segmentation) != self._followed:
+            with self._refusing(quiet=True):
+                self._after_history()
 
     def clean_up_changed(self) -> None:
         """The clean-up choices changed: show the result with them."""
@@ -385,7 +394,7 @@ class Session:
         if version is not None and version.prompts is not None:
             prompts_list.keep(self.scene, segmentation, version.prompts)
         self._results.memory.write(segmentation, self._volume())
-        self._notice = Notice()
+        self._followed = current_tag(segmentation)
 
     def _common(self) -> dict[str, Any]:
         model = self.parameters.model or catalogue.entries()[0].name

@@ -136,7 +136,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
         self._slider.blockSignals(False)
         self.valueChanged.emit(value)
 
-    def _forwarded(kind: type, name: str) -> Any:  # noqa: N805
+    def _forwarded(kind: type, name: str) -> Any:
         getter = lambda self: getattr(self._spin, name)()  # noqa: E731
         setter = lambda self, value: getattr(self._spin, f"set{name[0].upper()}{name[1:]}")(value)  # noqa: E731
         return Property(kind, getter, setter)
@@ -170,7 +170,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         self.currentIndexChanged.connect(self._picked)
         self.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
 
-    def _choice(kind: Any, name: str) -> Any:  # noqa: N805
+    def _choice(kind: Any, name: str) -> Any:
         return Property(
             kind, lambda self: self._choices.get(name), lambda self, value: self._choices.update({name: value})
         )
@@ -266,8 +266,11 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         return self._volume
 
     def setSegmentationNode(self, node: Any) -> None:
+        if self._segmentation is not None:
+            self._segmentation.RemoveObserver(self._tag)
         self._segmentation, self._history = node, None
         if node is not None:
+            self._tag = node.AddObserver(vtk.vtkCommand.AnyEvent, lambda *_: self._buttons())
             self._history = slicer.vtkSegmentationHistory()
             self._history.SetMaximumNumberOfStates(10)
             self._history.SetSegmentation(node.GetSegmentation())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from PromptSegLib.inference.growing import FLOOR, PRICE, UNREACHED, grow, grow_quickly, path_cost
+from PromptSegLib.inference.growing import FLOOR, UNREACHED, grow, grow_quickly, path_cost
 from PromptSegLib.inference.native import winner
 
 SPACING = (3.0, 2.0, 2.0)

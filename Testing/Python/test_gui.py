@@ -144,6 +144,8 @@ def test_from_strokes_to_corrected_segments(ready, tmp_path):
     assert ui.resultNotice.text
     assert mask_of(segmentation, volume, "ball").sum() > 100
     assert ui.tuneButton.text == "Retune"
+    process()
+    assert ui.undoButton.enabled
 
     # A correction: what was erased stays away.
     applied = content(segmentation)
@@ -191,9 +193,9 @@ def test_where_to_look(ready):
     assert not ui.mapCheckBox.enabled
     tune(widget)
     assert ui.lookButton.enabled
-    assert ui.lookLabel.text.startswith("Place 1 of ")
+    assert "place" in ui.lookLabel.text
     ui.lookButton.click()
-    assert not ui.lookLabel.text.startswith("Place 1 of ") or ui.lookLabel.text == "Place 1 of 1"
+    assert ui.lookLabel.text.startswith("Place 1 of ")
     ui.mapCheckBox.click()
     assert widget.panel.session.view().map_shown
     assert ui.mapCheckBox.checked
