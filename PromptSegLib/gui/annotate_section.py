@@ -15,6 +15,8 @@ from .widgets import choices, fill, on_choice, quietly
 
 _TAG = "PromptSegEditor"
 _MOST_ROWS, _ROW_HEIGHT = 6, 24
+# What strokes and corrections need, in four rows of buttons: the Segment Editor module has the others.
+_EFFECTS = ("Threshold", "Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
 
 
 class AnnotateSection:
@@ -29,6 +31,8 @@ class AnnotateSection:
         # First the parameter set, then the scene: the editor keeps its selections there.
         self._select_editor_node()
         self.editor.setMRMLScene(panel.scene)
+        self.editor.setEffectNameOrder(_EFFECTS)
+        self.editor.unorderedEffectsVisible = False
         self.ui.examplesList.itemChanged.connect(self._example_toggled)
         self._unpainted_slot = on_choice(self.ui.unpaintedComboBox, self._unpainted_chosen)
 

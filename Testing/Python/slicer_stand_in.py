@@ -250,6 +250,11 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._redo.clicked.connect(self.redo)
         self._buttons()
 
+    unorderedEffectsVisible = True
+
+    def setEffectNameOrder(self, names: Any) -> None:
+        self.effectNameOrder = tuple(names)
+
     def mrmlSegmentEditorNode(self) -> Any:
         return self._editor_node
 
