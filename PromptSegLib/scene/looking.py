@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator, Sequence
 
+import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
@@ -11,7 +12,7 @@ import vtk
 from ..errors import PromptSegError
 from . import links
 from .labelmaps import scalars_of
-from .placement import image_to_world, to_vtk
+from .placement import RAS_LPS, image_to_world, node_to_world, to_vtk, volume_to_world
 
 _MAP = "PromptSeg.Map"
 _BEFORE = "PromptSeg.Before"  # on a composite node: its foreground's opacity and ID before the map
@@ -25,6 +26,19 @@ def jump_to(scene, point_lps: Sequence[float], centered: bool = False) -> None:
     x, y, z = (float(part) for part in point_lps)
     mode = slicer.vtkMRMLSliceNode.CenteredJumpSlice if centered else slicer.vtkMRMLSliceNode.OffsetJumpSlice
     slicer.vtkMRMLSliceNode.JumpAllSlices(scene, -x, -y, z, mode)
+
+
+def in_volume(volume_node, points_lps: Sequence[Sequence[float]]) -> np.ndarray:
+    """World points (n, 3), LPS mm, as voxel indices (n, 3) of a volume, which stay true when it is moved."""
+    points = np.asarray(points_lps, float).reshape(-1, 3)
+    matrix = np.linalg.inv(RAS_LPS @ volume_to_world(volume_node))
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def in_world(volume_node, indices: Sequence[Sequence[float]]) -> np.ndarray:
+    """Undo :func:`in_volume`, where the volume lies now."""
+    matrix = RAS_LPS @ volume_to_world(volume_node)
+    return np.asarray(indices, float).reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def show_map(scene, volume_node, image: sitk.Image, name: str = "uncertainty"):
@@ -50,7 +64,9 @@ def show_map(scene, volume_node, image: sitk.Image, name: str = "uncertainty"):
         node.SetAttribute(_MAP, "1")
         node.SetSaveWithScene(False)
     node.SetName(f"{volume_node.GetName()} {name} (PromptSeg)")
-    node.SetIJKToRASMatrix(to_vtk(image_to_world(image)))
+    # Under the volume's transform, so that it moves with the volume.
+    node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    node.SetIJKToRASMatrix(to_vtk(np.linalg.inv(node_to_world(volume_node)) @ image_to_world(image)))
     if new:
         node = scene.AddNode(node)
     # The display comes before the voxels: by default it would look for a window in all of them.

@@ -60,7 +60,8 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
     start = plan.start
     # What was tuned and is right stays as it is, bit for bit.
     new = {name for name, number in held.items() if number in first.changed or not start or name not in start.names}
-    names = [name for name in held if name in new] or list(held)
+    wanted = [name for name in held if name in new] or list(held)
+    names = _with_companions(wanted, held, start)
     values = _values(held, start)
     taken = [*values.values(), *(start.values.values() if start else ())]
     described: list[dict[str, Any]] = []
@@ -78,6 +79,7 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         **common,
         "settings": {**plan.settings, "seconds": plan.settings["seconds"] * (RETUNE_SHARE if again else 1.0)},
         "classes": {name: values[name] for name in names},
+        "wanted": wanted,
         "others": [value for name, value in values.items() if name not in names],
         "appearance": packed_infos([replace(plan.infos[name], value=values[name]) for name in names]),
         "examples": described,
@@ -87,11 +89,23 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         request,
         arrays,
         [part.image for part in parts],
-        tuple(names),
-        {name: plan.segment_ids[name] for name in names},
+        tuple(wanted),
+        {name: plan.segment_ids[name] for name in wanted},
         {name: number for number, name in main.names.items()},
         first,
     )
+
+
+def _with_companions(wanted: list[str], held: Mapping[str, int], start: Optional[Prompts]) -> list[str]:
+    """The classes to tune for those that are wanted: also those that were tuned together with one of them.
+
+    Their tokens attend to each other in one pass; a class that is taken out of it is worse at first, and a short
+    retuning does not make up for that. Only the wanted ones' segments change.
+    """
+    groups = start.groups() if start is not None else []
+    joined = [{each.info.name for each in group if not each.retired} for group in groups]
+    together = {name for names in joined if names & set(wanted) for name in names}
+    return [name for name in held if name in together or name in wanted]
 
 
 def _segmenting(plan: Plan, common: Mapping[str, Any]) -> Request:

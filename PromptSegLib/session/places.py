@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..scene import looking
@@ -15,14 +16,15 @@ class Places:
     def __init__(self, scene: Any):
         self._scene = scene
         self._volume: Any = None
-        self._points: tuple[tuple[float, float, float], ...] = ()
+        self._points = np.zeros((0, 3))  # voxel indices: they stay true when the volume is moved
         self._at = -1
         self._map: Optional[sitk.Image] = None
         self.shown = False
 
     def remember(self, volume: Any, points: tuple[tuple[float, float, float], ...], uncertainty: sitk.Image) -> None:
         """Take what came with a result; a map that is shown follows it."""
-        self._volume, self._points, self._at, self._map = volume, points, -1, uncertainty
+        self._volume, self._points = volume, looking.in_volume(volume, points)
+        self._at, self._map = -1, uncertainty
         if self.shown:
             looking.show_map(self._scene, volume, uncertainty)
 
@@ -31,11 +33,11 @@ class Places:
         if volume is None or volume is self._volume:
             if self.shown and volume is not None:
                 self.show(False)
-            self._volume, self._points, self._at, self._map = None, (), -1, None
+            self._volume, self._points, self._at, self._map = None, np.zeros((0, 3)), -1, None
 
     def any(self, volume: Any) -> bool:
         """Whether there is a place to look at."""
-        return volume is not None and volume is self._volume and bool(self._points)
+        return volume is not None and volume is self._volume and len(self._points) > 0
 
     def has_map(self, volume: Any) -> bool:
         return volume is not None and volume is self._volume and self._map is not None
@@ -50,7 +52,7 @@ class Places:
     def go(self) -> None:
         """Move the slice views to the next place."""
         self._at = (self._at + 1) % len(self._points)
-        looking.jump_to(self._scene, self._points[self._at])
+        looking.jump_to(self._scene, looking.in_world(self._volume, self._points[self._at])[0].tolist())
 
     def show(self, shown: bool) -> None:
         """Show or hide the map."""

@@ -18,9 +18,9 @@ class Settings:
 
     :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
     :param method: ``punet`` (tokens), ``dvpt`` (dynamic tokens) or ``ept`` (sinks).
-    :param trust: how far a class lent by a shipped one moves from it towards what was tuned. A
-        few strokes of one patient teach that patient: between the two, prompts are better on
-        it and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).
+    :param trust: how far a class that starts from prompts, given or lent by a shipped class, moves from them towards
+        what was tuned. A few strokes of one patient teach that patient: between the two, prompts are better on it
+        and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).
     :param token_steps: full-batch steps on the output tokens alone, before the decoder is run again.
     """
 

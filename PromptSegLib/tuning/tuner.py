@@ -20,10 +20,15 @@ from .warm_start import WarmStart
 
 
 class Previews:
-    """Shows previews so that no more than a quarter of the time goes into them."""
+    """Shows previews so that no more than a quarter of the time goes into them.
 
-    def __init__(self, look: Callable[[], None]):
-        self._look, self._next, self._cost = look, 0.0, 0.0
+    :param looked: seconds that a look took which the user has just had; None for none. The first preview is then due
+        only when it, too, is worth its time.
+    """
+
+    def __init__(self, look: Callable[[], None], looked: Optional[float] = None):
+        self._look, self._cost = look, looked or 0.0
+        self._next = 0.0 if looked is None else time.monotonic() + 3 * looked
 
     def show(self) -> None:
         began = time.monotonic()
@@ -121,7 +126,7 @@ class Tuner:
         return holders[self.rng.integers(len(holders))]
 
     def trusted(self) -> PromptTensors:
-        """The averaged prompts, lent classes part of the way from where they started."""
+        """The averaged prompts; of classes that started from prompts, part of the way from there."""
         start = self.warm.prompts
         shares = torch.tensor([self.settings.trust if lent else 1.0 for lent in self.warm.lent])
         final = {}

@@ -47,6 +47,7 @@ def tune(
     appearance: Optional[Mapping[str, ClassInfo]] = None,
     job: Optional[Job] = None,
     on_preview: Optional[Callable[[Prompts], None]] = None,
+    looked: Optional[float] = None,
     workspace: Optional[Workspace] = None,
 ) -> Prompts:
     """Tune class prompts on annotated examples; the backbone's parameters and buffers stay bit-identical.
@@ -60,6 +61,7 @@ def tune(
     :param appearance: colour and terminology of classes, where the user has chosen them.
     :param on_preview: called with prompts worth a look: after the warm start, after the output tokens, and then
         whenever three times as long as its last call took has passed. Its time counts towards the budget.
+    :param looked: seconds of a first look that the caller has shown already, see :class:`~.tuner.Previews`.
     :param workspace: what is kept from one call to the next on the same images.
     :raises PromptSegError: bad examples, prompts of another backbone.
     :raises Cancelled: the job's caller cancelled; nothing is changed.
@@ -120,10 +122,11 @@ def tune(
         if on_preview:
             on_preview(packed(tuner.trusted() if tuner.token_steps else warm.prompts, first))
 
-    previews = Previews(look)
-    previews.show()
+    previews = Previews(look, looked)
+    if looked is None:
+        previews.show()
     tuner.tokens(job.part(0.2, 0.25))
-    if tuner.token_steps:
+    if tuner.token_steps and (looked is None or previews.due(None)):
         previews.show()
     tuner.run(began, job.part(0.25, 0.98), previews)
     state, scores = tuner.best(first, job.part(0.98, 1.0))

@@ -23,8 +23,8 @@ KNOWN = 0.5  # agreement (Dice on annotated voxels) from which a class is taken 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Stacked prompts, where each class's come from and which were lent by shipped classes; features (n, C0) and
-    labels (n,) of the annotated voxels, with the seconds it took to compute them."""
+    """Stacked prompts, where each class's come from and which were prompts already (given, or lent by a shipped class);
+    features (n, C0) and labels (n,) of the annotated voxels, with the seconds it took to compute them."""
 
     prompts: PromptTensors
     origin: list[str]
@@ -99,7 +99,7 @@ def warm_start(
     fresh = new_prompts(config, classes, mode, method, generator)
     prompts = {name: tensor.to(device) for name, tensor in fresh.items()}
     origin = ["the given prompts" if each is not None else "" for each in given]
-    borrowed = [False] * classes
+    borrowed = [each is not None for each in given]
     for index, each in enumerate(given):
         for name in prompts:
             if each is not None and name in each:

@@ -2,9 +2,9 @@
 
 ``load``     model, device. Gives title; afterwards other jobs on that model start at once.
 ``prepare``  model, device, image. Brings an image to the model's grid and encodes it, so that what follows is quick.
-``tune``     model, device, settings, classes (name -> value), others (values of other classes that are painted too),
-             appearance, previews (false for none), examples (the first is the one to segment), arrays
-             ``annotation0``.., optionally ``start`` (prompts). Sends previews and gives the same: a
+``tune``     model, device, settings, classes (name -> value), wanted (those to preview), others (values of other
+             classes that are painted too), appearance, previews (false for none), examples (the first is the one to
+             segment), arrays ``annotation0``.., optionally ``start`` (prompts). Sends previews and gives the same: a
              segmentation and, but for the first look, array ``prompts``.
 ``segment``  model, device, image, array ``prompts``, optionally strokes (as an example) and array ``annotation0``.
 
@@ -16,6 +16,7 @@ points, LPS mm), map_grid and array ``map`` (uncertainty, 0..255).
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
@@ -87,6 +88,7 @@ class Jobs:
         return {}, {}
 
     def _tune(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
+        from ..examples.checking import check_examples
         from ..tuning.settings import Settings
         from ..tuning.tuning import tune
 
@@ -96,13 +98,16 @@ class Jobs:
         teaching = [_as_background(each, values.get("others", [])) for each in examples]
         classes = {str(name): int(value) for name, value in values["classes"].items()}
         start = prompts_of(arrays["start"]) if "start" in arrays else None
+        check_examples(teaching, classes)  # before anything is shown
+        wanted = list(values.get("wanted", classes))
         silent = Job(None, job.is_cancelled)
 
         def preview(prompts) -> None:
-            gives, labels = self._segmented(backbone, prompts, examples[0], list(classes), silent, around=True)
+            gives, labels = self._segmented(backbone, prompts, examples[0], wanted, silent, around=True)
             emit(gives, {**labels, "prompts": packed_prompts(prompts)})
 
         appearance = {info.name: info for info in infos_of(values.get("appearance", []))}
+        began, looked = time.monotonic(), None
         if values.get("previews", True):
             if start is not None and all(name in start.names for name in classes):
                 preview(start)
@@ -110,6 +115,7 @@ class Jobs:
                 shown = {name: appearance.get(name) or describe(name, value) for name, value in classes.items()}
                 infos = [replace(shown[name], value=value) for name, value in classes.items()]
                 self._look(backbone, examples[0], infos, silent, emit)
+            looked = time.monotonic() - began
         prompts = tune(
             teaching,
             classes,
@@ -119,6 +125,7 @@ class Jobs:
             appearance=appearance,
             job=job.part(0.02, 0.85),
             on_preview=preview if values.get("previews", True) else None,
+            looked=looked,
             workspace=self._workspace,
         )
         gives, labels = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
@@ -126,10 +133,8 @@ class Jobs:
 
     def _look(self, backbone, example: Example, infos: list[ClassInfo], job: Job, emit: Emit) -> None:
         """Send the first look, if the model ships something to look with."""
-        from ..examples.checking import check_examples
         from ..inference.quick import first_look
 
-        check_examples([example], {info.name: info.value for info in infos})
         result = first_look(backbone, example, infos, self._workspace, self._around(backbone, example.image), job)
         if result is not None:
             emit(*_packed(result))

@@ -10,11 +10,20 @@ slicer = pytest.importorskip("slicer")
 import SimpleITK as sitk  # noqa: E402
 import vtk  # noqa: E402
 from test_scene_segmentations import DIRECTIONS, TRANSFORMS, setup_nodes  # noqa: E402
+from test_scene_volumes import put_under  # noqa: E402
+from tiny import phantom  # noqa: E402
 
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.examples.geometry import Grid  # noqa: E402
-from PromptSegLib.scene.looking import hide_map, jump_to, sequence_frame_name, show_map  # noqa: E402
-from PromptSegLib.scene.placement import to_array  # noqa: E402
+from PromptSegLib.scene.looking import (  # noqa: E402
+    hide_map,
+    in_volume,
+    in_world,
+    jump_to,
+    sequence_frame_name,
+    show_map,
+)
+from PromptSegLib.scene.placement import image_to_world, to_array  # noqa: E402
 from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
 
@@ -161,3 +170,20 @@ def test_the_frame_of_a_sequence():
         frame = browser.GetProxyNode(sequence)
         assert sequence_frame_name(frame) == f"{item + 1} of 3 (time {1.5 * item} s)"
     assert sequence_frame_name(volume) == ""
+
+
+def test_places_and_the_map_move_with_the_volume():
+    scene = new_scene()
+    volume = volume_from_image(scene, phantom()[0], "CT")
+    points = [(1.0, 20.0, 110.0), (-3.0, 30.0, 120.0)]
+    indices = in_volume(volume, points)
+    assert np.allclose(in_world(volume, indices), points)
+    node = show_map(scene, volume, phantom()[1])
+    motion = np.array([[0.0, -1, 0, 12], [1, 0, 0, -40], [0, 0, 1, 7], [0, 0, 0, 1]])
+    put_under(scene, volume, motion)
+    ras = np.array([[-x, -y, z, 1] for x, y, z in points]) @ motion.T
+    assert np.allclose(in_world(volume, indices), ras[:, :3] * (-1, -1, 1))
+    # Shown again, the map lies where the volume lies now.
+    assert show_map(scene, volume, phantom()[1]) is node
+    assert node.GetTransformNodeID() == volume.GetTransformNodeID()
+    assert np.allclose(image_to_world(image_from_volume(node)), image_to_world(phantom()[1]))

@@ -127,7 +127,7 @@ class Desk:
         self.apply()
         return self
 
-    def begin_long(self, until: Callable[[Session], bool] = lambda session: len(session.view().curve) > 3) -> None:
+    def begin_long(self, until: Callable[[Session], bool] = lambda session: shows_tuned(session)) -> None:
         """Start a tuning that will not end by itself, and let it come to some point: it has shown tuned prompts."""
         self.session.parameters.seconds = LONG
         self.session.tune()
@@ -189,6 +189,12 @@ def reported(session: Session) -> bool:
     return session.view().share > 0
 
 
+def shows_tuned(session: Session) -> bool:
+    """Whether a preview of tuned prompts has come, not only the first look."""
+    result = session._results.result
+    return result is not None and result.prompts is not None
+
+
 def group_of(prompts: Prompts, name: str) -> bytes:
     """All that a class's output depends on."""
     members = list(prompts.only([name]).classes)
@@ -234,7 +240,7 @@ def test_from_the_first_stroke_to_the_next_day(oblique_desk, tmp_path):
     desk.paint("ball", erased, "erase")
     desk.paint("rod", added)
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball", "rod"}
+    assert set(desk.last_job.values["wanted"]) == {"ball", "rod"}
     desk.apply()
     assert not desk.mask("ball")[erased].any()
     assert desk.mask("rod")[added].all()
@@ -243,7 +249,7 @@ def test_from_the_first_stroke_to_the_next_day(oblique_desk, tmp_path):
     corner[2:5, 34:38, 4:10] = True
     desk.paint("corner", corner)
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"corner"}
+    assert set(desk.last_job.values["wanted"]) == {"corner"}
     desk.apply()
     assert desk.mask("corner")[corner].all()
     for name, (mask, tensors) in older.items():
@@ -273,10 +279,10 @@ def test_from_the_first_stroke_to_the_next_day(oblique_desk, tmp_path):
     again = box_in(desk.mask("rod"))
     desk.paint("rod", again, "erase")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"rod"} and "start" in desk.last_job.arrays
+    assert set(desk.last_job.values["wanted"]) == {"rod"} and "start" in desk.last_job.arrays
     said = desk.last_job.said()
     assert said["not rod"].sum() == again.sum()
-    assert "not another" in said and said["another"].any()  # earlier corrections and strokes of the others
+    assert "not ball" in said and said["ball"].any()  # earlier corrections and strokes of what was tuned together
     before = content(desk.segmentation)
     desk.session.discard()
     assert not desk.session.view().preview and content(desk.segmentation) == before
@@ -293,25 +299,25 @@ def test_a_retuning_goes_on_with_what_was_corrected_and_takes_a_third(desk):
     first = desk.last_job
     assert first.values["settings"]["seconds"] == BRIEF and "start" not in first.arrays
     desk.apply()
-    rod = group_of(desk.own_prompts(), "rod")
     erased = box_in(desk.mask("ball"))
     desk.paint("ball", erased, "erase")
     desk.tune()
     again = desk.last_job
     assert again.values["settings"]["seconds"] == pytest.approx(BRIEF / 3)
-    assert again.values["classes"] == {"ball": first.values["classes"]["ball"]}
-    assert again.values["others"] == [first.values["classes"]["rod"]]
+    # What was tuned together stays together, but only the corrected segment gets a result.
+    assert again.values["classes"] == first.values["classes"] and not again.values["others"]
     said = again.said()
-    assert said["not ball"].sum() == erased.sum() and said["another"].sum() == (desk.strokes == CLASSES["rod"]).sum()
+    assert said["not ball"].sum() == erased.sum() and said["rod"].sum() == (desk.strokes == CLASSES["rod"]).sum()
     kept = desk.mask("rod")
     desk.apply()
-    assert np.array_equal(desk.mask("rod"), kept) and group_of(desk.own_prompts(), "rod") == rod
+    assert np.array_equal(desk.mask("rod"), kept) and not (desk.mask("ball") & erased).any()
+    assert group_of(desk.own_prompts(), "rod") == group_of(desk.own_prompts(), "ball")
 
 
 def test_retuning_without_a_correction_tunes_all_again(desk):
     desk.tuned()
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == set(CLASSES)
+    assert set(desk.last_job.values["wanted"]) == set(CLASSES)
     said = desk.last_job.said()
     assert not [name for name in said if name.startswith("not")]
     for name, value in CLASSES.items():
@@ -325,7 +331,7 @@ def test_a_correction_right_after_apply_counts(desk):
     erased = box_in(desk.mask("ball"))
     desk.paint("ball", erased, "erase")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball"} and "start" in desk.last_job.arrays
+    assert "start" in desk.last_job.arrays
     assert desk.last_job.said()["not ball"].sum() == erased.sum()
 
 
@@ -337,7 +343,7 @@ def test_closing_right_after_apply_loses_nothing(desk):
     desk.session.choose_volume(desk.volume)
     desk.paint("ball", box_in(desk.mask("ball")), "erase")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball"} and "start" in desk.last_job.arrays
+    assert set(desk.last_job.values["wanted"]) == {"ball"} and "start" in desk.last_job.arrays
 
 
 @pytest.mark.parametrize("nodes", ["both", "segmentation"])
@@ -354,7 +360,7 @@ def test_corrections_are_recognised_after_a_transform_was_changed(desk, nodes):
     # On the segment's own voxels, as a user erases.
     grid, erased = erase_on_its_own_voxels(desk, "ball")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball"}
+    assert set(desk.last_job.values["wanted"]) == {"ball"}
     assert desk.last_job.said()["not ball"].sum() == erased
 
 
@@ -378,7 +384,7 @@ def test_a_hardened_transform_is_no_correction(desk):
     desk.segmentation.HardenTransform()
     desk.volume.HardenTransform()
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == set(CLASSES)  # as when nothing was corrected
+    assert set(desk.last_job.values["wanted"]) == set(CLASSES)  # as when nothing was corrected
     assert not [name for name in desk.last_job.said() if name.startswith("not")]
 
 
@@ -390,7 +396,7 @@ def test_a_new_class_does_not_inherit_from_a_deleted_one(desk):
     corner[2:5, 34:38, 4:10] = True
     desk.paint("corner", corner)
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"corner"}
+    assert set(desk.last_job.values["wanted"]) == {"corner"}
     said = desk.last_job.said()
     assert said["corner"].sum() == corner.sum()
     assert "not corner" not in said
@@ -405,7 +411,7 @@ def test_a_copy_of_a_segment_is_a_class_of_its_own(desk):
     copy.SetName("copy")
     segmentation.AddSegment(copy)
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"copy"}
+    assert set(desk.last_job.values["wanted"]) == {"copy"}
     start = Prompts.from_bytes(desk.last_job.arrays["start"].tobytes())
     assert set(start.names) == {"ball", "rod"}
 
@@ -416,7 +422,7 @@ def test_a_segment_with_the_name_of_a_deleted_one(desk):
     desk.segment("ball").SetName("rod")
     desk.paint("rod", box_in(desk.mask("rod")), "erase")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"rod"}
+    assert set(desk.last_job.values["wanted"]) == {"rod"}
 
 
 def test_strokes_painted_while_it_runs_are_not_lost(desk):
@@ -452,7 +458,7 @@ def test_what_is_not_painted_may_be_background(desk, unpainted):
 def test_the_parts_of_a_class_that_is_ignored_are_unknown(desk):
     set_role(desk.segmentation, desk.id_of("rod"), "ignore")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball"} and not desk.last_job.values["others"]
+    assert set(desk.last_job.values["wanted"]) == {"ball"} and not desk.last_job.values["others"]
     assert set(desk.last_job.said()) == {"ball", "background"}
     before = desk.mask("rod")
     desk.apply()
@@ -501,7 +507,7 @@ def test_cancel_of_a_retuning_keeps_what_was_applied(desk):
     run(desk.session)
     assert desk.state() == before and desk.own_prompts().to_bytes() == prompts
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball"}
+    assert set(desk.last_job.values["wanted"]) == {"ball"}
 
 
 def test_apply_while_it_still_improves_ends_the_tuning(desk):
@@ -514,7 +520,7 @@ def test_apply_while_it_still_improves_ends_the_tuning(desk):
         assert desk.mask(name)[desk.strokes == value].all()
     desk.paint("ball", box_in(desk.mask("ball")), "erase")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball"} and "start" in desk.last_job.arrays
+    assert set(desk.last_job.values["wanted"]) == {"ball"} and "start" in desk.last_job.arrays
 
 
 def test_a_first_look_can_be_applied(desk):
@@ -527,7 +533,7 @@ def test_a_first_look_can_be_applied(desk):
     erased = box_in(desk.mask("ball"))
     desk.paint("ball", erased, "erase")
     desk.tuned()
-    assert set(desk.last_job.values["classes"]) == set(CLASSES)
+    assert set(desk.last_job.values["wanted"]) == set(CLASSES)
     assert desk.last_job.said()["not ball"].sum() == erased.sum()
     assert not desk.mask("ball")[erased].any() and set(desk.own_prompts().names) == set(CLASSES)
 
@@ -673,7 +679,7 @@ def test_renamed_meanwhile(desk):
     assert desk.mask("bladder")[desk.strokes == CLASSES["ball"]].all()
     desk.paint("bladder", box_in(desk.mask("bladder")), "erase")
     desk.tune()
-    assert desk.last_job.values["classes"] == {"bladder": number}
+    assert desk.last_job.values["wanted"] == ["bladder"] and desk.last_job.values["classes"]["bladder"] == number
     assert set(Prompts.from_bytes(desk.last_job.arrays["start"].tobytes()).names) == {"bladder", "rod"}
     desk.apply()
     assert set(desk.own_prompts().names) == {"bladder", "rod"}
@@ -689,7 +695,8 @@ def test_two_names_exchanged_between_tunings(desk):
     values = desk.last_job.values["classes"]
     desk.paint("rod", box_in(ball), "erase")
     desk.tune()
-    assert desk.last_job.values["classes"] == {"rod": values["ball"]}
+    assert desk.last_job.values["wanted"] == ["rod"]
+    assert desk.last_job.values["classes"] == {"rod": values["ball"], "ball": values["rod"]}
 
 
 def test_removed_meanwhile(desk):
@@ -702,7 +709,7 @@ def test_removed_meanwhile(desk):
     assert desk.level == "warning" and "ball" in desk.notice
     desk.paint("rod", box_in(desk.mask("rod")), "erase")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"rod"}
+    assert set(desk.last_job.values["wanted"]) == {"rod"}
 
 
 def test_all_removed_meanwhile(desk):
@@ -753,7 +760,7 @@ def test_two_segments_of_one_name_are_fine_when_one_is_not_tuned(desk):
     desk.segment("ball").SetName("rod")
     set_role(desk.segmentation, desk.id_of("rod"), "ignore")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"rod"}
+    assert set(desk.last_job.values["wanted"]) == {"rod"}
 
 
 def test_a_segmentation_of_another_place(desk):
@@ -954,7 +961,7 @@ def test_the_worker_killed_before_while_and_after(desk):
         desk.session.tune()
         run(desk.session)
     assert desk.session.view().preview == "Result"
-    assert set(desk.last_job.values["classes"]) == {"ball"}
+    assert set(desk.last_job.values["wanted"]) == {"ball"}
 
 
 def test_a_worker_that_cannot_be_started(desk):
@@ -1119,7 +1126,7 @@ def test_prompts_of_the_scene_after_another_model_was_chosen(desk):
     desk.session.parameters.model = str(desk.models / "tiny1.safetensors")
     assert "tiny0" in desk.session.view().prompts[-1].reason
     desk.tune()  # begins anew, on the strokes and corrections
-    assert "start" not in desk.last_job.arrays and set(desk.last_job.values["classes"]) == {"ball", "rod"}
+    assert "start" not in desk.last_job.arrays and set(desk.last_job.values["wanted"]) == {"ball", "rod"}
     desk.apply()
     assert desk.own_prompts().backbone == "tiny1"
 
@@ -1153,7 +1160,7 @@ def test_shipped_prompts_then_correct_and_retune(desk, listed):
     erased = box_in(desk.mask(largest), 4)
     desk.paint(largest, erased, "erase")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {largest}
+    assert set(desk.last_job.values["wanted"]) == {largest}
     desk.apply()
     assert not desk.mask(largest)[erased].any()
 
@@ -1170,7 +1177,7 @@ def test_segmenting_with_other_prompts_keeps_what_was_tuned(desk, listed):
     desk.tune()
     start = Prompts.from_bytes(desk.last_job.arrays["start"].tobytes())
     assert group_of(start, "rod") == group_of(tuned, "rod")
-    assert set(desk.last_job.values["classes"]) == {"ball"}
+    assert set(desk.last_job.values["wanted"]) == {"ball"}
 
 
 def test_prompts_on_other_volumes(desk):
@@ -1206,7 +1213,7 @@ def test_a_result_on_another_volume_can_be_corrected_and_retuned(desk):
     erased = box_in(desk.mask("ball"), 3)
     desk.paint("ball", erased, "erase")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball"} and "start" in desk.last_job.arrays
+    assert set(desk.last_job.values["wanted"]) == {"ball"} and "start" in desk.last_job.arrays
     desk.apply()
     assert not desk.mask("ball")[erased].any()
 
@@ -1465,7 +1472,7 @@ def test_undo_right_after_apply_and_redo(desk):
     run(desk.session)
     desk.paint("ball", box_in(desk.mask("ball")), "erase")
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball"} and "start" in desk.last_job.arrays
+    assert set(desk.last_job.values["wanted"]) == {"ball"} and "start" in desk.last_job.arrays
 
 
 def test_undone_then_saved_and_reopened(desk, tmp_path):
@@ -1482,7 +1489,7 @@ def test_undone_then_saved_and_reopened(desk, tmp_path):
     desk.session.choose_volume(desk.volume)
     desk.segmentation = desk.session.parameters.segmentation
     desk.tune()
-    assert set(desk.last_job.values["classes"]) == {"ball"}
+    assert set(desk.last_job.values["wanted"]) == {"ball"}
     assert desk.last_job.said()["not ball"].sum() == erased.sum()
 
 
