@@ -36,13 +36,15 @@ def annotated_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     :param labels: (n,) 0 background, k the k-th class, -(k + 1) not the k-th class.
     """
     barred = labels < 0
-    loss = logits.new_zeros(())
-    if barred.any():
-        loss = loss + _barred_loss(logits[barred], -1 - labels[barred])
-        logits, labels = logits[~barred], labels[~barred]
+    classes = -1 - labels[barred]
+    costs = _barred_costs(logits[barred], classes) * weights[classes]
+    logits, labels = logits[~barred], labels[~barred]
+    total = weights[labels].sum() + weights[classes].sum()
+    # One mean over both: a small erased part must not count as much as all strokes.
+    known = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
+    loss = (known + costs.sum()) / total.clamp(min=1e-6)
     if not len(labels):
         return loss
-    loss = loss + F.cross_entropy(logits, labels, weight=weights)
     present = torch.bincount(labels, minlength=logits.shape[1]) > 0
     present[0] = False
     if present.any():
@@ -53,10 +55,10 @@ def annotated_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return loss
 
 
-def _barred_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    """Mean of -log(1 - p) of the barred classes (n,), in logits (n, 1 + classes): stable where p is close to 1."""
+def _barred_costs(logits: Tensor, classes: Tensor) -> Tensor:
+    """-log(1 - p) of the barred classes (n,), in logits (n, 1 + classes): stable where p is close to 1."""
     others = logits.scatter(1, classes[:, None], float("-inf"))
-    return (logits.logsumexp(1) - others.logsumexp(1)).mean()
+    return logits.logsumexp(1) - others.logsumexp(1)
 
 
 def agreement(predicted: Tensor, labels: Tensor, classes: int) -> list[float]:

@@ -5,8 +5,10 @@ Needs the demo's data (``make demo``) and what PromptSeg needs installed in Slic
     Slicer --no-splash --additional-module-paths PromptSeg --python-script Testing/Demo/tutorial_pictures.py
 
 A simulated user goes through the tutorial on the demo's CT; strokes come from its reference labels, which nothing else
-sees. The pictures replace those in ``PromptSeg/Resources/Pictures``, or go to the folder given after the script. The
-screen must have room for a window of 1240 x 900 pixels.
+sees. The pictures go to the folder given after the script, as ``PromptSeg/Resources/Pictures``, which is the default.
+The last one needs a CT of another patient, given after the folder: that in the README is
+``tests/reference_files/aorta_report/example_ct.nii.gz`` of the archive that the demo's CT is from (see ``fetch.py``).
+The screen must have room for a window of 1180 x 860 pixels.
 """
 
 from __future__ import annotations

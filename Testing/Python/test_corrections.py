@@ -15,7 +15,7 @@ from PromptSegLib.examples.annotation import barred_label, labels_on_grid
 from PromptSegLib.examples.checking import check_example
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.inference.growing import grow
-from PromptSegLib.tuning.objective import agreement, annotated_loss, class_weights, known_counts
+from PromptSegLib.tuning.objective import agreement, annotated_loss
 
 NOT_BALL, NOT_ROD = 50, 51
 BARRED = {NOT_BALL: CLASSES["ball"], NOT_ROD: CLASSES["rod"]}
@@ -91,13 +91,16 @@ def test_an_erasure_counts_as_the_other_side_of_a_boundary():
 def test_the_loss_pushes_away_from_the_barred_class_alone():
     logits = torch.zeros(3, 3, requires_grad=True)
     labels = torch.tensor([0, 1, barred_label(2)])
-    loss = annotated_loss(logits, labels, class_weights(known_counts(labels, 2)))
+    weights = torch.tensor([1.0, 1.0, 2.0])
+    loss = annotated_loss(logits, labels, weights)
     loss.backward()
     assert logits.grad[2, 2] > 0
     assert torch.allclose(logits.grad[2, :2], logits.grad[2, :2].mean().expand(2))
-    # -log(1 - 1/3), on top of what the other two cost.
-    rest = annotated_loss(torch.zeros(2, 3), labels[:2], class_weights(known_counts(labels, 2)))
-    assert float(loss.detach()) == pytest.approx(float(rest) + np.log(1.5), abs=1e-5)
+    # One mean over all voxels, each with its class's weight: -log(1 - 1/3) for the barred one.
+    known = annotated_loss(torch.zeros(2, 3), labels[:2], weights)
+    mean = 2 * np.log(3.0)  # of the cross-entropy of the two, times their weights
+    rest = float(known) - mean / 2
+    assert float(loss.detach()) == pytest.approx((mean + 2 * np.log(1.5)) / 4 + rest, abs=1e-5)
     sure = annotated_loss(torch.tensor([[0.0, 0.0, 60.0]]), labels[2:], torch.ones(3))
     assert torch.isfinite(sure) and float(sure) > 50
 
