@@ -22,6 +22,7 @@ class InputSection:
         ui = self.ui
         self._shown: Any = None
         self._told: Any = None
+        self._seen: list[Any] = []
         for selector in (ui.volumeSelector, ui.segmentationSelector):
             selector.setMRMLScene(panel.scene)
         ui.volumeSelector.currentNodeChanged.connect(self._volume_chosen)
@@ -52,12 +53,17 @@ class InputSection:
 
     def choose_first_volume(self) -> None:
         """On entering: the first volume of the scene, where none was chosen yet."""
-        parameters = self.panel.parameters
-        if parameters.volume is not None:
-            return
-        volume = self.panel.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-        if volume is not None and not volume.GetHideFromEditors():
-            self.choose_volume(volume)
+        self._seen = volume_list.volumes(self.panel.scene)
+        if self.panel.parameters.volume is None and self._seen:
+            self.choose_volume(self._seen[0])
+
+    def choose_new_volume(self) -> None:
+        """A volume that came while none was chosen."""
+        volumes = volume_list.volumes(self.panel.scene)
+        new = [each for each in volumes if each not in self._seen]
+        self._seen = volumes
+        if new and self.panel.parameters.volume is None:
+            self.choose_volume(new[0])
 
     def choose_volume(self, volume: Any) -> None:
         """Another volume, with a segmentation to paint in."""
@@ -163,7 +169,7 @@ def _details(row: model_list.ModelRow) -> str:
         if kind in row.expected:
             parts.append(_("{seconds:.0f} s for a large CT ({kind})").format(seconds=row.expected[kind], kind=name))
     if row.licence:
-        parts.append(_("licence: {licence}").format(licence=row.licence))
+        parts.append(_("license: {license}").format(license=row.licence))
     if not row.installed:
         parts.append(_("not downloaded, {size:.0f} MB").format(size=row.megabytes))
     return " \u00b7 ".join(parts)

@@ -55,6 +55,7 @@ class Panel:
         self._said = Notice()
         self._binding = Binding(self.ui, self.parameters, self._parameters_changed)
         self._scene_watch, self._segments_watch, self._volume_watch = (watching.Watch() for _ in range(3))
+        self._entered = False
         self._poll_timer = self._timer(_POLL_MS, self._poll, repeat=True)
         self._render_timer = self._timer(0, self.render)
         self._stroke_timer = self._timer(_STROKE_MS, self._stroke_ended)
@@ -93,11 +94,12 @@ class Panel:
         self.input.look_again()
         self.annotate.enter()
         self.shortcuts.install(slicer.util.mainWindow())
-        self.input.choose_first_volume()
+        self._entered = True
         self.render()
 
     def exit(self) -> None:
         """Another module was opened; a job goes on."""
+        self._entered = False
         self.shortcuts.remove()
         self.annotate.exit()
 
@@ -125,8 +127,10 @@ class Panel:
 
     def act(self, place: str, action: Callable[..., None], *arguments: Any) -> None:
         """Do something; what is to be said about it appears in the section ``place``."""
-        self._place = place
+        before, self._place = (self._place, self.session.view().notice), place
         action(*arguments)
+        if self.session.view().notice is before[1]:
+            self._place = before[0]  # an older sentence stays where it is
         self.render()
 
     def tune_or_cancel(self) -> None:
@@ -159,6 +163,8 @@ class Panel:
         if self._closed or self.scene.IsBatchProcessing():
             return
         self._render_timer.stop()
+        if self._entered:
+            self.input.choose_new_volume()  # one that was loaded while the module is open
         view = self._view()
         self._watch_nodes()
         for section in self.sections:

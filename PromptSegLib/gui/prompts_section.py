@@ -54,8 +54,10 @@ class PromptsSection:
     def _show_rows(self, rows: tuple[PromptsRow, ...]) -> None:
         before, tree = self.selected, self.ui.promptsTree
         wanted = before.key if before is not None else ""
-        if wanted not in [row.key for row in rows]:
-            wanted = next((row.key for row in rows if row.current), rows[0].key if rows else "")
+        current = next((row.key for row in rows if row.current), "")
+        newly = current and current not in [row.key for row in self._rows if row.current]
+        if newly or wanted not in [row.key for row in rows]:
+            wanted = current or (rows[0].key if rows else "")
         self._rows = rows
         with quietly(tree):
             tree.clear()
@@ -63,6 +65,8 @@ class PromptsSection:
                 item = qt.QTreeWidgetItem([row.name, ", ".join(row.classes)])
                 item.setData(0, qt.Qt.UserRole, row.key)
                 reason = _(row.reason) if row.reason else ", ".join(row.classes)
+                if row.current:
+                    reason += "\n" + _("Retune goes on from these.")
                 for column in range(2):
                     item.setToolTip(column, reason)
                 if not row.shipped:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import qt
+
 from ..session.parameters import OVERLAP
 from ..session.view import View
 from .i18n import _
@@ -29,7 +31,9 @@ class ResultSection:
             "apply": _("Take the preview into the segmentation; this can be undone.") + hint("apply"),
             "discard": _("Forget the preview.") + hint("discard"),
             "undo": _("Take back the last result or stroke (Ctrl+Z)."),
-            "redo": _("Bring back what was undone (Ctrl+Y)."),
+            "redo": _("Bring back what was undone ({keys}).").format(
+                keys=qt.QKeySequence(qt.QKeySequence.Redo).toString(qt.QKeySequence.NativeText)
+            ),
         }
         for action, tip in tips.items():
             reason = view.reasons[action]

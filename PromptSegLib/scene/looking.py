@@ -18,7 +18,7 @@ _MAP = "PromptSeg.Map"
 _BEFORE = "PromptSeg.Before"  # on a composite node: its foreground's opacity and ID before the map
 _COLORS = "PromptSeg warm"
 _OPACITY = 0.5
-_VISIBLE = 0.02  # of the largest value; below, the map is transparent
+_VISIBLE = 0.35  # of the largest value; below, the map is transparent: a little doubt is everywhere
 
 
 def jump_to(scene, point_lps: Sequence[float], centered: bool = False) -> None:

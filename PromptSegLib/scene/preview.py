@@ -74,8 +74,9 @@ class Preview:
             segmentation.RemoveSegment(segment_id)
         for info in result.classes:
             segment = segmentation.GetSegment(ids[info.name])
-            if not np.allclose(segment.GetColor(), info.color):
-                segment.SetColor(info.color)
+            color = tuple(0.5 + 0.5 * part for part in info.color)  # lighter: the segment below shows what would go
+            if not np.allclose(segment.GetColor(), color):
+                segment.SetColor(color)
         self._dress()
 
     def _dress(self) -> None:

@@ -77,6 +77,13 @@ def annotation_from_segmentation(segmentation_node, volume_node, roles: Mapping[
     return snapshot(segmentation_node, volume_node, roles).labels(roles)
 
 
+def show_surfaces(segmentation_node) -> None:
+    """Make the closed surfaces of a segmentation and show them in 3D views. It takes its time."""
+    segmentation_node.CreateClosedSurfaceRepresentation()
+    if segmentation_node.GetDisplayNode() is not None:
+        segmentation_node.GetDisplayNode().SetVisibility3D(True)
+
+
 def apply_result(
     segmentation_node,
     volume_node,

@@ -52,7 +52,7 @@ class Places:
     def go(self) -> None:
         """Move the slice views to the next place."""
         self._at = (self._at + 1) % len(self._points)
-        looking.jump_to(self._scene, looking.in_world(self._volume, self._points[self._at])[0].tolist())
+        looking.jump_to(self._scene, looking.in_world(self._volume, self._points[self._at])[0].tolist(), centered=True)
 
     def show(self, shown: bool) -> None:
         """Show or hide the map."""

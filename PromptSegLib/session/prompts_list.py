@@ -80,6 +80,12 @@ def keep(scene, segmentation, prompts: Prompts) -> Any:
     return node
 
 
+def link(scene, segmentation, key: str) -> None:
+    """Let a segmentation go on with prompts of the list that others use, too; a retuning makes its own of them."""
+    if key and not key.startswith(SHIPPED):
+        prompt_nodes.link(segmentation, scene.GetNodeByID(key))
+
+
 def current(segmentation) -> Optional[Prompts]:
     """The prompts that a segmentation goes on with; None without any."""
     node = prompt_nodes.linked(segmentation)

@@ -10,6 +10,7 @@ from ..errors import PromptSegError
 from ..models import catalogue
 from ..scene import links
 from ..scene.segmentations import segments
+from .memory import current_tag
 from .places import Places
 
 
@@ -72,8 +73,11 @@ def _why_no_job(now: Situation) -> str:
 def _why_no_tuning(now: Situation) -> str:
     if now.segmentation is None:
         return "Choose or create a segmentation and paint some voxels first."
-    if not any(each.role == "tune" for each in segments(now.segmentation)):
+    tuned = [each for each in segments(now.segmentation) if each.role == "tune"]
+    if not tuned:
         return "Add a segment and paint some voxels of a structure first."
+    if all(each.is_empty for each in tuned) and not current_tag(now.segmentation) and not now.parameters.examples:
+        return "Paint some voxels of a structure, and some background, first."
     try:
         if not links.same_place(now.volume, now.segmentation):
             return "The segmentation lies outside the volume; choose the segmentation of this volume."

@@ -14,7 +14,7 @@ from ..prompts.store import Prompts
 from ..scene import links, painting
 from ..scene.lattices import cropped
 from ..scene.preview import Preview
-from ..scene.segmentations import apply_result, segments
+from ..scene.segmentations import apply_result, segments, show_surfaces
 from . import prompts_list
 from .memory import CLASS, NUMBER, TAG, Memory, Version, note_numbers, numbers
 from .repainting import repaint
@@ -174,6 +174,8 @@ class Results:
             overwrite=others if policy == "overwrite" else [],
         )
         self._remember(result, made)
+        if self.parameters.show3D and not run.direct:
+            show_surfaces(segmentation)
         if run.painting is not None:
             repaint(segmentation, run.volume, run.painting, now, [info for info in classes if info.name in made], made)
         if run.direct:
@@ -198,9 +200,12 @@ class Results:
         note_numbers(segmentation, taken.values())
         # Prompts that were tuned here stay those to go on with, whatever others segment.
         prompts = before.prompts if before else None
-        if result.prompts is not None and (run.kind == "tune" or prompts_list.current(segmentation) is None):
+        if result.prompts is not None and run.kind == "tune":
             prompts = result.prompts
             prompts_list.keep(self._scene, segmentation, prompts)
+        elif result.prompts is not None and prompts_list.current(segmentation) is None:
+            prompts = result.prompts
+            prompts_list.link(self._scene, segmentation, run.prompts_key)
         painted = painting.snapshot(segmentation, run.volume, list(taken))
         strokes = run.known.strokes if run.known is not None else None
 

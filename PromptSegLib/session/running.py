@@ -58,6 +58,7 @@ class Run:
     classes: tuple[str, ...] = ()
     direct: bool = False
     prompts: Any = None  # that it segments with
+    prompts_key: str = ""  # of their row in the list
     job: int = 0
     key: str = ""  # of the volume's voxels as they were sent
     known: Any = None  # what the user had said, see codes; None where nothing was painted
@@ -67,6 +68,7 @@ class Run:
     stage: str = "preparing"
     share: float = 0.0
     curve: list[tuple[float, float, float]] = field(default_factory=list)
+    means: dict[str, float] = field(default_factory=dict)  # of the curve
     began: float = field(default_factory=time.monotonic)
     task: Optional[Task] = None  # the thread that puts the job together
 
@@ -81,7 +83,16 @@ class Run:
         self.stage, self.share = str(values.get("stage", "")), float(values.get("share", 0.0))
         figures = values.get("figures") or {}
         if "loss" in figures:
-            self.curve.append((self.share, float(figures["loss"]), float(figures.get("agreement", math.nan))))
+            agreement = float(figures.get("agreement", math.nan))
+            self.curve.append(
+                (self.share, self._smooth("loss", float(figures["loss"])), self._smooth("agree", agreement))
+            )
+
+    def _smooth(self, name: str, value: float) -> float:
+        """A running mean: a step looks at one crop, and crops differ more than steps do."""
+        before = self.means.get(name, math.nan)
+        self.means[name] = value if math.isnan(before) else before if math.isnan(value) else 0.8 * before + 0.2 * value
+        return self.means[name]
 
     @property
     def seconds_left(self) -> Optional[float]:

@@ -288,7 +288,7 @@ class Session:
                 raise PromptSegError(f"These prompts belong to the model {prompts.backbone}; choose that model above.")
             self._results.drop()
             wanted = list(volumes) if volumes is not None else [self._volume()]
-            self._queue = [partial(self._segment_one, prompts, each) for each in wanted]
+            self._queue = [partial(self._segment_one, key, prompts, each) for each in wanted]
             self._next()
 
     # The worker
@@ -445,13 +445,13 @@ class Session:
             except PromptSegError as error:
                 self._notice = Notice(str(error), "error")
 
-    def _segment_one(self, prompts: Prompts, volume) -> None:
+    def _segment_one(self, key: str, prompts: Prompts, volume) -> None:
         """Begin to segment one volume."""
         if not links.alive(self.scene, volume):
             raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
         here = volume is self._volume()
         segmentation = self._segmentation() if here else links.remembered(volume)
-        run = Run("segment", volume, segmentation, classes=tuple(prompts.names), direct=not here, prompts=prompts)
+        run = Run("segment", volume, segmentation, direct=not here, prompts=prompts, prompts_key=key)
         if segmentation is None and here:  # a preview needs a place
             segmentation = links.new_segmentation(self.scene, volume, f"{volume.GetName()} segmentation")
             links.remember(volume, segmentation)

@@ -26,14 +26,19 @@ class VolumeRow:
     reason: str
 
 
-def rows(scene, current, examples: Sequence[Any]) -> tuple[VolumeRow, ...]:
-    """All scalar volumes but the current one, hidden ones and what PromptSeg made."""
-    found = []
+def volumes(scene) -> list[Any]:
+    """The scalar volumes of a scene, but hidden ones and what PromptSeg made."""
     count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
-    for node in [scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode") for n in range(count)]:
-        if node is current or node.GetHideFromEditors() or node.GetAttribute(_MAP):
-            continue
-        if node.IsA("vtkMRMLLabelMapVolumeNode") or node.IsA("vtkMRMLTensorVolumeNode"):
+    nodes = [scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode") for n in range(count)]
+    seen = [node for node in nodes if not node.GetHideFromEditors() and not node.GetAttribute(_MAP)]
+    return [node for node in seen if not any(node.IsA(f"vtkMRML{kind}VolumeNode") for kind in ("LabelMap", "Tensor"))]
+
+
+def rows(scene, current, examples: Sequence[Any]) -> tuple[VolumeRow, ...]:
+    """All volumes but the current one."""
+    found = []
+    for node in volumes(scene):
+        if node is current:
             continue
         own = links.remembered(node)
         reason = "" if own is not None else "This volume has no segmentation yet; choose it above and paint first."

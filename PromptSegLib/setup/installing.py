@@ -161,7 +161,7 @@ class Installer:
             state = self._tools.torch_extension()
         if state != READY:
             self._tools.remember(_restart_mark())
-            self._end(RESTART, "The PyTorch extension is installed; restart Slicer and press Install again to go on.")
+            self._end(RESTART, "The PyTorch extension is installed; restart Slicer, open PromptSeg and go on.")
             return False
         self._steps.insert(0, lambda: self._install_torch(torch))
         return True
