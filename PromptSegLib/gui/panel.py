@@ -129,7 +129,7 @@ class Panel:
         """Do something; what is to be said about it appears in the section ``place``."""
         before, self._place = (self._place, self.session.view().notice), place
         action(*arguments)
-        if self.session.view().notice is before[1]:
+        if self._place == place and self.session.view().notice is before[1]:
             self._place = before[0]  # an older sentence stays where it is
         self.render()
 
