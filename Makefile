@@ -1,6 +1,6 @@
 # make demo   the main job on a real CT          make test   every check
 # make bench  the README's first table (needs data)    make bench-large  time and memory on a large CT
-# make clean  forget the virtual environment
+# make bench-interactive  how long a user waits (needs data)    make clean  forget the virtual environment
 
 # slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
 PYTHON ?= python3.11
@@ -10,7 +10,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-large clean
+.PHONY: demo test lint bench bench-large bench-interactive clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,9 @@ bench: $(READY)
 bench-large: $(READY)
 	$(RUN) Testing/Benchmark/large.py
 	$(RUN) Testing/Benchmark/large.py --strokes
+
+bench-interactive: $(READY)
+	$(RUN) Testing/Benchmark/interactive.py --cases 16 17 18 19
 
 clean:
 	rm -rf $(VENV) demo

@@ -23,6 +23,7 @@ class Engine:
         self._worker: Optional[Worker] = None
         self._key: tuple = ()
         self._prepared: tuple = ()
+        self._preparing = 0
         self._dying: Optional[tuple[Worker, int, float]] = None
 
     @property
@@ -41,7 +42,7 @@ class Engine:
         if self._worker is not None and (self._worker.gone or key != self._key):
             self.end()
         if self._worker is None:
-            self._worker, self._key, self._prepared = self._make(parameters), key, ()
+            self._worker, self._key, self._prepared, self._preparing = self._make(parameters), key, (), 0
         return self._worker
 
     def prepare(self, parameters: Any, image, common: dict[str, Any]) -> None:
@@ -49,7 +50,13 @@ class Engine:
         worker, wanted = self.get(parameters), (image.key, *common.values())
         if wanted != self._prepared:
             self._prepared = wanted
-            worker.submit("prepare", {**common, "image": image.key}, {}, [image])
+            self._preparing = worker.submit("prepare", {**common, "image": image.key}, {}, [image])
+
+    def hurry(self) -> None:
+        """Stop getting ready: a job is coming, and goes on with what was encoded so far."""
+        if self._worker is not None and self._preparing:
+            self._worker.cancel(self._preparing)
+        self._preparing = 0
 
     def cancel(self, run: Run) -> None:
         """Ask the worker to stop a run's job, and see to it that it does."""

@@ -413,6 +413,7 @@ class Session:
             return
         task, run.task = run.task, None
         try:
+            self._engine.hurry()
             run.ask(task.result(), self._engine.get(self.parameters))
         except PromptSegError as error:
             self._fail(str(error))

@@ -8,6 +8,7 @@ import queue
 import shutil
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -17,6 +18,7 @@ from ..progress import Cancelled, Job, Report
 from .jobs import Jobs, threads_wanted
 from .messages import VERSION, Channel, Message
 
+_BREATH = 0.3  # seconds without computing after a preview: drawing it takes all cores of a small machine for a moment
 _NICE = 15  # far below the application: its window, and the threads that draw it, come first
 OUT_OF_MEMORY = (
     "The memory of this machine is not enough for this volume; close other programs, crop the volume (Crop Volume), "
@@ -87,6 +89,7 @@ def _do(jobs: Jobs, message: Message, channel: Channel, cancelled: set[int]) -> 
 
     def preview(values: dict[str, Any], arrays: dict) -> None:
         channel.send("preview", arrays, job=number, **values)
+        time.sleep(_BREATH)
 
     try:
         if "torch" not in sys.modules:
