@@ -80,10 +80,15 @@ def keep(scene, segmentation, prompts: Prompts) -> Any:
     return node
 
 
-def link(scene, segmentation, key: str) -> None:
-    """Let a segmentation go on with prompts of the list that others use, too; a retuning makes its own of them."""
-    if key and not key.startswith(SHIPPED):
-        prompt_nodes.link(segmentation, scene.GetNodeByID(key))
+def link(scene, segmentation, key: str) -> bool:
+    """Let a segmentation go on with prompts of the list that others use, too; a retuning makes its own of them.
+
+    False for shipped prompts: a tuning that needs them finds them in the model.
+    """
+    node = None if not key or key.startswith(SHIPPED) else scene.GetNodeByID(key)
+    if node is not None:
+        prompt_nodes.link(segmentation, node)
+    return node is not None
 
 
 def current(segmentation) -> Optional[Prompts]:

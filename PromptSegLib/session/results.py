@@ -204,8 +204,8 @@ class Results:
             prompts = result.prompts
             prompts_list.keep(self._scene, segmentation, prompts)
         elif result.prompts is not None and prompts_list.current(segmentation) is None:
-            prompts = result.prompts
-            prompts_list.link(self._scene, segmentation, run.prompts_key)
+            shared = prompts_list.link(self._scene, segmentation, run.prompts_key)
+            prompts = result.prompts if shared else prompts
         painted = painting.snapshot(segmentation, run.volume, list(taken))
         strokes = run.known.strokes if run.known is not None else None
 

@@ -392,7 +392,9 @@ class Session:
         segmentation = self._segmentation()
         version = self._results.memory.of(segmentation)
         if version is not None and version.prompts is not None:
-            prompts_list.keep(self.scene, segmentation, version.prompts)
+            now = prompts_list.current(segmentation)
+            if now is None or now.to_bytes() != version.prompts.to_bytes():
+                prompts_list.keep(self.scene, segmentation, version.prompts)
         self._results.memory.write(segmentation, self._volume())
         self._followed = current_tag(segmentation)
 
@@ -417,6 +419,9 @@ class Session:
             run.ask(task.result(), self._engine.get(self.parameters))
         except PromptSegError as error:
             self._fail(str(error))
+        except Exception as error:
+            logging.exception("PromptSeg could not ask for that")
+            self._fail(f"Something unexpected happened ({error!r}); nothing is lost, see the log.")
 
     def _stop(self, notice: Notice) -> None:
         """Stop the running job and all that wait; what it has shown stays."""
