@@ -41,7 +41,7 @@ def first_look(
     """
     if backbone.shipped is None:
         return None
-    job, workspace, shipped = job or Job(), workspace or Workspace(), backbone.shipped.decoder_only()
+    job, workspace, shipped = job or Job(), workspace or Workspace(0), backbone.shipped.decoder_only()
     native = Grid.of(example.image)
     whole = volume = workspace.volume(example.image, backbone.preprocessing)
     painted = labels_on_grid(example, {info.name: info.value for info in infos}, native)

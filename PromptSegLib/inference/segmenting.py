@@ -81,7 +81,7 @@ def segment(
     :raises PromptSegError: bad image, unknown class, prompts of another backbone.
     """
     job, clock, seconds = job or Job(), time.perf_counter(), {}
-    workspace = workspace or Workspace()
+    workspace = workspace or Workspace(0)  # nobody comes back for the maps
     if not isinstance(prompts, Prompts):
         prompts = Prompts.load(Path(prompts))
     check_image(image, name)

@@ -69,7 +69,7 @@ def tune(
     Deterministic for a seed on the CPU when bounded by steps.
     """
     began = time.monotonic()
-    job, settings, workspace = job or Job(), (settings or Settings()).checked(), workspace or Workspace()
+    job, settings, workspace = job or Job(), (settings or Settings()).checked(), workspace or Workspace(0)
     classes = dict(classes)
     check_examples(list(examples), classes)
     backbone = model if isinstance(model, Backbone) else load_model(model, device)
