@@ -93,14 +93,16 @@ def test_two_gloo_ranks_take_the_single_process_steps(recipe, tmp_path):
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     root = str(Path(__file__).parents[2])
-    subprocess.run(
+    done = subprocess.run(
         [*command, str(recipe_path), str(tmp_path / "double")],
-        check=True,
         cwd=root,
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        # gloo looks for an address by the host's name, which not every machine can resolve at every time.
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
+        text=True,
         timeout=300,
     )
+    assert done.returncode == 0, done.stderr
     double = load_file(str(tmp_path / "double" / "checkpoint.safetensors"))
     for name, tensor in single.items():
         if name.startswith("now."):
