@@ -86,7 +86,7 @@ class AnnotateSection:
         self._role_slots = []
         items = choices(segments_table.ROLES)
         for index, row in enumerate(rows):
-            item = qt.QTableWidgetItem(row.name if row.painted else _("{name} (empty)").format(name=row.name))
+            item = qt.QTableWidgetItem(_("{name} (empty)").format(name=row.name) if row.is_empty else row.name)
             pixmap = qt.QPixmap(12, 12)
             pixmap.fill(qt.QColor(*(int(255 * part) for part in row.color)))
             item.setIcon(qt.QIcon(pixmap))

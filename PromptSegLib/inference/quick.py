@@ -10,6 +10,7 @@ from ..examples.annotation import labels_on_grid
 from ..examples.example import Example
 from ..examples.geometry import Grid
 from ..models.backbone import Backbone
+from ..models.matching import matched
 from ..models.workspace import Workspace
 from ..progress import Job
 from ..prompts.classes import ClassInfo
@@ -19,8 +20,6 @@ from .native import labels_on_native, winner
 from .result import Segmentation
 from .segmenting import box_around, honour, on_model_grid
 from .tiling import steps
-
-KNOWN = 0.5  # agreement (Dice on annotated voxels) from which a class is taken to be the shipped one
 
 
 def first_look(
@@ -79,11 +78,7 @@ def _matched(scores: np.ndarray, strokes: np.ndarray, count: int) -> np.ndarray:
         for other in range(len(scores)):
             one, two = own == index + 1, said == other + 1
             agreed[index, other] = 2 * (one & two).sum() / max(1, one.sum() + two.sum())
-    taken: dict[int, int] = {}
-    for flat in np.argsort(agreed, axis=None)[::-1]:
-        index, other = divmod(int(flat), len(scores))
-        if agreed[index, other] >= KNOWN and index not in taken and other not in taken.values():
-            taken[index] = other
+    taken = matched(agreed)
     neutral = np.zeros(scores.shape[1:], scores.dtype)
     neutral[(scores == ABSENT).all(0)] = ABSENT  # nothing is there
     rest = [other for other in range(len(scores)) if other not in taken.values()]

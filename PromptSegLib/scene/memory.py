@@ -84,13 +84,6 @@ def memory_volume(segmentation_node) -> Optional[object]:
     return next((node.GetNodeReference(_VOLUME_ROLE) for node in _nodes(segmentation_node)), None)
 
 
-def forget_memory(segmentation_node) -> None:
-    """Remove what was kept with a segmentation."""
-    for node in list(_nodes(segmentation_node)):
-        links.remove(node)
-    segmentation_node.RemoveNodeReferenceIDs(MEMORY_ROLE)
-
-
 def forget_orphans(scene) -> None:
     """Remove what was kept with segmentations that are gone."""
     count = scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Iterable
 
 from ..errors import PromptSegError
 from ..scene import links
 from ..scene.roles import set_role
-from ..scene.segmentations import segments
+from ..scene.segmentations import Segment, segments
 from .view import Notice
 
 # Role -> what a list shows, and what it means.
@@ -20,29 +19,16 @@ ROLES = {
 }
 
 
-@dataclass(frozen=True)
-class SegmentRow:
-    """A line of the table; ``color`` is RGB in 0..1."""
-
-    id: str
-    name: str
-    color: tuple[float, float, float]
-    role: str
-    painted: bool
-
-
-def rows(scene, segmentation) -> tuple[SegmentRow, ...]:
+def rows(scene, segmentation) -> tuple[Segment, ...]:
     """The segments of a segmentation, in its order; none where it is None or no longer in the scene."""
     if not links.alive(scene, segmentation):
         return ()
-    return tuple(
-        SegmentRow(each.id, each.name, each.color, each.role, not each.is_empty) for each in segments(segmentation)
-    )
+    return tuple(segments(segmentation))
 
 
-def anything_painted(found: Iterable[SegmentRow]) -> bool:
+def anything_painted(found: Iterable[Segment]) -> bool:
     """Whether a structure to tune has a voxel."""
-    return any(each.painted and each.role == "tune" for each in found)
+    return any(not each.is_empty and each.role == "tune" for each in found)
 
 
 def choose_role(segmentation, segment_id: str, role: str) -> Notice:

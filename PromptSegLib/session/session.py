@@ -14,7 +14,7 @@ from ..errors import PromptSegError
 from ..inference.result import Segmentation
 from ..models import catalogue
 from ..prompts.store import Prompts
-from ..scene import links, looking
+from ..scene import links, looking, memory
 from ..scene.history import History
 from ..scene.segmentations import segments
 from ..worker.client import GONE, Event, Worker
@@ -530,6 +530,8 @@ class Session:
         elif result is not None and node in (result.run.volume, result.run.segmentation):
             self._results.drop()
         self._places.forget(node)
+        if node.IsA("vtkMRMLSegmentationNode"):
+            memory.forget_orphans(self.scene)  # what is remembered of it is hidden, nobody else would remove it
         self._changed()
 
     def _on_closing(self) -> None:

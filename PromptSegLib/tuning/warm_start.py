@@ -12,13 +12,12 @@ from torch.nn import functional as F
 
 from ..examples.annotation import barred_label
 from ..models.backbone import Backbone
+from ..models.matching import matched
 from ..network.attention import PromptTensors
 from ..network.tokens import from_arrays, new_prompts, unstack, without_encoder
 from ..progress import Job
 from .encoded import EncodedCrops
 from .objective import agreement, known_counts
-
-KNOWN = 0.5  # agreement (Dice on annotated voxels) from which a class is taken to be the shipped one
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,9 @@ def warm_start(
                 prompts[name][index] = each[name].to(device)
     if backbone.shipped is not None and not all(origin):
         score, lent, names = nearest_shipped(encoded, classes, job.part(0.0, 0.6))
-        free = set(range(len(names)))
-        for flat in score.flatten().argsort(descending=True).tolist():
-            index, other = divmod(flat, len(names))
-            if origin[index] or score[index, other] < KNOWN or other not in free:
-                continue
-            free.discard(other)
+        new = [index for index in range(classes) if not origin[index]]
+        for place, other in matched(score[new].numpy()).items():
+            index = new[place]
             origin[index] = f"the shipped class {names[other]}"
             borrowed[index] = True
             _lend(prompts, index, lent[other])

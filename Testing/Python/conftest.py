@@ -53,3 +53,14 @@ def phantom(tmp_path_factory) -> SimpleNamespace:
         truth=truth,
         painted=painted,
     )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """A folder with two tiny backbones that ship prompts."""
+    from tiny import tiny_backbone  # not at the top: it needs torch, which most tests do not
+
+    folder = tmp_path_factory.mktemp("models")
+    for seed in (0, 1):
+        tiny_backbone(folder, seed, shipped=True)
+    return folder

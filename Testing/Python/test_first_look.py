@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from tiny import BACKGROUND, CLASSES, example, tiny_backbone
 
 from PromptSegLib.examples.geometry import Grid
-from PromptSegLib.inference import quick
 from PromptSegLib.inference.evidence import ABSENT
 from PromptSegLib.inference.quick import _matched, first_look
+from PromptSegLib.models.matching import matched
 from PromptSegLib.prompts.classes import describe
 
 INFOS = [describe(name, value) for name, value in CLASSES.items()]
@@ -69,4 +69,8 @@ def test_there_is_no_look_without_shipped_prompts_or_strokes(backbone):
     assert first_look(replace(backbone, shipped=None), case, INFOS) is None
     empty = case.annotation * 0
     assert first_look(backbone, replace(case, annotation=empty), INFOS) is None
-    assert quick.KNOWN == 0.5
+
+
+def test_pairs_are_matched_best_first_and_each_shipped_class_once():
+    assert matched(np.array([[0.9, 0.6, 0.0], [0.95, 0.7, 0.0], [0.0, 0.0, 0.49]])) == {1: 0, 0: 1}
+    assert matched(np.zeros((2, 3))) == {}

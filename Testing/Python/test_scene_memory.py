@@ -16,7 +16,6 @@ from PromptSegLib.examples.geometry import Grid  # noqa: E402
 from PromptSegLib.scene import links  # noqa: E402
 from PromptSegLib.scene.memory import (  # noqa: E402
     MEMORY_ROLE,
-    forget_memory,
     forget_orphans,
     memory_volume,
     read_memory,
@@ -117,11 +116,11 @@ def test_writing_again_replaces_everything():
 def test_forgetting():
     scene, volume, node = setup_nodes()
     before = scene.GetNumberOfNodes()
-    forget_memory(node)
+    write_memory(node, volume, {})
     write_memory(node, volume, two_images(volume))
     for each in memory_nodes(scene):
         each.AddDefaultStorageNode()
-    forget_memory(node)
+    write_memory(node, volume, {})
     assert read_memory(node) == {} and scene.GetNumberOfNodes() == before
     assert node.GetNumberOfNodeReferences(MEMORY_ROLE) == 0
 
@@ -151,7 +150,6 @@ def test_a_clone_has_no_memory_and_never_writes_into_its_originals():
     clone = scene.AddNode(clone)
     assert clone.GetNumberOfNodeReferences(MEMORY_ROLE) == 2
     assert read_memory(clone) == {}
-    forget_memory(clone)
     check(read_memory(node), images)
     write_memory(clone, volume, {"applied": sitk.Image([3, 4, 5], sitk.sitkUInt8) + 9})
     check(read_memory(node), images)

@@ -32,7 +32,7 @@ from scenes import (
 from test_scene_looking import add_views
 from test_scene_segmentations import bent
 from test_scene_volumes import rotation
-from tiny import CLASSES, painted, phantom, tiny_backbone
+from tiny import CLASSES, painted, phantom
 
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
@@ -53,15 +53,6 @@ BRIEF, LONG = 0.3, 600.0  # seconds of tuning; nobody waits for the end of a lon
 TURNED = np.eye(4)
 TURNED[:3, :3], TURNED[:3, 3] = rotation(-10, 5, 80), (30, -20, 11)
 SHIFTED = np.array([[0.0, -1, 0, 12], [1, 0, 0, -40], [0, 0, 1, 7], [0, 0, 0, 1]])
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
-    """A folder with two tiny backbones that ship prompts."""
-    folder = tmp_path_factory.mktemp("models")
-    for seed in (0, 1):
-        tiny_backbone(folder, seed, shipped=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -1316,6 +1307,14 @@ def test_where_to_look_and_the_map(desk):
     assert not [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
     assert not any(composite.GetForegroundVolumeID() for _, composite in views)
     assert desk.session.view().preview and nodes
+
+
+def test_what_is_remembered_goes_with_its_segmentation(desk):
+    before = desk.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
+    desk.tuned()
+    assert desk.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == before + 2
+    desk.scene.RemoveNode(desk.segmentation)
+    assert desk.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == before
 
 
 def test_the_map_goes_with_its_volume(desk):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import CLASSES, example, tiny_backbone
+from tiny import CLASSES, example
 
 import PromptSegLib as ps
 from PromptSegLib.examples.geometry import Grid
@@ -109,14 +109,6 @@ def one_sentence(text: str) -> bool:
 
 
 # Jobs with torch
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for seed in (0, 1):
-        tiny_backbone(folder, seed, shipped=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
