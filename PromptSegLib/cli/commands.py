@@ -201,16 +201,28 @@ def pretrain(options: argparse.Namespace) -> None:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        torch.distributed.init_process_group("nccl" if choose_device(options.device).type == "cuda" else "gloo")
-    output = Path(options.output)
+    device = str(choose_device(options.device))
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if device == "cuda" and ranks > 1:
+        device = str(choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
+        torch.cuda.set_device(device)
+    if ranks > 1:
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    output = Path(options.output or recipe.name)
     _make(output)
-    run = Pretraining(recipe, output, str(choose_device(options.device)), log=lambda line: print(line, flush=True))
-    run.run()
+    try:
+        run = Pretraining(recipe, output, device, lambda line: print(line, flush=True), options.workers)
+        run.run()
+    finally:
+        if ranks > 1:
+            torch.distributed.destroy_process_group()
     if run.rank:
         return
+    if run.share() < 1.0:
+        print(f"stopped at step {run.step}; the same command goes on from there")
+        return
     folder = Path(catalogue.__file__).parent / "weights" if options.bundle else output
-    entry = publish(recipe, run.checkpoint, folder, options.device)
+    entry = publish(recipe, run.checkpoint, folder, run.validation, device)
     if options.bundle:
         register(entry)
     print(json.dumps(entry, indent=2))

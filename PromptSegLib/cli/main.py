@@ -140,7 +140,13 @@ def _parser() -> argparse.ArgumentParser:
 
     pretrain = subparsers.add_parser("pretrain", help="train a backbone from a recipe")
     pretrain.add_argument("recipe", metavar="CONFIG", help="recipe (JSON), or the name of a bundled one")
-    pretrain.add_argument("-o", "--output", required=True, metavar="DIR", help="checkpoint and results; resumes there")
+    pretrain.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="checkpoint, curves and results; resumes there (default: the recipe's name)",
+    )
+    pretrain.add_argument("--workers", type=int, default=0, help="processes that prepare views, for a GPU to wait less")
     pretrain.add_argument("--threads", type=int, default=0, help="CPU threads of this process")
     pretrain.add_argument("--bundle", action="store_true", help="put the result into this checkout's catalogue")
     _device(pretrain)

@@ -13,7 +13,17 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(check and check())
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Mixed precision where it is fast, full precision elsewhere."""
+def needs_scaling(device: torch.device) -> bool:
+    """Whether training in mixed precision means float16, whose small gradients vanish unless the loss is scaled."""
+    return device.type == "cuda" and not has_bfloat16(device)
+
+
+def autocast(device: torch.device, scaled: bool = False) -> torch.autocast:
+    """Mixed precision where it is fast, full precision elsewhere.
+
+    :param scaled: the caller scales its loss where :func:`needs_scaling`, so float16 will do on older GPUs.
+    """
+    if scaled and needs_scaling(device):
+        return torch.autocast(device.type, torch.float16)
     fast = has_bfloat16(device)
     return torch.autocast(device.type if fast else "cpu", torch.bfloat16, enabled=fast)

@@ -21,12 +21,26 @@ CHUNK = 4096
 MAX_SCALE = 30.0  # an unbounded scale drifts to 50-90 and makes probabilities over-confident (FINDINGS.md)
 
 
+class Convolution(nn.Conv3d):
+    """A 3D convolution in full precision where bfloat16 goes wrong.
+
+    oneDNN's bfloat16 weight gradient of a kernel of 3 or 4 reads memory that nobody wrote where an extent of the
+    input is 2 (torch 2.13): another result each time, at times NaN. Such maps are tiny, so precision costs nothing.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type == "cpu" and 2 in input.shape[2:] and self.weight.requires_grad:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(input.float())
+        return super().forward(input)
+
+
 class ResidualConvolution(nn.Sequential):
     """x + conv(LeakyReLU(GroupNorm(x))), 3 x 3 x 3."""
 
     def __init__(self, channels: int):
         super().__init__(
-            nn.GroupNorm(8, channels), nn.LeakyReLU(0.01), nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+            nn.GroupNorm(8, channels), nn.LeakyReLU(0.01), Convolution(channels, channels, 3, padding=1, bias=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +99,7 @@ class PUNet(nn.Module):
         self.config = config = config or NetworkConfig()
         kernel = cast(tuple[int, int, int], tuple(4 if stride == 2 else 3 for stride in config.stem_stride))
         # Kernel 4 on strided axes keeps the half-resolution grid aligned with align_corners=False.
-        self.stem = nn.Conv3d(1, config.channels[0], kernel, stride=config.stem_stride, padding=1)
+        self.stem = Convolution(1, config.channels[0], kernel, stride=config.stem_stride, padding=1)
         self.encoder = nn.ModuleList(EncoderLevel(level, config) for level in range(config.levels))
         self.decoder = nn.ModuleList(DecoderLevel(level, config) for level in range(config.levels - 2, -1, -1))
         self.norm = nn.GroupNorm(8, config.channels[0])

@@ -5,96 +5,122 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import numpy as np
-import torch
-from safetensors import safe_open
 
-from ..errors import PromptSegError
-from ..examples.reading import read_annotation, read_image
-from ..inference.segmenting import segment
 from ..models.backbone import load_model, save_backbone
 from ..models.catalogue import CATALOGUE
-from ..network.punet import PUNet
-from ..network.tokens import unstack
-from ..prompts.classes import ClassInfo, describe
-from ..prompts.store import ClassPrompts, Prompts
+from . import checkpoint
+from .cases import CaseFile
+from .learner import Learner
 from .recipe import Recipe
-
-TILE_FACTOR = 1.5  # tiles this much larger than the training crops are better and cheaper (FINDINGS.md)
+from .validation import line, means, overall, prompts_of, tile, validate
 
 
 def publish(
-    recipe: Recipe, checkpoint: Path, folder: Path, device: str = "auto", log: Callable[[str], None] = print
+    recipe: Recipe,
+    saved: Path,
+    folder: Path,
+    validation: list[CaseFile],
+    device: str = "auto",
+    log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Write ``NAME.safetensors`` (fp16 body, averaged weights) and ``NAME.prompts.safetensors`` into ``folder``.
+    """Write ``NAME.safetensors`` (fp16 body, averaged weights), ``NAME.prompts.safetensors`` and ``NAME.md``.
 
-    Validates on the recipe's validation cases (never those of a test) and returns the catalogue entry.
+    Validates what was written on the validation cases (never those of a test) and returns the catalogue entry. A run
+    without labels ships no prompts: its tokens stand for no structure.
     """
-    body, prompts, state = _average(checkpoint)
-    net = PUNet(recipe.network)
-    net.load_state_dict(body)
-    stride = recipe.network.stride
-    z, y, x = (int(-(-(size * TILE_FACTOR) // step) * step) for size, step in zip(recipe.crop, stride))
-    card: dict[str, Any] = {
-        "title": recipe.title,
-        "text": recipe.card,
-        "modality": recipe.modality,
-        "licence": recipe.licence,
-        "classes": list(recipe.classes),
-        "training": list(recipe.training),
-        "validation": list(recipe.validation),
-        "steps": state["step"],
-        "batch": recipe.batch,
-        "hours": round(state["seconds"] / 3600, 2),
-        "commit": _commit(),
-        "processes": state.get("ranks", 1),
-        "command": f"python -m PromptSegLib pretrain {recipe.name} -o DIR",
-    }
     weights = folder / f"{recipe.name}.safetensors"
-    sha256 = save_backbone(weights, net, recipe.name, recipe.preprocessing, (z, y, x), card)
-    infos: list[ClassInfo] = []
-    for name, value in recipe.classes.items():
-        infos.append(describe(name, value, infos))
-    classes = tuple(
-        ClassPrompts(info, {key: tensor.numpy().astype(np.float16) for key, tensor in tensors.items()})
-        for info, tensors in zip(infos, unstack(prompts))
-    )
-    shipped = Prompts(classes, recipe.name, sha256, recipe.network, recipe.preprocessing, "full", "punet", {"0": card})
-    shipped.save(weights.with_suffix(".prompts.safetensors"))
-    scores = validate(recipe, weights, device, log)
-    return {
+    learner = Learner(recipe)
+    tensors, state = checkpoint.averages(saved)
+    learner.load_state_dict(tensors)
+    card = describe_run(recipe, state)
+    sha256 = save_backbone(weights, learner.net, recipe.name, recipe.preprocessing, tile(recipe), card)
+    entry: dict[str, Any] = {
         "name": recipe.name,
         "title": recipe.title,
         "file": f"weights/{weights.name}",
-        "prompts": f"weights/{weights.with_suffix('.prompts.safetensors').name}",
-        "modality": recipe.modality,
+        "modality": card["modality"],
         "spacing": list(recipe.preprocessing.spacing),
-        "classes": list(recipe.classes),
-        "licence": recipe.licence,
+        "classes": list(recipe.class_names) if recipe.supervised else [],
+        "licence": card["licence"],
         "sha256": sha256,
         "size": weights.stat().st_size,
-        "card": {**card, "validation_dice": scores},
+    }
+    if recipe.supervised:
+        shipped = weights.with_suffix(".prompts.safetensors")
+        prompts_of(learner, sha256, card, np.float16).save(shipped)
+        entry["prompts"] = f"weights/{shipped.name}"
+        # What users get is halved in precision: validate that, not the run's own numbers.
+        learner.net.load_state_dict(load_model(str(weights), "cpu").net.state_dict())
+        learner.to(load_model(str(weights), device).device)
+        scores = means(validate(learner, validation))
+        log(f"validation of the published model: {line(scores)}")
+        card["validation_dice"] = scores
+    entry["card"] = card
+    weights.with_suffix(".md").write_text(as_text(card, entry), encoding="utf-8")
+    return entry
+
+
+def describe_run(recipe: Recipe, state: dict[str, Any]) -> dict[str, Any]:
+    """What a model card says of a run."""
+    sources = [
+        {
+            "name": source.name,
+            "modality": source.modality,
+            "licence": source.licence,
+            "classes": list(source.classes),
+            "training": state.get("training", {}).get(source.name, list(source.training or ())),
+            "validation": list(source.validation),
+        }
+        for source in recipe.sources
+    ]
+    return {
+        "title": recipe.title,
+        "text": recipe.card,
+        "modality": ", ".join(dict.fromkeys(source.modality for source in recipe.sources)),
+        "licence": "; ".join(dict.fromkeys(f"{source.name}: {source.licence}" for source in recipe.sources)),
+        "classes": list(recipe.class_names),
+        "sources": sources,
+        "skipped": state.get("skipped", {}),
+        "variant": recipe.variant + ("" if recipe.instructed else ", without prompts in attention"),
+        "steps": state["step"],
+        "batch": recipe.batch,
+        "hours": round(state["seconds"] / 3600, 2),
+        "processes": state.get("ranks", 1),
+        "device": state.get("device", ""),
+        "earlier": state.get("earlier", []),
+        "command": f"python -m PromptSegLib pretrain {recipe.name}",
+        "commit": _commit(),
     }
 
 
-def validate(recipe: Recipe, weights: Path, device: str, log: Callable[[str], None]) -> dict[str, Optional[float]]:
-    """Mean Dice per class of the shipped prompts on the recipe's validation cases, on their own grids."""
-    from ..evaluation.scores import score
-
-    backbone = load_model(str(weights), device)
-    assert backbone.shipped is not None
-    found: dict[str, list[float]] = {name: [] for name in recipe.classes}
-    for case in recipe.validation:
-        image = read_image(Path(recipe.data) / f"{case}{recipe.image_suffix}")
-        reference = read_annotation(Path(recipe.data) / f"{case}{recipe.label_suffix}")
-        result = segment(backbone.shipped, image, backbone)
-        for name, each in score(reference, result.labels, recipe.classes).items():
-            if each.dice is not None:
-                found[name].append(each.dice)
-        log(f"{case}: " + "  ".join(f"{name} {values[-1]:.3f}" for name, values in found.items() if values))
-    return {name: round(float(np.mean(values)), 3) if values else None for name, values in found.items()}
+def as_text(card: dict[str, Any], entry: dict[str, Any]) -> str:
+    """The model card in plain words, Markdown."""
+    lines = [f"# {card['title']}", "", card["text"], "", "## Trained on", ""]
+    for source in card["sources"]:
+        training, labelled = source["training"], ", ".join(source["classes"]) or "no labels"
+        count = len(training) if isinstance(training, list) else training
+        lines.append(f"- {source['name']}: {count} volumes ({source['modality']}; {labelled}). {source['licence']}.")
+    if card["skipped"]:
+        lines.append(f"- {len(card['skipped'])} files could not be read and were skipped.")
+    spacing = " x ".join(f"{step:g}" for step in entry["spacing"])
+    lines += ["", f"Images are seen at {spacing} mm (z, y, x).", "", "## Validation (Dice of the shipped prompts)", ""]
+    scores = card.get("validation_dice", {})
+    if scores:
+        names = "; ".join(f"{s['name']}: {', '.join(s['validation'])}" for s in card["sources"] if s["validation"])
+        mean = overall(scores)
+        lines += [f"On {names or 'no case'}.", "", "| class | Dice |", "|---|---|"]
+        lines += [f"| {name} | {'-' if value is None else f'{value:.3f}'} |" for name, value in scores.items()]
+        lines += [f"| mean | {'-' if mean is None else f'{mean:.3f}'} |"]
+    else:
+        lines.append("It ships no prompts.")
+    hours = f"{card['steps']} steps of batch {card['batch']}, {card['hours']:g} h, {card['processes']} process(es)"
+    lines += ["", "## How", "", f"- {card['variant']}; {hours} on {card['device'] or 'an unnamed device'}"]
+    lines += [f"- before: {each}" for each in card["earlier"]]
+    lines += [f"- `{card['command']}`, commit {card['commit'] or 'unknown'}", f"- SHA-256 {entry['sha256']}"]
+    return "\n".join(lines) + "\n"
 
 
 def register(entry: dict[str, Any]) -> None:
@@ -102,20 +128,6 @@ def register(entry: dict[str, Any]) -> None:
     content = json.loads(CATALOGUE.read_text(encoding="utf-8"))
     content["models"] = [each for each in content["models"] if each["name"] != entry["name"]] + [entry]
     CATALOGUE.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _average(checkpoint: Path):
-    """Averaged body, averaged prompts and the state of a checkpoint."""
-    try:
-        with safe_open(str(checkpoint), "pt") as file:
-            state = json.loads(file.metadata()["state"])
-            names = list(file.keys())
-            body = {n[len("average.body.") :]: file.get_tensor(n) for n in names if n.startswith("average.body.")}
-            prefix = "average.prompts."
-            prompts = {n[len(prefix) :]: file.get_tensor(n) for n in names if n.startswith(prefix)}
-    except (OSError, KeyError, ValueError) as error:
-        raise PromptSegError(f"{checkpoint} is not a checkpoint of a pretraining run.") from error
-    return body, {name: tensor.to(torch.float32) for name, tensor in prompts.items()}, state
 
 
 def _commit() -> str:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from ..errors import PromptSegError
 from ..examples.preprocessing import Preprocessing
 from ..network.config import NetworkConfig
+from .settings import Assignment
+from .source import Source
+
+# The paper's variants (METHODS.md 1.6): segmentation and self-supervision, segmentation alone, self-supervision alone.
+VARIANTS = ("meta_self", "meta", "self")
+_POSITIVE = ("batch", "body_rate", "prompt_rate", "validations", "cache_gib")
+_SHARES = ("warm_up", "ema", "all_classes", "foreground", "encoder_prompts", "taught", "contrast")
 
 
 @dataclass(frozen=True)
@@ -19,22 +26,36 @@ class Recipe:
     ``steps`` or ``minutes`` bounds the run; the learning rate follows the share of that
     bound that is spent, so a run bounded by steps is reproducible and one bounded by
     minutes always ends with a finished schedule.
+
+    :param variant: ``meta_self``, ``meta`` or ``self``, as the authors call them.
+    :param instructed: whether the prompts are keys and values in attention; if not, only their output tokens are used.
+    :param crop: extents of the large student's view, and of the teacher's.
+    :param small_crop: extents of the second student's view.
+    :param start: a backbone (name or file) or a checkpoint of another run whose weights this one begins with.
+    :param contrast: share of views whose contrast is randomised, so that other windows and modalities stay usable.
+    :param all_classes: share of steps that ask for all classes; the others ask for a random subset.
+    :param foreground: share of views that are centred on a voxel of an active class.
+    :param encoder_prompts: share of steps in which prompts enter the encoder.
+    :param taught: share of steps with self-supervision, which cost twice as much as those without; of ``meta_self``.
+    :param validations: how often the validation cases are segmented during the run, evenly spread; the last at its end.
+    :param clock: what ``minutes`` counts: ``wall`` time, or the ``processor`` time of the process, which does not run
+        faster on an idle machine.
+    :param mixed_precision: bfloat16 where it is fast, float16 with a scaled loss on older GPUs.
+    :param cache_gib: memory for volumes that are kept; what does not fit is read again.
     """
 
     name: str
     title: str
-    modality: str
-    licence: str
-    data: str
-    image_suffix: str
-    label_suffix: str
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
-    classes: dict[str, int]
     card: str
+    sources: tuple[Source, ...]
+    variant: str = "meta_self"
+    instructed: bool = True
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    assignment: Assignment = field(default_factory=Assignment)
     crop: tuple[int, int, int] = (32, 64, 64)
+    small_crop: tuple[int, int, int] = (16, 64, 64)
+    start: Optional[str] = None
     batch: int = 1
     steps: int = 0
     minutes: float = 0.0
@@ -46,6 +67,12 @@ class Recipe:
     all_classes: float = 0.35
     foreground: float = 0.8
     encoder_prompts: float = 0.5
+    taught: float = 1.0
+    contrast: float = 0.25
+    validations: int = 5
+    cache_gib: float = 8.0
+    clock: str = "wall"
+    mixed_precision: bool = True
     seed: int = 0
 
     @classmethod
@@ -55,21 +82,71 @@ class Recipe:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise PromptSegError(f"Cannot read the pretraining recipe {path}: {error}.") from error
+        if not isinstance(values, dict):
+            raise PromptSegError(f"The recipe {path} is not a JSON object.")
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
             raise PromptSegError(f"The recipe {path} has unknown settings: {', '.join(sorted(unknown))}.")
+        builders = {
+            "preprocessing": Preprocessing.from_dict,
+            "network": NetworkConfig.from_dict,
+            "assignment": Assignment.from_dict,
+        }
         try:
-            if "preprocessing" in values:
-                values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
-            if "network" in values:
-                values["network"] = NetworkConfig.from_dict(values["network"])
+            for key in builders.keys() & values.keys():
+                values[key] = builders[key](values[key])
+            if "sources" in values:
+                values["sources"] = tuple(Source.from_dict(each) for each in values["sources"])
             settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
             recipe = cls(**settings)
+            recipe._check()
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise PromptSegError(f"The recipe {path} is incomplete or wrong: {error}.") from error
-        if bool(recipe.steps) == bool(recipe.minutes):
-            raise PromptSegError(f"The recipe {path} must bound the run by either steps or minutes.")
         return recipe
+
+    def _check(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"the variant is none of {', '.join(VARIANTS)}")
+        if bool(self.steps) == bool(self.minutes):
+            raise ValueError("the run must be bounded by either steps or minutes")
+        if self.clock not in ("wall", "processor"):
+            raise ValueError('the clock is neither "wall" nor "processor"')
+        if not self.sources:
+            raise ValueError("there is no source of images")
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError("two sources have the same name")
+        if not self.class_names:
+            raise ValueError("no source declares a class; a run without labels still needs the names of its prompts")
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f'"{name}" must be above 0')
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'"{name}" must lie between 0 and 1')
+        for name in ("crop", "small_crop"):
+            crop = getattr(self, name)
+            if len(crop) != 3 or not all(type(size) is int and 0 < size <= 1024 for size in crop):
+                raise ValueError(f'"{name}" is not three sizes')
+        for source in self.sources:
+            strangers = set(source.absent) - set(self.class_names)
+            if strangers:
+                raise ValueError(f"{source.name} lists absent classes that no source declares: {', '.join(strangers)}")
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Every class of every source, once; the k-th (from 1) is class k of labels and prompts."""
+        return tuple(dict.fromkeys(name for source in self.sources for name in source.classes))
+
+    @property
+    def supervised(self) -> bool:
+        """Whether labels are learned from."""
+        return self.variant != "self"
+
+    @property
+    def taught_share(self) -> float:
+        """Share of steps with self-supervision."""
+        return {"meta": 0.0, "meta_self": self.taught, "self": 1.0}[self.variant]

@@ -1,120 +1,144 @@
-"""The pretraining loop: joint segmentation of random subsets of the base classes.
+"""The pretraining loop: class-prompted segmentation and prototype assignment, resumable, on any number of processes.
 
-Concurrent class-prompted supervision of PUNet (METHODS.md 1.6) with Dice + cross-entropy
-and foreground-centred crops as in the authors' revision (1.13).
+Concurrent supervision and self-supervision of PUNet (METHODS.md 1.6, 1.9) with Dice + cross-entropy and
+foreground-centred crops as in the authors' revision (1.13).
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import math
+import signal
+import threading
 import time
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterator, Optional
 
 import torch
 import torch.distributed as distributed
-from monai.losses import DiceLoss
 from monai.utils import set_determinism
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from ..errors import PromptSegError
-from ..files import replacing
-from ..network.precision import autocast
-from ..network.punet import PUNet
-from ..network.tokens import new_prompts, select, without_encoder
-from .cases import load_cases
+from ..network.precision import needs_scaling
+from . import checkpoint
+from .cases import CaseFile, Cases, check_cases, find_cases
+from .curves import Curves
+from .learner import Learner
 from .recipe import Recipe
-from .views import augmentation, draw_view
+from .start import begin_with
+from .validation import line, means, overall, validate
+from .views import Views, collate, to_device
 
-
-def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy + Dice over the classes present (averaging over absent ones stalls training, FINDINGS.md)."""
-    classes = logits.shape[1]
-    loss = F.cross_entropy(logits, label)
-    onehot = F.one_hot(label, classes).movedim(-1, 1).float()
-    present = onehot.flatten(2).sum((0, 2)) > 0
-    present[0] = False
-    if present.any():
-        dice = DiceLoss(softmax=False, smooth_nr=1e-2, smooth_dr=1e-2, reduction="none", batch=True)
-        each = dice(logits.softmax(1), onehot).flatten()
-        loss = loss + each[present].mean()
-    return loss
+REPORT_EVERY = 30.0  # seconds
 
 
 class Pretraining:
-    """A run that can be stopped at any step and resumed from its folder with the same curve."""
+    """A run that can be stopped or killed at any step and resumed from its folder with the same curve.
 
-    def __init__(self, recipe: Recipe, folder: Path, device: str = "cpu", log: Callable[[str], None] = print):
-        self.recipe, self.folder, self.log = recipe, Path(folder), log
+    Under ``torchrun`` (or any launcher that initialised ``torch.distributed``) the processes share each batch, and
+    take the steps that a single process takes.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        device: str = "cpu",
+        log: Callable[[str], None] = print,
+        workers: int = 0,
+    ):
+        self.recipe, self.folder, self.workers = recipe, Path(folder), workers
         self.device = torch.device(device)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        set_determinism(recipe.seed)
-        self.net = PUNet(recipe.network).to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        generator = torch.Generator().manual_seed(recipe.seed)
-        prompts = new_prompts(recipe.network, len(recipe.classes), generator=generator)
-        self.prompts = {name: tensor.to(self.device).requires_grad_() for name, tensor in prompts.items()}
-        body = list(self.net.parameters())
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in body if p.ndim > 1], "base": recipe.body_rate},
-                {"params": [p for p in body if p.ndim <= 1], "base": recipe.body_rate, "weight_decay": 0.0},
-                {"params": list(self.prompts.values()), "base": recipe.prompt_rate, "weight_decay": 0.0},
-            ],
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-        self.average = {name: tensor.detach().clone() for name, tensor in self._named().items()}
-        self.step, self.seconds, self.recent = 0, 0.0, 0.0
         self.ranks = distributed.get_world_size() if distributed.is_initialized() else 1
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self.log = log if not self.rank else lambda text: None
         if recipe.batch % self.ranks:
-            raise PromptSegError(f"A batch of {recipe.batch} cannot be shared by {self.ranks} processes.")
-        if self.checkpoint.exists():
+            raise PromptSegError(
+                f'A batch of {recipe.batch} cannot be shared by {self.ranks} processes; change "batch" in the recipe.'
+            )
+        self.training, self.validation, self.skipped = self._files()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        set_determinism(recipe.seed)
+        self.learner = Learner(recipe)
+        self.earlier: list[str] = []
+        resuming = self.checkpoint.exists()
+        if recipe.start and not resuming:
+            begin_with(self.learner, recipe.start, self.log)
+        self.learner.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.teacher = copy.deepcopy(self.learner).requires_grad_(False)
+        self.optimizer = self._optimizer()
+        scaled = recipe.mixed_precision and needs_scaling(self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.step, self.seconds, self.recent = 0, 0.0, 0.0
+        if resuming:
             self._resume()
+        elif not self.rank:
+            checkpoint.check_room(self.checkpoint, dict(self.learner.named_parameters()))
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def _named(self) -> dict[str, Tensor]:
-        named = {f"body.{name}": tensor for name, tensor in self.net.named_parameters()}
-        named.update({f"prompts.{name}": tensor for name, tensor in self.prompts.items()})
-        return named
+    def _files(self) -> tuple[list[CaseFile], list[CaseFile], dict[str, str]]:
+        training, validation = find_cases(self.recipe)
+        training, skipped = check_cases(self.recipe, training, self.log)
+        if self.recipe.supervised and not any(file.label for file in training):
+            raise PromptSegError(
+                f'No image has labels, and the variant "{self.recipe.variant}" learns from them; correct "label" of '
+                'the sources, or choose the variant "self".'
+            )
+        if validation:
+            validation, more = check_cases(self.recipe, validation, self.log)
+            skipped = {**skipped, **more}
+        return training, validation, skipped
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        recipe, body = self.recipe, list(self.learner.net.parameters())
+        prompts = list(self.learner.prompts.values())
+        return torch.optim.AdamW(
+            [
+                {"params": [p for p in body if p.ndim > 1], "base": recipe.body_rate},
+                {"params": [p for p in body if p.ndim <= 1], "base": recipe.body_rate, "weight_decay": 0.0},
+                {"params": prompts, "base": recipe.prompt_rate, "weight_decay": 0.0},
+            ],
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
 
     def save(self) -> None:
-        """Write the checkpoint (first process only): now, average and optimiser state of every tensor."""
+        """Write the checkpoint (first process only)."""
         if self.rank:
             return
-        tensors = {}
-        for name, tensor in self._named().items():
-            tensors[f"now.{name}"] = tensor.detach().cpu().contiguous()
-            tensors[f"average.{name}"] = self.average[name].cpu().contiguous()
-            for key, value in self.optimizer.state.get(tensor, {}).items():
-                tensors[f"{key}.{name}"] = torch.as_tensor(value).cpu().contiguous()
-        state: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "recent": self.recent, "ranks": self.ranks}
-        state["recipe"] = self.recipe.to_dict()
-        with replacing(self.checkpoint) as temporary:
-            save_file(tensors, str(temporary), {"state": json.dumps(state)})
+        names: dict[str, list[str]] = {source.name: [] for source in self.recipe.sources}
+        for file in self.training:
+            names[self.recipe.sources[file.source].name].append(file.name)
+        state: dict[str, Any] = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "recent": self.recent,
+            "ranks": self.ranks,
+            "device": _device_name(self.device),
+            "scaler": self.scaler.state_dict(),
+            "classes": list(self.recipe.class_names),
+            "training": names,
+            "skipped": self.skipped,
+            "recipe": self.recipe.to_dict(),
+        }
+        now, average = (dict(each.named_parameters()) for each in (self.learner, self.teacher))
+        checkpoint.save(self.checkpoint, now, average, self.optimizer, state)
 
     def _resume(self) -> None:
-        with safe_open(str(self.checkpoint), "pt") as file:
-            state = json.loads(file.metadata()["state"])
-            names = set(file.keys())
-            with torch.no_grad():
-                for name, tensor in self._named().items():
-                    tensor.copy_(file.get_tensor(f"now.{name}"))
-                    self.average[name].copy_(file.get_tensor(f"average.{name}"))
-                    if f"step.{name}" in names:
-                        # The fused optimiser walks raw memory: the moments must be laid out as the parameter is.
-                        moments = {
-                            key: torch.empty_like(tensor).copy_(file.get_tensor(f"{key}.{name}"))
-                            for key in ("exp_avg", "exp_avg_sq")
-                        }
-                        self.optimizer.state[tensor] = {"step": file.get_tensor(f"step.{name}"), **moments}
+        now, average = (dict(each.named_parameters()) for each in (self.learner, self.teacher))
+        state = checkpoint.restore(self.checkpoint, now, average, self.optimizer)
+        if state["classes"] != list(self.recipe.class_names):
+            raise PromptSegError(f"{self.checkpoint} was trained for other classes; give another output folder.")
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds, self.recent = state["step"], state["seconds"], state["recent"]
         self.log(f"resumed at step {self.step}")
 
@@ -131,69 +155,141 @@ class Pretraining:
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))
 
     def run(self, stop: Optional[Callable[[], bool]] = None, save_every: float = 300.0) -> None:
-        """Train until the bound is spent or ``stop`` says so; saves every ``save_every`` seconds."""
+        """Train until the bound is spent, ``stop`` says so, or the process is asked to end (SIGTERM, Ctrl+C).
+
+        Saves every ``save_every`` seconds and at the end, whatever ended it.
+        """
         recipe = self.recipe
-        cases = load_cases(recipe, recipe.training)
-        transform = augmentation(recipe)
-        self.net.train()
+        views = Views(recipe, Cases(recipe, self.training, self.log))
+        self.learner.train()
+        model = self.learner
+        if self.ranks > 1:
+            # Which prompts and blocks a step uses depends on its classes.
+            model = DistributedDataParallel(self.learner, find_unused_parameters=True)  # type: ignore[assignment]
+        curves = Curves(self.folder / "curves", self.step, self.log) if not self.rank else None
+        batches = self._batches(views)
         saved = reported = time.monotonic()
-        while self.share() < 1.0 and not (stop and stop()):
-            begin = time.monotonic()
-            views = [
-                draw_view(recipe, cases, transform, self.step * recipe.batch + index)
-                for index in range(self.rank, recipe.batch, self.ranks)
-            ]
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["base"] * self.rate()
-            for image, label, active, into_encoder in views:
-                prompts = select(self.prompts, active.tolist())
-                image = image.to(self.device, memory_format=torch.channels_last_3d)
-                with autocast(self.device):
-                    maps = self.net.encode(image, prompts if into_encoder else without_encoder(prompts))
-                    features = self.net.decode(maps, prompts)
-                    logits = self.net.upsample(self.net.similarity(features, prompts), image.shape[2:])
-                loss = segmentation_loss(logits.float(), label.to(self.device)) / recipe.batch
-                loss.backward()
-            parameters = list(self._named().values())
-            spent, value = self._exchange(parameters, time.monotonic() - begin, float(loss.detach()) * recipe.batch)
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self._update_average()
-            self.recent = value if not self.step else 0.99 * self.recent + 0.01 * value
-            self.step += 1
-            self.seconds += spent
-            now = time.monotonic()
-            if now - reported > 30 and not self.rank:
-                reported = now
-                left = self.seconds * (1 / max(self.share(), 1e-9) - 1)
-                self.log(
-                    f"step {self.step}  loss {self.recent:.4f}  {self.step / self.seconds:.2f} steps/s  "
-                    f"{left / 60:.0f} min left"
-                )
-            if now - saved > save_every:
-                saved = now
-                self.save()
+        reported_step = self.step
+        with _asked_to_end() as ended:
+            while self.share() < 1.0:
+                before, clock = self.share(), self._clock()
+                batch = to_device(next(batches), self.device)
+                found = self._step(model, batch)
+                spent, over = self._agree(self._clock() - clock, float(ended() or bool(stop and stop())))
+                value = float(found["loss"])
+                self.recent = value if not self.step else 0.99 * self.recent + 0.01 * value
+                self.step += 1
+                self.seconds += spent
+                now = time.monotonic()
+                if now - reported > REPORT_EVERY and not self.rank:
+                    pace = (self.step - reported_step) / (now - reported)
+                    self._report(found, pace, curves)
+                    reported, reported_step = now, self.step
+                if over:
+                    break
+                if now - saved > save_every:
+                    saved = now
+                    self.save()
+                if math.floor(self.share() * recipe.validations) > math.floor(before * recipe.validations):
+                    self._validate(curves)
         self.save()
+        if curves:
+            curves.close()
 
-    def _exchange(self, parameters: list[Tensor], *scalars: float) -> tuple[float, ...]:
-        """Sum gradients over the processes; returns the scalars' means, so that all processes agree on the clock."""
-        if self.ranks == 1:
-            return scalars
-        gradients: list[Tensor] = []
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        extra = torch.tensor(scalars, device=self.device)
-        buffer = torch.cat([gradient.flatten() for gradient in gradients] + [extra])
-        distributed.all_reduce(buffer)
-        parts = buffer.split([gradient.numel() for gradient in gradients] + [len(scalars)])
-        for gradient, part in zip(gradients, parts):
-            gradient.copy_(part.view_as(gradient))
-        return tuple((parts[-1] / self.ranks).tolist())
-
-    def _update_average(self) -> None:
-        named = self._named()
+    def _step(self, model: torch.nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * self.rate()
+        taught = self.teacher.teach(batch) if "teacher" in batch else None
+        found = model(batch, taught)
+        self.scaler.scale(found["loss"]).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.values()), [named[name].detach() for name in self.average], 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.teacher.parameters()), list(self.learner.parameters()), 1 - decay)
+        return {**{name: value.detach() for name, value in found.items()}, "gradient": norm}
+
+    def _batches(self, views: Views) -> Iterator[dict[str, Any]]:
+        """This process's part of every batch from the present step on."""
+        batch = self.recipe.batch
+        mine = ([step * batch + each for each in range(self.rank, batch, self.ranks)] for step in count(self.step))
+        more: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 2} if self.workers else {}
+        pinned = self.device.type == "cuda"
+        return iter(
+            DataLoader(
+                views,
+                batch_sampler=mine,
+                num_workers=self.workers,
+                collate_fn=collate,
+                pin_memory=pinned,
+                **more,
+            )
+        )
+
+    def _clock(self) -> float:
+        return time.process_time() if self.recipe.clock == "processor" else time.monotonic()
+
+    def _agree(self, spent: float, over: float) -> tuple[float, bool]:
+        """The same time spent and the same decision to stop in every process."""
+        if self.ranks > 1:
+            both = torch.tensor([spent, over], device=self.device, dtype=torch.float64)
+            distributed.all_reduce(both)
+            spent, over = (both / self.ranks).tolist()
+        return spent, over > 0
+
+    def _report(self, found: dict[str, Tensor], pace: float, curves: Optional[Curves]) -> None:
+        left = (1 - self.share()) * self.seconds / max(self.share(), 1e-9) if self.share() else 0.0
+        parts = "  ".join(f"{name} {float(value):.3f}" for name, value in found.items() if name not in ("loss",))
+        memory = f"  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if self.device.type == "cuda" else ""
+        self.log(
+            f"step {self.step}  loss {self.recent:.4f}  ({parts})  {pace:.2f} steps/s, "
+            f"{pace * self.recipe.batch:.1f} views/s{memory}  {left / 60:.0f} min left"
+        )
+        if curves:
+            rates = {"rate": self.rate(), "steps per second": pace, "smoothed loss": self.recent}
+            curves.add(self.step, {**rates, **{name: float(value) for name, value in found.items()}})
+
+    def _validate(self, curves: Optional[Curves]) -> None:
+        if not self.validation or not self.recipe.supervised:
+            return
+        found = validate(self.teacher, self.validation[self.rank :: self.ranks])
+        if self.ranks > 1:
+            pairs = [[sum(values), len(values)] for values in found.values()]
+            sums = torch.tensor(pairs, device=self.device, dtype=torch.float64)
+            distributed.all_reduce(sums)
+            found = {name: [a / n] if n else [] for name, (a, n) in zip(found, sums.tolist())}
+        scores = means(found)
+        self.log(f"step {self.step}  validation: {line(scores)}")
+        if curves:
+            known = {f"validation/{name}": value for name, value in scores.items() if value is not None}
+            mean = overall(scores)
+            curves.add(self.step, {**known, **({"validation/mean": mean} if mean is not None else {})})
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Whether the process was asked to end (SIGTERM of a cluster, Ctrl+C); a second Ctrl+C ends it at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before: dict[int, Any] = {}
+
+    def end(number: int, _: Any) -> None:
+        asked.set()
+        signal.signal(number, before[number])
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        before[each] = signal.signal(each, end)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

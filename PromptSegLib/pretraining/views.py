@@ -1,95 +1,266 @@
-"""Training views: which classes are asked for, where the crop lies, how it is augmented."""
+"""Training views: which classes are asked for, where the views lie, how they are changed.
+
+The changes are those of METHODS.md 1.8, by MONAI, with sizes in proportion to the view. The place of every view
+in its volume is known exactly, because MONAI's MetaTensor carries an affine through each spatial change.
+"""
 
 from __future__ import annotations
 
+from typing import Any, Sequence
+
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
+    OneOf,
     RandAdjustContrastd,
     RandAffined,
+    RandBiasFieldd,
+    RandCoarseDropoutd,
+    RandCoarseShuffled,
     RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
+    RandHistogramShiftd,
     RandScaleIntensityd,
     RandShiftIntensityd,
+    Transform,
 )
+from torch import Tensor
+from torch.utils.data import Dataset
 
-from .cases import Case
+from .cases import Case, Cases
 from .recipe import Recipe
 
 MARGIN = 1.35  # the crop handed to the affine transform is this much larger, so that rotation brings in no border
+AIR = -0.95  # of normalised intensities; views without labels to centre on are centred on something brighter
+STUDENTS = ("large", "small")
 
 
-def augmentation(recipe: Recipe) -> Compose:
-    """Geometric and intensity augmentation of one crop (METHODS.md 1.8); never mirrored left to right."""
+class Views(Dataset):
+    """The samples of a run: number ``i`` belongs to step ``i // batch`` and is a function of the seed and ``i`` alone.
+
+    So a killed run goes on as it would have, and the processes of a run share its samples without talking.
+    A sample is a dictionary: ``active`` (n,) indices (from 0) of the step's classes, ``known`` (n,) bool, ``encoder``
+    (whether prompts enter the encoder), and for the view ``large`` and, in a step with self-supervision, ``small`` and
+    ``teacher``: ``NAME`` (1, D, H, W) float32, ``NAME_affine`` (4, 4), index in the view -> index in the volume, both
+    (z, y, x), and, of the students, ``NAME_label`` (D, H, W) int64 with k for the k-th active class.
+    """
+
+    def __init__(self, recipe: Recipe, cases: Cases):
+        self.recipe, self.cases = recipe, cases
+        sizes = dict(zip(STUDENTS, (recipe.crop, recipe.small_crop)))
+        self.students = {name: (size, student_changes(size, True)) for name, size in sizes.items()}
+        self.alone = {STUDENTS[0]: (recipe.crop, student_changes(recipe.crop, False))}
+        self.teacher = teacher_changes(recipe.crop)
+        self.contrast = contrast_changes()
+
+    def __len__(self) -> int:
+        return 2**62
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        recipe = self.recipe
+        active, encoder, taught = self.asked(index // recipe.batch)
+        draw = np.random.default_rng([recipe.seed, 1, index])
+        case = self.cases.draw(draw, labelled=not taught)
+        center = self._center(case, active, draw)
+        sample: dict[str, Any] = {
+            "active": torch.from_numpy(active),
+            "known": torch.from_numpy(case.known[active]),
+            "encoder": encoder,
+        }
+        reach = np.asarray(recipe.crop) // 4 if taught else np.zeros(3, int)
+        for name, (size, changes) in (self.students if taught else self.alone).items():
+            place = center + draw.integers(-reach, reach + 1)
+            image, label, affine = view(case, place, size, changes, draw)
+            if draw.random() < recipe.contrast:
+                image = randomly(self.contrast, {"image": image}, draw)["image"]
+            sample[name], sample[f"{name}_affine"] = plain(image), affine
+            sample[f"{name}_label"] = asked_label(label, active, len(case.known))
+        if taught:
+            image, _, sample["teacher_affine"] = view(case, center, recipe.crop, self.teacher, draw)
+            sample["teacher"] = plain(image)
+        return sample
+
+    def asked(self, step: int) -> tuple[np.ndarray, bool, bool]:
+        """Of a step: its classes (indices from 0), whether prompts enter the encoder, whether there is a teacher."""
+        recipe = self.recipe
+        draw = np.random.default_rng([recipe.seed, 0, step])
+        count = len(recipe.class_names)
+        if draw.random() < recipe.all_classes or count == 1:
+            active = np.arange(count)
+        else:
+            active = np.sort(draw.permutation(count)[: draw.integers(1, count)])
+        encoder, taught = draw.random() < recipe.encoder_prompts, draw.random() < recipe.taught_share
+        return active, bool(encoder), bool(taught)
+
+    def _center(self, case: Case, active: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        present = [index + 1 for index in active if index + 1 in case.members]
+        crop = np.asarray(self.recipe.crop)
+        if present and draw.random() < self.recipe.foreground:
+            members = case.members[present[draw.integers(len(present))]]
+            return members[draw.integers(len(members))] + draw.integers(-crop // 4, crop // 4 + 1)
+        place = np.zeros(3, int)
+        for _ in range(8):
+            place = draw.integers(0, np.asarray(case.image.shape))
+            if case.image[tuple(place)] > AIR:
+                break
+        return place
+
+
+def student_changes(size: Sequence[int], masked: bool) -> Compose:
+    """Changes of a student's view; ``masked``: hide or shuffle parts of it, as self-supervision wants. Never mirrored
+    left to right."""
+    both, modes = ["image", "label"], ("bilinear", "nearest")
+    small, wide = ([max(int(extent * share), 1) for extent in size] for share in (0.08, 0.25))
+    hide: dict[str, Any] = {"holes": 1, "max_holes": 3, "spatial_size": small, "max_spatial_size": wide, "prob": 1.0}
+    keep = {**hide, "holes": 6, "max_holes": 6, "spatial_size": [e // 4 for e in size]}
+    keep["max_spatial_size"] = [e // 2 for e in size]
+    masks = [
+        OneOf(
+            [
+                Compose([]),
+                RandCoarseDropoutd("image", fill_value=-1.0, **hide),
+                RandCoarseDropoutd("image", fill_value=-1.0, dropout_holes=False, **keep),
+                RandCoarseShuffled("image", **hide),
+            ],
+            weights=[0.7, 0.1, 0.1, 0.1],
+        )
+    ]
     return Compose(
         [
             # Some public releases store volumes mirrored front to back (BTCV as redistributed does):
             # the network must know organs in both, and left from right by the grid's x axis.
-            RandFlipd(["image", "label"], prob=0.5, spatial_axis=1),
-            RandAffined(
-                ["image", "label"],
-                prob=0.6,
-                spatial_size=recipe.crop,
-                rotate_range=(0.08, 0.08, 0.25)[::-1],
-                shear_range=(0.03,) * 6,
-                scale_range=(0.15, 0.15, 0.15),
-                mode=("bilinear", "nearest"),
-                padding_mode="border",
+            RandFlipd(both, prob=0.5, spatial_axis=1),
+            _sometimes(
+                0.6,
+                RandAffined(
+                    both,
+                    prob=1.0,
+                    spatial_size=size,
+                    rotate_range=(0.25, 0.08, 0.08),
+                    shear_range=(0.03,) * 6,
+                    scale_range=(0.15, 0.15, 0.15),
+                    mode=modes,
+                    padding_mode="border",
+                ),
             ),
             RandScaleIntensityd("image", 0.15, prob=0.5),
             RandShiftIntensityd("image", 0.15, prob=0.5),
             RandAdjustContrastd("image", prob=0.2, gamma=(0.7, 1.5)),
             RandGaussianSmoothd("image", (0.25, 0.8), (0.25, 0.8), (0.25, 0.8), prob=0.1),
             RandGaussianNoised("image", prob=0.2, std=0.08),
+            *(masks if masked else []),
         ]
     )
 
 
-def draw_view(recipe: Recipe, cases: list[Case], transform: Compose, step: int):
-    """One training view, a function of the seed and the step alone (so that a killed run resumes exactly).
+def teacher_changes(size: Sequence[int]) -> Compose:
+    """The teacher sees its view almost as it is (METHODS.md 1.8)."""
+    affine = RandAffined(
+        ["image", "label"],
+        prob=1.0,
+        spatial_size=size,
+        rotate_range=(0.1, 0.0, 0.0),
+        scale_range=(0.1, 0.1, 0.1),
+        mode=("bilinear", "nearest"),
+        padding_mode="border",
+    )
+    return Compose([RandFlipd(["image", "label"], prob=0.5, spatial_axis=1), _sometimes(0.5, affine)])
 
-    Returns image (1, 1, D, H, W), label (1, D, H, W) with 0 = background and k = the k-th
-    active class, the indices (from 0) of the active classes, and whether the prompts enter the encoder.
-    """
-    draw = np.random.default_rng([recipe.seed, step])
-    case = cases[draw.integers(len(cases))]
-    count = len(recipe.classes)
-    if draw.random() < recipe.all_classes:
-        active = np.arange(count)
-    else:
-        active = np.sort(draw.permutation(count)[: draw.integers(1, count)])
-    crop = np.asarray(recipe.crop)
-    present = [index + 1 for index in active if index + 1 in case.members]
-    if present and draw.random() < recipe.foreground:
-        members = case.members[present[draw.integers(len(present))]]
-        center = members[draw.integers(len(members))] + draw.integers(-crop // 4, crop // 4 + 1)
-    else:
-        center = draw.integers(0, np.asarray(case.image.shape))
-    image, label = cut(case, center, np.ceil(crop * MARGIN).astype(int))
-    transform.set_random_state(seed=int(draw.integers(2**31)))
-    view = transform({"image": torch.from_numpy(image[None]), "label": torch.from_numpy(label[None])})
+
+def _sometimes(share: float, change: Transform) -> OneOf:
+    """``change`` in ``share`` of the cases. (With a probability of its own, MONAI 1.6's RandAffined leaves the image
+    alone in the other cases but not its affine.)"""
+    return OneOf([Compose([]), change], weights=[1 - share, share])
+
+
+def contrast_changes() -> Compose:
+    """Another contrast: other windows, no contrast medium, inverted as in MR. Keeps the range of intensities."""
+    return Compose(
+        [
+            RandHistogramShiftd("image", num_control_points=(3, 8), prob=0.8),
+            RandAdjustContrastd("image", prob=0.5, gamma=(0.4, 2.5)),
+            RandBiasFieldd("image", degree=2, coeff_range=(0.0, 0.15), prob=0.3),
+            RandScaleIntensityd("image", factors=(-2.0, -2.0), prob=0.25),  # v -> v - 2 v
+        ]
+    )
+
+
+def view(
+    case: Case, center: np.ndarray, size: Sequence[int], changes: Compose, draw: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Image and label (1, D, H, W) of a changed view around ``center`` (voxels), and its affine (4, 4)."""
+    image, label, start = cut(case, center, np.ceil(np.asarray(size) * MARGIN).astype(int))
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, 3] = torch.from_numpy(start.astype(float))
+    content = {
+        key: MetaTensor(torch.from_numpy(array[None]), affine=affine)
+        for key, array in (("image", image), ("label", label))
+    }
+    content = randomly(changes, content, draw)
+    # The crop is still larger where no affine was drawn: take the middle.
+    (image_, first), (label_, _) = (center_crop(content[key], size) for key in ("image", "label"))
+    shift = torch.eye(4, dtype=torch.float64)
+    shift[:3, 3] = torch.as_tensor(first, dtype=torch.float64)
+    return image_, label_, (content["image"].affine.to(torch.float64) @ shift).float()
+
+
+def randomly(changes: Compose, content: dict[str, Any], draw: np.random.Generator) -> dict[str, Any]:
+    changes.set_random_state(seed=int(draw.integers(2**31)))
+    return changes(content)
+
+
+def plain(image: Tensor) -> Tensor:
+    return torch.as_tensor(image).as_subclass(torch.Tensor).float().contiguous()
+
+
+def asked_label(label: Tensor, active: np.ndarray, count: int) -> Tensor:
+    """Class indices 1..count, 0 none -> k for the k-th active class, 0 for all others; (D, H, W) int64."""
     lookup = torch.zeros(count + 1, dtype=torch.long)
     lookup[torch.from_numpy(active + 1)] = torch.arange(1, len(active) + 1)
-    # MONAI leaves the crop alone where no affine is drawn: take the middle.
-    pixels, classes = (center_crop(torch.as_tensor(view[key])[0].float(), recipe.crop) for key in ("image", "label"))
-    return pixels[None, None].contiguous(), lookup[classes.long()][None], active, draw.random() < recipe.encoder_prompts
+    return lookup[plain(label)[0].long()]
 
 
-def cut(case: Case, center: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The crop of ``size`` around ``center``, moved inside the volume where it fits, padded with air where not."""
+def cut(case: Case, center: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, label (z, y, x) float32 and first voxel of the crop of ``size`` around ``center``.
+
+    It is moved inside the volume where it fits, and padded with air where not.
+    """
     shape = np.asarray(case.image.shape)
     start = np.clip(center - size // 2, 0, np.maximum(shape - size, 0))
     stop = np.minimum(start + size, shape)
     window = tuple(slice(a, b) for a, b in zip(start, stop))
     missing = size - (stop - start)
     pad = [(int(m // 2), int(m - m // 2)) for m in missing]
-    image = np.pad(case.image[window], pad, constant_values=-1.0)
-    return image, np.pad(case.label[window], pad).astype(np.float32)
+    image = np.pad(case.image[window].astype(np.float32), pad, constant_values=-1.0)
+    return image, np.pad(case.label[window], pad).astype(np.float32), start - missing // 2
 
 
-def center_crop(x: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
-    starts = [(extent - want) // 2 for extent, want in zip(x.shape, size)]
+def center_crop(x: Tensor, size: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """The middle of (1, D, H, W), and where it starts."""
+    starts = [(extent - want) // 2 for extent, want in zip(x.shape[1:], size)]
     z, y, w = (slice(start, start + want) for start, want in zip(starts, size))
-    return x[z, y, w]
+    return x[:, z, y, w], starts
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Samples of one step as a batch; classes and prompts' places are the step's, not the sample's."""
+    first = samples[0]
+    batch: dict[str, Any] = {"active": first["active"].tolist(), "encoder": first["encoder"]}
+    for key in first.keys() - batch.keys():
+        batch[key] = torch.stack([sample[key] for sample in samples])
+    return batch
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on ``device``, images with channels last."""
+    moved: dict[str, Any] = {}
+    for key, value in batch.items():
+        if isinstance(value, Tensor):
+            value = value.to(device, non_blocking=True)
+            if value.ndim == 5:
+                value = value.contiguous(memory_format=torch.channels_last_3d)
+        moved[key] = value
+    return moved

@@ -1,0 +1,73 @@
+"""A set of images of one kind, as a recipe describes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Optional
+
+PLACE = "{case}"
+MISSING = ("absent", "unknown")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images lie, and what their labels say and do not say.
+
+    :param folder: folder of the set; relative ones are taken from the working directory.
+    :param image: pattern of the image files below ``folder``, with ``{case}`` for the case's name.
+    :param label: pattern of the label files; none for images without labels. A case without such a file is unlabelled.
+    :param classes: class name -> its value in the labels. A name that two sources share is one class.
+    :param unused_values: label values that are treated as not labelled.
+    :param missing: what it means when a class of this set has no voxel in a labelled case: it is ``absent`` from
+        the image, or it is ``unknown`` whether it is there (not contoured); the latter is masked in the loss.
+    :param absent: classes of other sources that are certainly in none of these images (liver in a head CT).
+    :param weight: how often its cases are drawn, against those of the other sources.
+    :param training: names of the cases to train on, or patterns (``train_*``); all that are found where left out.
+        Cases of ``validation`` are never trained on.
+    :param validation: names of the cases to validate on, or patterns.
+    """
+
+    name: str
+    folder: str
+    image: str
+    modality: str
+    licence: str
+    label: Optional[str] = None
+    classes: dict[str, int] = None  # type: ignore[assignment]
+    unused_values: tuple[int, ...] = ()
+    missing: str = "absent"
+    absent: tuple[str, ...] = ()
+    weight: float = 1.0
+    training: Optional[tuple[str, ...]] = None
+    validation: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Source:
+        """From a JSON object; raises ``ValueError``, ``KeyError`` or ``TypeError`` for one that makes no sense."""
+        if not isinstance(values, dict):
+            raise ValueError("a source is not an object")
+        unknown = set(values) - {each.name for each in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings of a source: {', '.join(sorted(unknown))}")
+        settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        source = cls(**{"classes": {}, **settings})
+        source._check()
+        return source
+
+    def _check(self) -> None:
+        for pattern in (self.image, self.label):
+            if pattern is not None and pattern.count(PLACE) != 1:
+                raise ValueError(f"{self.name}: the pattern {pattern!r} must hold {PLACE} once")
+        if self.missing not in MISSING:
+            raise ValueError(f'{self.name}: "missing" is none of {", ".join(MISSING)}')
+        values = list(self.classes.values())
+        if not all(type(value) is int and value > 0 for value in values) or len(set(values)) < len(values):
+            raise ValueError(f"{self.name}: each class needs a whole number above 0 of its own")
+        if set(values) & set(self.unused_values):
+            raise ValueError(f"{self.name}: a value is both a class and unused")
+        if set(self.classes) & set(self.absent):
+            raise ValueError(f"{self.name}: a class is both labelled and absent")
+        if not self.weight > 0:
+            raise ValueError(f"{self.name}: the weight must be above 0")
+        if self.training is not None and set(self.training) & set(self.validation):
+            raise ValueError(f"{self.name}: a case is both for training and for validation")

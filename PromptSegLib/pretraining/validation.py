@@ -1,0 +1,95 @@
+"""The Dice of a learner's prompts on the validation cases of a recipe, on their own grids."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from monai.metrics import compute_dice
+
+from ..errors import PromptSegError
+from ..examples.geometry import Grid, resample
+from ..examples.reading import read_annotation, read_image
+from ..inference.segmenting import segment
+from ..models.backbone import Backbone
+from ..network.tokens import unstack
+from ..prompts.classes import ClassInfo, describe
+from ..prompts.store import ClassPrompts, Prompts
+from .cases import CaseFile
+from .learner import Learner
+from .recipe import Recipe
+
+TILE_FACTOR = 1.5  # tiles this much larger than the training crops are better and cheaper (FINDINGS.md)
+
+
+def tile(recipe: Recipe) -> tuple[int, int, int]:
+    """Extents (z, y, x) of the tiles that the network is applied to."""
+    stride = recipe.network.stride
+    z, y, x = (int(-(-(size * TILE_FACTOR) // step) * step) for size, step in zip(recipe.crop, stride))
+    return z, y, x
+
+
+def prompts_of(learner: Learner, sha256: str = "", card: Optional[dict] = None, dtype: type = np.float32) -> Prompts:
+    """The learner's prompts as a prompts file holds them; class k writes the label value k."""
+    recipe = learner.recipe
+    infos: list[ClassInfo] = []
+    for value, name in enumerate(recipe.class_names, start=1):
+        infos.append(describe(name, value, infos))
+    classes = tuple(
+        ClassPrompts(info, {key: tensor.cpu().numpy().astype(dtype) for key, tensor in tensors.items()})
+        for info, tensors in zip(infos, unstack(learner.stacked()))
+    )
+    preprocessing, network = recipe.preprocessing, recipe.network
+    return Prompts(classes, recipe.name, sha256, network, preprocessing, "full", "punet", {"0": card or {}})
+
+
+def validate(learner: Learner, files: Sequence[CaseFile]) -> dict[str, list[float]]:
+    """Dice per class, one number per case in which the class is labelled and there; ``learner`` is not changed.
+
+    A case that cannot be read is left out.
+    """
+    recipe = learner.recipe
+    device = next(learner.parameters()).device
+    training = learner.training
+    learner.eval()
+    backbone = Backbone(recipe.name, "", learner.net, recipe.preprocessing, tile(recipe), device, {})
+    prompts = prompts_of(learner)
+    found: dict[str, list[float]] = {name: [] for name in recipe.class_names}
+    for file in files:
+        if file.label is None:
+            continue
+        try:
+            image, reference = read_image(file.image), read_annotation(file.label)
+        except PromptSegError:
+            continue
+        labels = sitk.GetArrayViewFromImage(segment(prompts, image, backbone).labels)
+        grid = Grid.of(image)
+        if not Grid.of(reference).same_as(grid):
+            reference = resample(reference, grid, sitk.sitkNearestNeighbor, 0)
+        truth = sitk.GetArrayViewFromImage(reference)
+        for name, value in recipe.sources[file.source].classes.items():
+            own = torch.from_numpy(truth == value)[None, None]
+            if own.any():
+                guess = torch.from_numpy(labels == recipe.class_names.index(name) + 1)[None, None]
+                found[name].append(float(compute_dice(guess, own)))
+    learner.train(training)
+    return found
+
+
+def means(found: dict[str, list[float]]) -> dict[str, Optional[float]]:
+    """Mean Dice per class; None where no case says anything."""
+    return {name: round(float(np.mean(values)), 4) if values else None for name, values in found.items()}
+
+
+def overall(scores: dict[str, Optional[float]]) -> Optional[float]:
+    """Mean over the classes that have a Dice."""
+    known = [value for value in scores.values() if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def line(scores: dict[str, Optional[float]]) -> str:
+    said = "  ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
+    mean = overall(scores)
+    return f"mean Dice {mean:.3f}  ({said})" if mean is not None else "no validation case has a labelled class"
