@@ -42,6 +42,11 @@ def merge(windows: Tensor, window: tuple[int, int, int], size: tuple[int, int, i
 @lru_cache(maxsize=64)
 def relative_index(window: tuple[int, int, int], base: int) -> Tensor:
     """(n, n) indices into a table of (2 base - 1)**3 relative positions."""
+    with torch.inference_mode(False):  # kept for later calls, which may need gradients
+        return _relative_index(window, base)
+
+
+def _relative_index(window: tuple[int, int, int], base: int) -> Tensor:
     axes = torch.meshgrid(*(torch.arange(extent) for extent in window), indexing="ij")
     position = torch.stack(axes).flatten(1)
     difference = position[:, :, None] - position[:, None, :] + base - 1
@@ -58,6 +63,13 @@ def window_mask(
     Padding is a region of its own, and the parts that a shift wraps around a border are
     regions of their own: only voxels of one region attend to each other.
     """
+    with torch.inference_mode(False):  # kept for later calls, which may need gradients
+        return _window_mask(size, padded, window, shift)
+
+
+def _window_mask(
+    size: tuple[int, int, int], padded: tuple[int, int, int], window: tuple[int, int, int], shift: tuple[int, int, int]
+) -> Optional[Tensor]:
     if size == padded and not any(shift):
         return None
     region = torch.zeros(padded, dtype=torch.long)

@@ -64,11 +64,11 @@ def validate(learner: Learner, files: Sequence[CaseFile]) -> dict[str, list[floa
             image, reference = read_image(file.image), read_annotation(file.label)
         except PromptSegError:
             continue
-        labels = sitk.GetArrayViewFromImage(segment(prompts, image, backbone).labels)
+        labels = sitk.GetArrayFromImage(segment(prompts, image, backbone).labels)
         grid = Grid.of(image)
         if not Grid.of(reference).same_as(grid):
             reference = resample(reference, grid, sitk.sitkNearestNeighbor, 0)
-        truth = sitk.GetArrayViewFromImage(reference)
+        truth = sitk.GetArrayFromImage(reference)
         for name, value in recipe.sources[file.source].classes.items():
             own = torch.from_numpy(truth == value)[None, None]
             if own.any():

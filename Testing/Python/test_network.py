@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from PromptSegLib.network.attention import PromptedWindowAttention, merge, partition, window_mask
+from PromptSegLib.network.attention import PromptedWindowAttention, merge, partition, relative_index, window_mask
 from PromptSegLib.network.config import METHODS, MODES, NetworkConfig
 from PromptSegLib.network.punet import PUNet, ResidualConvolution
 from PromptSegLib.network.tokens import new_prompts, select, stack, touches_encoder, unstack, without_encoder
@@ -221,3 +221,13 @@ def test_weight_gradients_in_mixed_precision_are_the_same_each_time(extents):
         y.float().square().sum().backward()
         found.append(layer[2].weight.grad.clone())
     assert all(torch.equal(found[0], each) for each in found)
+
+
+def test_a_body_can_be_trained_after_it_was_used(image):
+    relative_index.cache_clear()
+    window_mask.cache_clear()
+    net = PUNet(SMALL)
+    with torch.inference_mode():
+        net(image, prompts_of())
+    net(image, prompts_of()).sum().backward()
+    assert net.stem.weight.grad is not None

@@ -1,0 +1,262 @@
+"""Ways to teach a pretrained body new classes, and two networks that begin from nothing.
+
+The methods that METHODS.md 1.7 compares (Fischer et al., MedIA 91, 103024), without its adapters, and LoRA (Hu et
+al., ICLR 2022). Each is a module of its own with a copy of the body; none changes the backbone it is made from.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+from typing import Any, Iterable, Optional, Sequence
+
+import torch
+from monai.networks.nets import DynUNet, SwinUNETR
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from PromptSegLib.errors import PromptSegError
+from PromptSegLib.models.backbone import Backbone
+from PromptSegLib.network.attention import PromptedWindowAttention, PromptTensors
+from PromptSegLib.network.precision import autocast
+from PromptSegLib.network.punet import PUNet
+from PromptSegLib.network.tokens import new_prompts
+from PromptSegLib.tuning.warm_start import prototypes
+
+PROMPTED = ("prompts", "decoder prompts", "full fine-tuning", "decoder fine-tuning")
+HEADED = ("linear head", "bias", "LoRA")
+SCRATCH = ("DynUNet", "SwinUNETR")
+METHODS = (*PROMPTED, *HEADED, *SCRATCH)
+Extents = tuple[int, int, int]
+
+CROP, SPACING = (32, 64, 64), (3.0, 2.0, 2.0)  # of the shipped backbone's training
+TILE = (48, 96, 96)
+TILE_FACTOR = 1.5  # tiles against views, as pretraining has them
+SMALLEST = 4  # voxels of an axis on the coarsest map of a network from scratch, as nnU-Net has it
+RANK = 4
+DECAY = 1e-2  # where a body is trained; a handful of numbers on a frozen one needs none
+TOKEN_RATE, HEAD_RATE, INSIDE_RATE = 5e-3, 1e-2, 3e-3  # INSIDE: biases and LoRA, which sit inside the body
+TUNED_TOKEN_RATE, BODY_RATE = 3e-3, 1e-3  # where body and prompts move together, as in pretraining
+DYNUNET_RATE, SWIN_RATE = 1e-3, 5e-4
+
+_DOT = ":"  # a parameter's name must not hold a dot
+
+
+class Adaptation(nn.Module):
+    """Images (B, 1, D, H, W), normalised -> logits (B, 1 + classes, D, H, W), index 0 background.
+
+    ``trained`` lists (parameters, learning rate); no other parameter requires a gradient. ``body`` is how many
+    parameters the network has without what was added for the classes, ``tile`` what it is applied to.
+    """
+
+    def __init__(self, net: nn.Module, classes: int, tile: tuple[int, int, int] = TILE):
+        super().__init__()
+        self.net, self.classes, self.tile = net, classes, tile
+        self.body = sum(parameter.numel() for parameter in net.parameters())
+        self.trained: list[tuple[list[nn.Parameter], float]] = []
+        self.decay = 0.0
+
+    def train_only(self, *groups: tuple[Iterable[nn.Parameter], float], decay: float = 0.0) -> None:
+        self.requires_grad_(False)
+        self.trained, self.decay = [(list(parameters), rate) for parameters, rate in groups], decay
+        for parameters, _ in self.trained:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Prompted(Adaptation):
+    """The body steered by prompts; all classes are asked for together."""
+
+    net: PUNet
+
+    def __init__(self, net: PUNet, classes: int, mode: str, generator: torch.Generator):
+        super().__init__(net, classes)
+        fresh = new_prompts(net.config, classes, mode, generator=generator)
+        self.prompts = nn.ParameterDict({name.replace(".", _DOT): tensor for name, tensor in fresh.items()})
+
+    def stacked(self) -> PromptTensors:
+        """Prompts as ``NetworkConfig.prompt_shapes`` names them."""
+        return {name.replace(_DOT, "."): tensor for name, tensor in self.prompts.items()}
+
+    def features(self, x: Tensor) -> Tensor:
+        """F (B, C0, d, h, w) on the stem's grid."""
+        prompts = self.stacked()
+        return self.net.decode(self.net.encode(x, prompts), prompts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x, self.stacked())
+
+
+class Headed(Adaptation):
+    """The body without prompts, a linear head on F (METHODS.md 1.7; GroupNorm for its BatchNorm, as batches hold 1)."""
+
+    net: PUNet
+
+    def __init__(self, net: PUNet, classes: int):
+        super().__init__(net, classes)
+        channels = net.config.channels[0]
+        self.head = nn.Sequential(nn.GroupNorm(8, channels), nn.LeakyReLU(0.01), nn.Conv3d(channels, 1 + classes, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Contiguous: on channels last, the backward of a GroupNorm whose input needs no gradient crashes (torch 2.13).
+        features = self.net.decode(self.net.encode(x)).contiguous()
+        return self.net.upsample(self.head(features), x.shape[2:])
+
+
+class LowRank(nn.Module):
+    """A weight W (out, in) as W + B A, with B zero at first."""
+
+    def __init__(self, weight: Tensor, rank: int):
+        super().__init__()
+        self.down = nn.Parameter(weight.new_empty(rank, weight.shape[1]))
+        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.up @ self.down
+
+
+def adaptation(
+    name: str,
+    backbone: Optional[Backbone],
+    classes: int,
+    generator: torch.Generator,
+    crop: Extents = CROP,
+    spacing: tuple[float, ...] = SPACING,
+) -> Adaptation:
+    """A fresh adaptation by its name in ``METHODS``; those of ``SCRATCH`` need no backbone.
+
+    ``crop`` (voxels) and ``spacing`` (mm), both (z, y, x), of the views shape a network from scratch.
+
+    Raises ``ValueError`` for another name, or a missing backbone.
+    """
+    if name not in METHODS:
+        raise ValueError(f"There is no adaptation {name!r}; choose one of {', '.join(METHODS)}.")
+    # Most modules initialise themselves from the global generator: lend it the caller's seed.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        if name in SCRATCH:
+            return _from_scratch(name, classes, crop, spacing)
+        if backbone is None:
+            raise ValueError(f"The adaptation {name!r} needs a backbone.")
+        # Channels last is faster for these bodies (by up to 20 %), and slower for DynUNet.
+        net = copy.deepcopy(backbone.net).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        made = _prompted(name, net, classes, generator) if name in PROMPTED else _headed(name, net, classes)
+        made.tile = backbone.tile
+        return made
+
+
+def _prompted(name: str, net: PUNet, classes: int, generator: torch.Generator) -> Prompted:
+    made = Prompted(net, classes, "decoder" if name.startswith("decoder") else "full", generator)
+    prompts = made.prompts.parameters()
+    if name == "full fine-tuning":
+        made.train_only((prompts, TUNED_TOKEN_RATE), (net.parameters(), BODY_RATE), decay=DECAY)
+    elif name == "decoder fine-tuning":
+        decoder = [*net.decoder.parameters(), *net.norm.parameters(), net.scale]
+        made.train_only((prompts, TUNED_TOKEN_RATE), (decoder, BODY_RATE), decay=DECAY)
+    else:
+        made.train_only((prompts, TOKEN_RATE))
+    return made
+
+
+def _headed(name: str, net: PUNet, classes: int) -> Headed:
+    made = Headed(net, classes)
+    head = (made.head.parameters(), HEAD_RATE)
+    if name == "bias":
+        made.train_only(head, (biases(net), INSIDE_RATE))
+    elif name == "LoRA":
+        pairs = []
+        for block in net.modules():
+            if isinstance(block, PromptedWindowAttention):
+                pairs.append(LowRank(block.qkv.weight, RANK))
+                parametrize.register_parametrization(block.qkv, "weight", pairs[-1])
+        made.train_only(head, ([each for pair in pairs for each in pair.parameters()], INSIDE_RATE))
+    else:
+        made.train_only(head)
+    return made
+
+
+def biases(net: nn.Module) -> list[nn.Parameter]:
+    """All biases, and the weights of all norms."""
+    norms = (nn.GroupNorm, nn.LayerNorm)
+    return [
+        parameter
+        for module in net.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name == "bias" or (name == "weight" and isinstance(module, norms))
+    ]
+
+
+def _from_scratch(name: str, classes: int, crop: Extents, spacing: tuple[float, ...]) -> Adaptation:
+    if name == "DynUNet":
+        strides = halvings(crop, spacing)
+        net: nn.Module = DynUNet(3, 1, 1 + classes, [(3, 3, 3)] * len(strides), strides, strides[1:])
+        made = Adaptation(net, classes, tile_for(crop, [math.prod(axis) for axis in zip(*strides)]))
+        made.train_only((net.parameters(), DYNUNET_RATE), decay=DECAY)
+        return made
+    if importlib.util.find_spec("einops") is None:
+        raise PromptSegError("MONAI's SwinUNETR needs einops; install it (pip install einops) or leave SwinUNETR out.")
+    net = SwinUNETR(1, 1 + classes, feature_size=24, spatial_dims=3)
+    made = Adaptation(net, classes, tile_for(crop, (32, 32, 32)))
+    made.train_only((net.parameters(), SWIN_RATE), decay=DECAY)
+    return made
+
+
+def halvings(crop: Extents, spacing: tuple[float, ...]) -> list[Extents]:
+    """Strides of a DynUNet's levels by nnU-Net's rule (Isensee et al., Nature Methods 2021).
+
+    An axis is halved while its map keeps ``SMALLEST`` voxels and its voxels are not twice as long as the shortest.
+    """
+    size, step, strides = list(crop), list(spacing), [(1, 1, 1)]
+    while True:
+        z, y, x = (2 if n >= 2 * SMALLEST and mm < 2 * min(step) else 1 for n, mm in zip(size, step))
+        if (z, y, x) == (1, 1, 1):
+            return strides
+        strides.append((z, y, x))
+        size = [n // by for n, by in zip(size, strides[-1])]
+        step = [mm * by for mm, by in zip(step, strides[-1])]
+
+
+def tile_for(crop: Extents, multiple: Sequence[int]) -> Extents:
+    """Extents of the tiles of a network that was trained on views of ``crop`` and takes multiples of ``multiple``."""
+    z, y, x = (math.ceil(size * TILE_FACTOR / step) * step for size, step in zip(crop, multiple))
+    return z, y, x
+
+
+def trained_parameters(adaptation: Adaptation) -> int:
+    return sum(parameter.numel() for parameters, _ in adaptation.trained for parameter in parameters)
+
+
+def trained_share(adaptation: Adaptation) -> float:
+    """Trained parameters per class, as a share of the body's."""
+    return trained_parameters(adaptation) / adaptation.classes / adaptation.body
+
+
+def warm_output(adaptation: Adaptation, views: Iterable[dict[str, Any]], generator: torch.Generator) -> None:
+    """Let output tokens begin as prototypes of the features in ``views`` (samples of ``Views``), as in the product.
+
+    Foreground: of each class's voxels; background: of unlabelled voxels. A class that no view holds keeps its
+    random tokens. Does nothing to adaptations without prompts.
+    """
+    if not isinstance(adaptation, Prompted):
+        return
+    found, known = [], []
+    with torch.no_grad():
+        for sample in views:
+            with autocast(sample["large"].device):  # not around drawing a view: MONAI's changes fail in bfloat16
+                features = adaptation.features(sample["large"][None])
+            label = sample["large_label"][None, None].float()
+            known.append(F.interpolate(label, features.shape[2:], mode="nearest-exact").flatten().long())
+            found.append(features[0].flatten(1).t().float())
+        features, labels = torch.cat(found), torch.cat(known)
+        prompts, count = adaptation.stacked(), adaptation.net.config.tokens
+        for index in range(adaptation.classes):
+            for name, value in (("foreground", index + 1), ("background", 0)):
+                own = features[labels == value]
+                if len(own):
+                    prompts[f"output.{name}"][index] = prototypes(own, count, generator)
