@@ -21,14 +21,15 @@ def models(options: argparse.Namespace) -> None:
     if options.download:
         from ..models.download import download
 
+        entry = _of_the_catalogue(options.download, "there is nothing to download")
         with _progress() as job:
-            entry = download(catalogue.find_name(options.download), job)
+            entry = download(entry, job)
         print(f"{entry.name}  {entry.path}")
         return
     if options.delete:
         from ..models.download import delete
 
-        delete(catalogue.find_name(options.delete))
+        delete(_of_the_catalogue(options.delete, "delete it by hand if you want it gone"))
         return
     entries = catalogue.entries()
     if options.json:
@@ -228,8 +229,18 @@ def pretrain(options: argparse.Namespace) -> None:
     print(json.dumps(entry, indent=2))
 
 
+def _of_the_catalogue(name: str, otherwise: str) -> catalogue.Entry:
+    """The entry of that name; raises :class:`PromptSegError` for one that somebody put into a model folder."""
+    entry = catalogue.find_name(name)
+    if entry.own:
+        raise PromptSegError(f"The model {name} is a file of yours, {entry.path}, not a download; {otherwise}.")
+    return entry
+
+
 def _presence(entry: catalogue.Entry) -> str:
     """Whether a model can be used, and what to do where it cannot."""
+    if entry.own:
+        return "yes, a file of yours"
     if entry.installed:
         return "yes, bundled" if entry.bundled else "yes"
     if entry.bundled:

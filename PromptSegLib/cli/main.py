@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
-    models = subparsers.add_parser("models", help="list, download or delete the backbones of the catalogue")
+    models = subparsers.add_parser("models", help="list the backbones there are, download or delete them")
     what = models.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print JSON")
     what.add_argument("--download", metavar="NAME", help="get a model; goes on where an interrupted download stopped")

@@ -85,7 +85,16 @@ def load_model(model: Optional[str] = None, device: str = "auto") -> Backbone:
             raise ValueError("no name or no tile")
     except PromptSegError:
         raise
-    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         raise PromptSegError(f"{entry.path} is not a PromptSeg backbone, or it is damaged; choose another.") from error
     net.eval().requires_grad_(False).to(place)
     sha256 = sha256_of(entry.path)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, NamedTuple, Optional
 
 from ..errors import PromptSegError
+from ..examples.preprocessing import Preprocessing
+from ..prompts.classes import is_name
 
 FOLDER = Path(__file__).parent
 CATALOGUE = FOLDER / "catalogue.json"
 FOLDERS_VARIABLE = "PROMPTSEG_MODELS"
 PARTIAL_SUFFIX = ".part"
 _SUFFIX, _PROMPTS_SUFFIX = ".safetensors", ".prompts.safetensors"
+_MAX_HEADER = 2**24  # bytes; a backbone's has some ten thousand
+_MAX_TEXT = 1000  # characters of a title, a modality or a licence that a list shows
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Download:
 
 @dataclass(frozen=True)
 class Entry:
-    """One backbone of the catalogue (or a file of the user's, with nothing known but its path).
+    """One backbone of the catalogue, or a file of the user's: one in a model folder is known by its header, of one
+    that is given by its path nothing is known but that.
 
     :param path: the weights: where they lie, or where a download puts them.
     :param prompts: the shipped prompts, likewise; None where there are none.
@@ -43,6 +49,7 @@ class Entry:
     :param expected: seconds to segment a large CT, by ``cpu`` and ``gpu`` where that was measured.
     :param weights_download: where to get the weights; None for a bundled entry.
     :param prompts_download: where to get the shipped prompts; None where there are none, and for a bundled entry.
+    :param own: a file of the user's, so not one of the catalogue.
     """
 
     name: str
@@ -60,6 +67,7 @@ class Entry:
     expected: Mapping[str, float] = field(default_factory=dict)
     weights_download: Optional[Download] = None
     prompts_download: Optional[Download] = None
+    own: bool = False
 
     @property
     def url(self) -> str:
@@ -89,6 +97,7 @@ class Entry:
             "path": str(self.path),
             "prompts": str(self.prompts) if self.prompts else None,
             "bundled": self.bundled,
+            "own": self.own,
             "url": self.url or None,
             "installed": self.installed,
             "expected_seconds": dict(self.expected),
@@ -97,10 +106,17 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """All backbones of the catalogue; the first is the default."""
+    """All backbones of the catalogue, the first is the default; then those that somebody put into a model folder.
+
+    Files are read once for their size and time: a call costs a listing of the model folders.
+    """
     items = _items(str(CATALOGUE), CATALOGUE.stat().st_mtime_ns)
-    files = _files_by_size() if any("url" in item for item in items) else {}
-    return [_entry(item, files) for item in items]
+    files = _files()
+    by_size: dict[int, list[Path]] = {}
+    for file in files:
+        by_size.setdefault(file.size, []).append(file.path)
+    listed = [_entry(item, by_size) for item in items]
+    return listed + _own_entries(files, listed)
 
 
 def find(model: Optional[str] = None) -> Entry:
@@ -116,12 +132,12 @@ def find(model: Optional[str] = None) -> Entry:
             return _here(entry)
     path = Path(model)
     if path.is_file():
-        return Entry(path.stem, path, prompts=path.with_suffix(_PROMPTS_SUFFIX))
+        return Entry(path.stem, path, prompts=path.with_suffix(_PROMPTS_SUFFIX), own=True)
     raise _unknown(model, "or the path of a backbone file")
 
 
 def find_name(name: str) -> Entry:
-    """The catalogue's entry of that name, here or not. Raises :class:`PromptSegError` when there is none."""
+    """The entry of that name, here or not. Raises :class:`PromptSegError` when there is none."""
     for entry in entries():
         if entry.name == name:
             return entry
@@ -129,7 +145,7 @@ def find_name(name: str) -> Entry:
 
 
 def find_sha256(sha256: str) -> Optional[Entry]:
-    """The catalogue's entry with that hash, or None."""
+    """The entry with that hash, or None."""
     return next((entry for entry in entries() if entry.sha256 == sha256), None)
 
 
@@ -159,15 +175,10 @@ def download_paths(name: str) -> tuple[Path, Path]:
 def is_file_with(path: Path, sha256: str, size: int = 0) -> bool:
     """Whether there is a file of that size (0: any) and hash ("": any) at ``path``."""
     try:
-        state = path.stat()
-        if not path.is_file() or (size and state.st_size != size):
+        file = _seen(path)
+        if file is None or (size and file.size != size):
             return False
-        if not sha256:
-            return True
-        key = (str(path), state.st_size, state.st_mtime_ns)
-        if key not in _HASHES:
-            _HASHES[key] = sha256_of(path)
-        return _HASHES[key] == sha256
+        return not sha256 or _hash(file) == sha256
     except OSError:
         return False
 
@@ -180,13 +191,22 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+class _File(NamedTuple):
+    """A file as it was when somebody looked: bytes, and when it was changed (ns)."""
+
+    path: Path
+    size: int
+    changed: int
+
+
 @lru_cache(maxsize=4)
 def _items(path: str, changed: int) -> list[dict[str, Any]]:
     """The catalogue as it was at that time: a panel asks many times a second."""
     return json.loads(Path(path).read_text(encoding="utf-8"))["models"]
 
 
-_HASHES: dict[tuple[str, int, int], str] = {}
+_HASHES: dict[_File, str] = {}
+_OWN: dict[_File, Optional[Entry]] = {}
 
 
 def _entry(item: Mapping[str, Any], files: Mapping[int, list[Path]]) -> Entry:
@@ -229,17 +249,106 @@ def _placed(download: Download, path: Path, files: Mapping[int, list[Path]]) -> 
     return next((each for each in same_size if is_file_with(each, download.sha256, download.size)), path)
 
 
-def _files_by_size() -> dict[int, list[Path]]:
+def _files() -> list[_File]:
     """The files of the model folders; a folder that cannot be read counts as empty."""
-    found: dict[int, list[Path]] = {}
+    found = []
     for folder in model_folders():
         try:
-            files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix != PARTIAL_SUFFIX)
-            for path in files:
-                found.setdefault(path.stat().st_size, []).append(path)
+            paths = sorted(path for path in folder.iterdir() if path.suffix != PARTIAL_SUFFIX)
         except OSError:
             continue
+        found += [file for file in map(_seen, paths) if file is not None]
     return found
+
+
+def _seen(path: Path) -> Optional[_File]:
+    """What there is at ``path``; None where there is no file, or one that cannot be looked at."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):  # the latter for a path with a null character
+        return None
+    return _File(path, state.st_size, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
+
+
+def _hash(file: _File) -> str:
+    """SHA-256, computed once for a file's size and time; raises ``OSError`` where it cannot be read."""
+    if file not in _HASHES:
+        _HASHES[file] = sha256_of(file.path)
+    return _HASHES[file]
+
+
+def _own_entries(files: list[_File], listed: list[Entry]) -> list[Entry]:
+    """The backbones among ``files`` that are not ``listed``, each with a name of its own.
+
+    A name that is taken gives way to the file's. Where that is taken as well, the first folder's is meant, as in PATH.
+    """
+    names, titles, hashes = ({getattr(each, key) for each in listed} for key in ("name", "title", "sha256"))
+    paths = {file.path for file in files}
+    found = []
+    for file in files:
+        entry = _own_entry(file)
+        if entry is None or entry.sha256 in hashes:
+            continue
+        name = next((each for each in (entry.name, file.path.stem) if is_name(each) and each not in names), None)
+        if name is None:
+            continue
+        title = entry.title if entry.title not in titles else f"{entry.title} ({name})"
+        prompts: Optional[Path] = file.path.with_suffix(_PROMPTS_SUFFIX)
+        if prompts not in paths:
+            prompts = None
+        classes = entry.classes if prompts else ()
+        found.append(replace(entry, name=name, title=title, classes=classes, prompts=prompts))
+        for taken, value in ((names, name), (titles, title), (hashes, entry.sha256)):
+            taken.add(value)
+    return found
+
+
+def _own_entry(file: _File) -> Optional[Entry]:
+    """A backbone as its header describes it, read once for its size and time; None for a file that is none."""
+    if file.path.suffix.lower() != _SUFFIX:
+        return None
+    if file not in _OWN:
+        try:
+            _OWN[file] = _described(file, _read_header(file))
+        except OSError:
+            return None  # it may be readable the next time
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
+            _OWN[file] = None
+    return _OWN[file]
+
+
+def _described(file: _File, header: Any) -> Entry:
+    """The entry of a header; raises any of the errors of reading JSON for one that is none of a backbone."""
+    name, card = header["name"], header["card"]
+    classes = card.get("classes", [])
+    if not is_name(name) or not isinstance(classes, list) or not all(map(is_name, classes)):
+        raise ValueError("a name is none")
+    spacing = Preprocessing.from_dict(header["preprocessing"]).spacing
+    title, modality, licence = (_line(card.get(key, "")) for key in ("title", "modality", "licence"))
+    listed = (title or name, modality, spacing, tuple(classes), licence)
+    return Entry(name, file.path, *listed, sha256=_hash(file), card=card, size=file.size, own=True)
+
+
+def _read_header(file: _File) -> Any:
+    """What ``backbone.save_backbone`` says in a file's header, read without torch; nothing in it is to be trusted.
+
+    Raises ``OSError``, and any of the errors of reading JSON for a file that is no backbone or not there as a whole.
+    """
+    with open(file.path, "rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if not 0 < length <= min(_MAX_HEADER, file.size - 8):
+            raise ValueError("no header")
+        header = json.loads(opened.read(length).decode("utf-8"))
+    described = json.loads(header.pop("__metadata__")["promptseg-backbone"])
+    # A file that is still being copied has its header long before its end.
+    if 8 + length + max(tensor["data_offsets"][1] for tensor in header.values()) != file.size:
+        raise ValueError("a part is missing")
+    return described
+
+
+def _line(text: Any) -> str:
+    """A text for a list, in one line; raises ``AttributeError`` or ``TypeError`` for something else."""
+    return "".join(each for each in " ".join(text.split()) if each.isprintable())[:_MAX_TEXT]
 
 
 def _here(entry: Entry) -> Entry:

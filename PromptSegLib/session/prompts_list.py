@@ -19,7 +19,9 @@ _OWNER_ROLE = "PromptSegOwner"
 def rows(scene, model: str, segmentation=None) -> tuple[PromptsRow, ...]:
     """Shipped prompts of the model first, then the scene's; reading no file and decoding nothing."""
     known = catalogue.entries()
-    chosen = Path(model).stem if model else known[0].name
+    chosen = model or known[0].name
+    if all(entry.name != chosen for entry in known):
+        chosen = Path(model).stem  # a file of the user's
     found = []
     for entry in known:
         if entry.prompts is not None and entry.name == chosen and entry.installed:

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import tiny
 
 from PromptSegLib.cli.main import main
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models import catalogue
-from PromptSegLib.models.backbone import load_model
+from PromptSegLib.models.backbone import load_model, save_backbone
+from PromptSegLib.network.punet import PUNet
 from PromptSegLib.pretraining import publish
+from PromptSegLib.session import model_list
 
 SCHEMA = json.loads((catalogue.FOLDER / "catalogue.schema.json").read_text(encoding="utf-8"))
 BUNDLED = json.loads(catalogue.CATALOGUE.read_text(encoding="utf-8"))
@@ -262,3 +265,221 @@ def test_a_bundled_file_that_is_gone(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
     assert main(["models"]) == 0
     assert "missing or damaged" in capsys.readouterr().out
+
+
+# Files of the user's
+
+
+CARD = {"title": "MR of our ward", "modality": "MR", "licence": "ours", "classes": ["liver", "spleen"], "text": "New."}
+
+
+def own(path: Path, name: str = "ward", card: dict = CARD, seed: int = 0) -> Path:
+    """A backbone as pretraining writes it, without prompts."""
+    path.parent.mkdir(exist_ok=True)
+    tiny.torch.manual_seed(seed)
+    save_backbone(path, PUNet(tiny.CONFIG), name, tiny.PREPROCESSING, (16, 32, 32), card)
+    return path
+
+
+def own_entries() -> list[catalogue.Entry]:
+    return [entry for entry in catalogue.entries() if entry.own]
+
+
+def with_header(path: Path, **changes) -> None:
+    """Change what a backbone's file says of itself; None takes a key away."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    said = {**json.loads(header["__metadata__"]["promptseg-backbone"]), **changes}
+    said = {key: value for key, value in said.items() if value is not None}
+    header["__metadata__"]["promptseg-backbone"] = json.dumps(said)
+    new = json.dumps(header).encode()
+    path.write_bytes(len(new).to_bytes(8, "little") + new + content[8 + length :])
+
+
+def test_a_backbone_in_a_model_folder_is_listed(folder):
+    path = own(folder / "run 7.safetensors")
+    (entry,) = own_entries()
+    assert [each.name for each in catalogue.entries()] == ["ct-abdomen", "mr-knee", "ward"]
+    assert (entry.path, entry.title, entry.modality, entry.licence) == (path, "MR of our ward", "MR", "ours")
+    assert (entry.spacing, entry.size, entry.card) == (tiny.PREPROCESSING.spacing, path.stat().st_size, CARD)
+    assert (entry.bundled, entry.installed, entry.url) == (True, True, "")
+    assert (entry.prompts, entry.classes) == (None, ())  # of the card's classes there are no prompts
+    assert catalogue.find("ward") == catalogue.find_name("ward") == catalogue.find_sha256(entry.sha256) == entry
+    assert load_model("ward", "cpu").sha256 == entry.sha256 == catalogue.sha256_of(path)
+    row = model_list.rows()[-1]
+    assert (row.key, row.title, row.installed, row.bundled) == ("ward", "MR of our ward", True, True)
+
+
+def test_a_backbone_with_its_prompts(folder):
+    folder.mkdir()
+    tiny.tiny_backbone(folder, shipped=True)
+    (entry,) = own_entries()
+    assert (entry.name, entry.title) == ("tiny0", "tiny0")  # its card has no title
+    assert entry.prompts == folder / "tiny0.prompts.safetensors"
+    assert load_model("tiny0", "cpu").shipped.names == ["liver", "spleen", "aorta"]
+    with_header(folder / "tiny0.safetensors", card=CARD)
+    assert own_entries()[0].classes == ("liver", "spleen")
+    assert json.loads(json.dumps(own_entries()[0].to_dict()))["own"]
+
+
+def test_a_backbone_where_the_catalogue_needs_no_folder(tmp_path, monkeypatch):
+    own(set_up(monkeypatch, tmp_path) / "w.safetensors")
+    assert [entry.name for entry in catalogue.entries()] == ["ct-abdomen", "ward"]
+
+
+def header_of(length: int, content: bytes) -> bytes:
+    return length.to_bytes(8, "little") + content
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"{}",
+        bytes(range(256)) * 20,
+        header_of(10**10, b"{}" * 100),
+        header_of(2**64 - 1, b"{}"),
+        header_of(0, b""),
+        header_of(2, b"{}"),
+        header_of(2, b"[]"),
+        header_of(4, b"\xff\xfe\xff\xfe"),
+        header_of(200_000, b"[" * 200_000),
+        header_of(32, b'{"__metadata__":{"format":"pt"}}'),
+    ],
+)
+def test_files_that_are_no_backbones(junk, folder):
+    folder.mkdir()
+    (folder / "junk.safetensors").write_bytes(junk)
+    (folder / "a folder.safetensors").mkdir()
+    own(folder / "good.safetensors")
+    assert [entry.path.stem for entry in own_entries()] == ["good"]
+
+
+def test_parts_of_a_backbone_are_none(folder, tmp_path):
+    path = own(folder / "whole.safetensors")
+    content = path.read_bytes()
+    for kept in (4, 8, 100, len(content) // 2, len(content) - 1):
+        (folder / "part.safetensors").write_bytes(content[:kept])
+        assert [entry.path for entry in own_entries()] == [path]
+    path.rename(folder / "whole.safetensors.part")
+    tiny.tiny_backbone(tmp_path, shipped=True)
+    (tmp_path / "tiny0.prompts.safetensors").rename(folder / "tiny0.prompts.safetensors")
+    assert own_entries() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": 3},
+        {"name": ""},
+        {"name": "two\nlines"},
+        {"name": None},
+        {"card": None},
+        {"card": [1]},
+        {"card": {"title": ["x"]}},
+        {"card": {"classes": "liver"}},
+        {"card": {"classes": [3]}},
+        {"card": {"classes": [""]}},
+        {"preprocessing": None},
+        {"preprocessing": [1]},
+        {"preprocessing": {"spacing": [1, 1], "intensity": [0, 1]}},
+        {"preprocessing": {"spacing": [1, 1, -1], "intensity": [0, 1]}},
+        {"preprocessing": {"spacing": [1, 1, 10**400], "intensity": [0, 1]}},
+        {"preprocessing": {"spacing": [1, 1, float("nan")], "intensity": [0, 1]}},
+    ],
+)
+def test_headers_of_wrong_types(changes, folder):
+    path = own(folder / "w.safetensors")
+    assert own_entries()
+    with_header(path, **changes)
+    assert own_entries() == []
+
+
+def test_texts_of_a_header_fit_a_list(folder):
+    own(folder / "w.safetensors", card={"title": " two\nlines\x1b[31m ", "licence": "x" * 9999})
+    (entry,) = own_entries()
+    assert (entry.title, len(entry.licence)) == ("two lines[31m", 1000)
+
+
+def test_downloads_are_not_listed_twice(tmp_path, monkeypatch):
+    """Neither under the catalogue's name nor under another, and whether their prompts are here or not."""
+    path = own(tmp_path / "w.safetensors")
+    weights = {"sha256": catalogue.sha256_of(path), "size": path.stat().st_size}
+    folder = set_up(monkeypatch, tmp_path, {**remote(), **weights})
+    folder.mkdir()
+    for place in (folder / "mr-knee.safetensors", folder / "from a stick.safetensors"):
+        path.rename(place)
+        assert [entry.name for entry in catalogue.entries()] == ["ct-abdomen", "mr-knee"]
+        assert catalogue.find_name("mr-knee").path == place
+        path = place
+    bundled = catalogue.find("ct-abdomen")
+    (folder / "copy.safetensors").write_bytes(bundled.path.read_bytes())
+    assert own_entries() == []
+
+
+def test_two_files_of_one_name(folder, tmp_path, monkeypatch):
+    own(folder / "a.safetensors")
+    own(folder / "b.safetensors", seed=1)
+    own(folder / "c.safetensors", "ct-abdomen", seed=2)
+    own(folder / "copy.safetensors")  # of a
+    named = {entry.name: (entry.path.stem, entry.title) for entry in own_entries()}
+    ward = "MR of our ward"
+    assert named == {"ward": ("a", ward), "b": ("b", f"{ward} (b)"), "c": ("c", f"{ward} (c)")}
+    assert load_model("b", "cpu").sha256 == catalogue.find("b").sha256 != catalogue.find("ward").sha256
+    shared = own(tmp_path / "shared" / "b.safetensors", seed=3).parent  # neither of its names is left
+    monkeypatch.setenv("PROMPTSEG_MODELS", os.pathsep.join([str(folder), str(tmp_path / "none"), str(shared)]))
+    assert {entry.name: (entry.path.stem, entry.title) for entry in own_entries()} == named
+    monkeypatch.setenv("PROMPTSEG_MODELS", os.pathsep.join([str(shared), str(folder)]))
+    assert catalogue.find("ward").path == shared / "b.safetensors"
+
+
+def test_files_that_come_and_go(folder, monkeypatch):
+    """Each is read and hashed once as long as it stays the same."""
+    read, hashed = [], []
+    read_header, sha256_of = catalogue._read_header, catalogue.sha256_of
+    monkeypatch.setattr(catalogue, "_read_header", lambda file: read.append(file.path.name) or read_header(file))
+    monkeypatch.setattr(catalogue, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    path = own(folder / "w.safetensors")
+    (folder / "junk.safetensors").write_bytes(b"junk")
+    for _ in range(3):
+        (before,) = own_entries()
+        assert before.installed
+    assert (sorted(read), hashed) == (["junk.safetensors", "w.safetensors"], ["w.safetensors"])
+    own(path, "clinic", {**CARD, "title": "Another"}, seed=1)
+    (after,) = own_entries()
+    assert (after.name, after.title) == ("clinic", "Another")
+    assert after.sha256 != before.sha256
+    assert catalogue.find_sha256(before.sha256) is None
+    path.unlink()
+    assert own_entries() == []
+    with pytest.raises(PromptSegError, match="give one of ct-abdomen, mr-knee."):
+        catalogue.find_name("clinic")
+
+
+def test_a_file_that_cannot_be_read_now_may_be_later(folder, monkeypatch):
+    own(folder / "w.safetensors")
+
+    def refused(_path):
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(catalogue, "sha256_of", refused)
+        assert own_entries() == []
+    assert own_entries()
+
+
+def test_the_command_and_files_of_the_users(folder, capsys):
+    path = own(folder / "w.safetensors")
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    assert "ward: MR of our ward\n" in said
+    assert "installed yes, a file of yours" in said
+    assert main(["models", "--json"]) == 0
+    assert [item["own"] for item in json.loads(capsys.readouterr().out)] == [False, False, True]
+    for option, advice in (("--delete", "delete it by hand if you want"), ("--download", "nothing to download")):
+        assert main(["models", option, "ward"]) != 0
+        said = capsys.readouterr().err
+        assert f"The model ward is a file of yours, {path}, not a download" in said
+        assert advice in said
+    assert path.is_file()
