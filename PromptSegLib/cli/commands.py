@@ -139,6 +139,7 @@ def segment(options: argparse.Namespace) -> None:
                 classes=classes,
                 strokes=strokes,
                 grow_strokes=False if options.no_grow else None,
+                keep_islands=options.keep_islands,
                 region=region,
                 probabilities_wanted=bool(shares),
                 uncertainty_wanted=bool(options.uncertainty),

@@ -120,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--strokes", metavar="ANNOTATION", help="what was painted on this image, to be grown")
     segment.add_argument("--background", type=int, metavar="VALUE", help="value of known background in the strokes")
     segment.add_argument("--no-grow", action="store_true", help="do not grow strokes, only honour them")
+    segment.add_argument(
+        "--keep-islands",
+        action="store_true",
+        help="without strokes: keep far and small parts of organs that are one body",
+    )
     segment.add_argument("--region", nargs=6, type=int, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help="voxels")
     segment.add_argument("--probabilities", metavar="DIR", help="also write each class's probability there")
     segment.add_argument("--uncertainty", metavar="FILE", help="also write the uncertainty map")

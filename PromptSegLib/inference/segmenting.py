@@ -20,9 +20,11 @@ from ..models.backbone import Backbone, load_model
 from ..models.catalogue import find_sha256
 from ..models.workspace import Workspace
 from ..progress import Job
+from ..prompts.classes import is_one_body
 from ..prompts.store import Prompts
 from .evidence import Probabilities, evidence
 from .growing import grow, grow_quickly
+from .islands import islands_hidden
 from .looking import entropy, places_to_look
 from .native import labels_on_native, native_slabs
 from .result import Segmentation
@@ -54,6 +56,7 @@ def segment(
     around: Optional[float] = None,
     coarse_maps: bool = False,
     quick: bool = False,
+    keep_islands: bool = False,
     device: str = "auto",
     job: Optional[Job] = None,
     name: str = "image",
@@ -77,6 +80,8 @@ def segment(
         image); the result then covers that part of the image's grid.
     :param coarse_maps: leave the uncertainty on the model's grid, which for a large image is much smaller.
     :param quick: grow on every second voxel, for a preview.
+    :param keep_islands: leave organs that are one body (those of ``prompts.classes.is_one_body``) in as many parts as
+        the network found; by default their small parts go, where there are no strokes to say what belongs to them.
     :param workspace: what is kept from one call to the next on the same image.
     :raises PromptSegError: bad image, unknown class, prompts of another backbone.
     """
@@ -121,7 +126,9 @@ def segment(
 
     kind = np.uint8 if max(values) < 256 else np.uint16
     lookup = np.array([0] + [info.value if info.name in chosen else 0 for info in infos], kind)
-    labels = labels_on_native(fields, grid, native, lookup, lambda _: job.check())
+    bodies = [] if keep_islands or coarse is not None else [i for i, each in enumerate(infos) if is_one_body(each.name)]
+    with islands_hidden(fields, bodies):
+        labels = labels_on_native(fields, grid, native, lookup, lambda _: job.check())
     if painted is not None:
         honour(labels, painted, lookup)
     if region is not None:

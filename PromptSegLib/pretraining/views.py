@@ -6,6 +6,7 @@ in its volume is known exactly, because MONAI's MetaTensor carries an affine thr
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Sequence
 
 import numpy as np
@@ -208,8 +209,11 @@ def view(
 
 
 def randomly(changes: Compose, content: dict[str, Any], draw: np.random.Generator) -> dict[str, Any]:
+    """The content, changed as the next number of ``draw`` says."""
     changes.set_random_state(seed=int(draw.integers(2**31)))
-    return changes(content)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The image's intensity is a single value")  # air alone; it stays as it is
+        return changes(content)
 
 
 def plain(image: Tensor) -> Tensor:

@@ -75,10 +75,18 @@ _SIDES = {"right": "SCT^24028007^Right", "left": "SCT^7771000^Left", "": "^^"}
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
+def is_one_body(name: str) -> bool:
+    """Whether a class of this name is an organ that is known to be in one piece: any of those with a coded entry."""
+    return _key(name) in _ANATOMY
+
+
+def _key(name: str) -> str:
+    return name.strip().lower().replace("_", " ").replace("oesophagus", "esophagus")
+
+
 def describe(name: str, value: int, taken: Sequence[ClassInfo] = (), color: Optional[Sequence[float]] = None):
     """A :class:`ClassInfo` for a name: known organs get Slicer's coded entry and colour, others a distinct colour."""
-    key = name.strip().lower().replace("_", " ").replace("oesophagus", "esophagus")
-    entry = _ANATOMY.get(key)
+    entry = _ANATOMY.get(_key(name))
     if entry:
         code, meaning, rgb, side = entry
         category = "SCT^123037004^Anatomical Structure"

@@ -1,0 +1,55 @@
+"""Organs that are one body: parts far smaller than the largest one are not them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from .evidence import ABSENT
+from .native import winner
+
+# Of the largest part. On the validation cases, the mean Dice of the 13 organs the first backbone ships rises by .019;
+# any share from .15 to .3 does, a larger one drops parts of vessels that the network found in pieces.
+SHARE = 0.2
+
+
+@contextmanager
+def islands_hidden(scores: np.ndarray, rows: Sequence[int], share: float = SHARE) -> Iterator[None]:
+    """Inside the block, ``rows`` of the evidence (classes, z, y, x) lack their small parts; then they are as before.
+
+    A part (26-connected, of the voxels that the class wins) is small below ``share`` of the class's largest. The
+    next best class gets its voxels.
+    """
+    taken = [(row, where, scores[row][where]) for row, where in _small_parts(scores, rows, share)]
+    for row, where, _ in taken:
+        scores[row][where] = ABSENT
+    try:
+        yield
+    finally:
+        for row, where, values in taken:
+            scores[row][where] = values
+
+
+def _small_parts(scores: np.ndarray, rows: Sequence[int], share: float) -> list[tuple[int, tuple[np.ndarray, ...]]]:
+    """Row and voxels (z, y, x indices) of each class that has small parts."""
+    best = winner(scores)
+    found = []
+    for row in rows:
+        mask = best == row + 1
+        ends = [np.flatnonzero(mask.any(tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+        if not len(ends[0]):
+            continue
+        box = tuple(slice(line[0], line[-1] + 1) for line in ends)
+        parts = sitk.ConnectedComponent(sitk.GetImageFromArray(mask[box].astype(np.uint8)), True)
+        numbers = sitk.GetArrayFromImage(parts)
+        sizes = np.bincount(numbers.ravel())
+        sizes[0] = 0
+        small = sizes < share * sizes.max()
+        small[0] = False
+        if small.any():
+            inside = np.nonzero(small[numbers])
+            found.append((row, tuple(index + part.start for index, part in zip(inside, box))))
+    return found
