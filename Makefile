@@ -1,6 +1,8 @@
 # make demo   the main job on a real CT          make test   every check
 # make bench  the README's first table (needs data)    make bench-large  time and memory on a large CT
 # make bench-interactive  how long a user waits (needs data)    make clean  forget the virtual environment
+# make bench-protocol  prompts against other ways to teach a body new classes (needs data, hours; goes on where it stopped)
+# make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
 
 # slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
 PYTHON ?= python3.11
@@ -10,7 +12,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-large bench-interactive clean
+.PHONY: demo test lint bench bench-large bench-interactive bench-protocol bench-throughput clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,5 +41,21 @@ bench-large: $(READY)
 bench-interactive: $(READY)
 	$(RUN) Testing/Benchmark/interactive.py --cases 16 17 18 19
 
+PROTOCOL := bench-protocol
+BODIES := meta-self meta self
+
+bench-protocol: $(READY)
+	for body in $(BODIES); do \
+	  OMP_NUM_THREADS=1 $(RUN) -m PromptSegLib pretrain Testing/Benchmark/recipes/protocol-$$body.json \
+	    -o $(PROTOCOL)/$$body --threads 1 --device cpu || exit 1; done
+	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/protocol.py --crop 24 48 48 --seconds 240 --out $(PROTOCOL)/results.json \
+	  --backbone both=$(PROTOCOL)/meta-self/protocol-meta-self.safetensors
+	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/protocol.py --crop 24 48 48 --seconds 240 --out $(PROTOCOL)/results.json \
+	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
+	  --backbone self-supervision=$(PROTOCOL)/self/protocol-self.safetensors --methods prompts "full fine-tuning"
+
+bench-throughput: $(READY)
+	$(RUN) Testing/Benchmark/throughput.py
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo $(PROTOCOL)

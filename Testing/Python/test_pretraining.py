@@ -383,8 +383,9 @@ def test_a_checkpoint_of_another_run_gets_a_sentence(values, recipe, tmp_path):
 
 
 def test_bundled_recipes_load():
-    assert list(RECIPES.glob("*.json"))
-    for path in RECIPES.glob("*.json"):
+    benches = RECIPES.parents[2] / "Testing" / "Benchmark" / "recipes"
+    assert list(RECIPES.glob("*.json")) and list(benches.glob("*.json"))
+    for path in [*RECIPES.glob("*.json"), *benches.glob("*.json")]:
         recipe = Recipe.load(path)
         for source in recipe.sources:
             if "btcv" in source.folder:  # 16-19 are for tests
