@@ -141,7 +141,8 @@ class PUNet(nn.Module):
         flat = F.normalize(features.float().flatten(2), dim=1)
         tokens = F.normalize(tokens.float(), dim=-1).flatten(0, 1)
         parts = []
-        for part in flat.split(CHUNK, dim=2):  # a chunk's similarities to every token stay in the cache
+        # On a CPU a chunk's similarities to every token stay in the cache; a GPU wants few and large kernels.
+        for part in flat.split(CHUNK if flat.device.type == "cpu" else flat.shape[2], dim=2):
             cosine = (tokens @ part).view(features.shape[0], groups, count, -1)
             with torch.no_grad():  # cosines are bounded, so the softmax needs no maximum
                 weights = (cosine * (1.0 / AGGREGATION_TEMPERATURE)).exp_()

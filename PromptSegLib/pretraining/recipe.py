@@ -10,6 +10,7 @@ from typing import Any, Optional
 from ..errors import PromptSegError
 from ..examples.preprocessing import Preprocessing
 from ..network.config import NetworkConfig
+from ..prompts.classes import MAX_CLASSES, is_name
 from .settings import Assignment
 from .source import Source
 
@@ -116,6 +117,10 @@ class Recipe:
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError("two sources have the same name")
+        if not is_name(self.name) or set(self.name) & set('/\\:*?"<>|'):
+            raise ValueError("the name is not one that a file can have")
+        if len(self.class_names) > MAX_CLASSES:
+            raise ValueError(f"there are more than {MAX_CLASSES} classes")
         if not self.class_names:
             raise ValueError("no source declares a class; a run without labels still needs the names of its prompts")
         for name in _POSITIVE:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Optional
 
+from ..prompts.classes import is_name
+
 PLACE = "{case}"
 MISSING = ("absent", "unknown")
 
@@ -63,6 +65,8 @@ class Source:
         values = list(self.classes.values())
         if not all(type(value) is int and value > 0 for value in values) or len(set(values)) < len(values):
             raise ValueError(f"{self.name}: each class needs a whole number above 0 of its own")
+        if not all(is_name(name) for name in self.classes):
+            raise ValueError(f"{self.name}: a class name is empty, too long or unprintable")
         if set(values) & set(self.unused_values):
             raise ValueError(f"{self.name}: a value is both a class and unused")
         if set(self.classes) & set(self.absent):
