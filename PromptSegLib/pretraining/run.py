@@ -35,6 +35,7 @@ from .validation import line, means, overall, validate
 from .views import Views, collate, to_device
 
 REPORT_EVERY = 30.0  # seconds
+MOST_UNUSABLE = 50  # steps in a row without a finite gradient; a single one is left out
 
 
 class Pretraining:
@@ -68,13 +69,13 @@ class Pretraining:
         self.earlier: list[str] = []
         resuming = self.checkpoint.exists()
         if recipe.start and not resuming:
-            begin_with(self.learner, recipe.start, self.log)
+            self.earlier = begin_with(self.learner, recipe.start, self.log)
         self.learner.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.teacher = copy.deepcopy(self.learner).requires_grad_(False)
         self.optimizer = self._optimizer()
         scaled = recipe.mixed_precision and needs_scaling(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
-        self.step, self.seconds, self.recent = 0, 0.0, 0.0
+        self.step, self.seconds, self.recent, self.unusable = 0, 0.0, 0.0, 0
         if resuming:
             self._resume()
         elif not self.rank:
@@ -127,6 +128,7 @@ class Pretraining:
             "classes": list(self.recipe.class_names),
             "training": names,
             "skipped": self.skipped,
+            "earlier": self.earlier,
             "recipe": self.recipe.to_dict(),
         }
         now, average = (dict(each.named_parameters()) for each in (self.learner, self.teacher))
@@ -140,6 +142,7 @@ class Pretraining:
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds, self.recent = state["step"], state["seconds"], state["recent"]
+        self.earlier = state.get("earlier", [])
         self.log(f"resumed at step {self.step}")
 
     def share(self) -> float:
@@ -177,7 +180,8 @@ class Pretraining:
                 found = self._step(model, batch)
                 spent, over = self._agree(self._clock() - clock, float(ended() or bool(stop and stop())))
                 value = float(found["loss"])
-                self.recent = value if not self.step else 0.99 * self.recent + 0.01 * value
+                if math.isfinite(value):
+                    self.recent = value if not self.step else 0.99 * self.recent + 0.01 * value
                 self.step += 1
                 self.seconds += spent
                 now = time.monotonic()
@@ -204,7 +208,14 @@ class Pretraining:
         self.scaler.scale(found["loss"]).backward()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
-        self.scaler.step(self.optimizer)
+        self.unusable = 0 if torch.isfinite(norm) else self.unusable + 1
+        if self.unusable > MOST_UNUSABLE:
+            raise PromptSegError(
+                f"The run has diverged: {self.unusable} steps in a row had no finite gradient; lower its rates, or set "
+                '"mixed_precision" to false, and start again in another folder.'
+            )
+        if self.scaler.is_enabled() or not self.unusable:
+            self.scaler.step(self.optimizer)  # does nothing itself where the scaled loss was too large
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))

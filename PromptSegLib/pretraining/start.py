@@ -13,10 +13,11 @@ from . import checkpoint
 from .learner import Learner
 
 
-def begin_with(learner: Learner, start: str, log: Callable[[str], None]) -> None:
+def begin_with(learner: Learner, start: str, log: Callable[[str], None]) -> list[str]:
     """Copy body and prompts into ``learner``, prompts by the names of their classes; new classes stay as they are.
 
     :param start: a backbone (catalogue name or file) or the checkpoint of another run.
+    :return: what was trained before, a line for each run, for the model card.
     :raises PromptSegError: neither of these, or of another architecture.
     """
     path = Path(start)
@@ -26,9 +27,12 @@ def begin_with(learner: Learner, start: str, log: Callable[[str], None]) -> None
         prompts = {n[len("prompts.") :]: tensor for n, tensor in tensors.items() if n.startswith("prompts.")}
         names = list(state["classes"])
         classes = {name: {key: tensor[index] for key, tensor in prompts.items()} for index, name in enumerate(names)}
+        done = f"{state['step']} steps, {state['seconds'] / 3600:.2f} h, of the run {path.parent.name}"
+        earlier = [*state.get("earlier", []), done]
     else:
         backbone = load_model(start, "cpu")
         body = backbone.net.state_dict()
+        earlier = [*backbone.card.get("earlier", []), f"the backbone {backbone.name}, SHA-256 {backbone.sha256}"]
         shipped = backbone.shipped.active if backbone.shipped else ()
         classes = {
             each.info.name: {key.replace(".", ":"): torch.from_numpy(array) for key, array in each.tensors.items()}
@@ -47,3 +51,4 @@ def begin_with(learner: Learner, start: str, log: Callable[[str], None]) -> None
             f'"start": {start} has another architecture than the recipe; change one of them.'
         ) from error
     log(f"begins with {start}; prompts of {', '.join(taken) or 'no class'} are taken over")
+    return earlier

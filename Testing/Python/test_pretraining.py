@@ -313,12 +313,15 @@ def test_a_run_begins_with_a_backbone_or_another_run(values, recipe, tmp_path):
     run = Pretraining(recipe, tmp_path / "run", log=quiet)
     run.run()
     publish(recipe, run.checkpoint, tmp_path, run.validation, "cpu", quiet)
+    earlier = []
     more = json.loads(json.dumps(values))
     more["sources"][0]["classes"] = {"cone": 77, **CLASSES}
     fresh = Learner(loaded(more, tmp_path))
     for start, exact in ((run.checkpoint, True), (tmp_path / "tiny.safetensors", False)):
         recipe2 = loaded(more, tmp_path, start=str(start))
-        begun = Pretraining(recipe2, tmp_path / f"begun{exact}", log=quiet).learner
+        begun = Pretraining(recipe2, tmp_path / f"begun{exact}", log=quiet)
+        earlier.append(begun.earlier)
+        begun = begun.learner
         tolerance = 0 if exact else 2e-3
         average = checkpoint.averages(run.checkpoint)[0]
         assert torch.allclose(begun.net.stem.weight, average["net.stem.weight"], atol=tolerance)
@@ -327,6 +330,23 @@ def test_a_run_begins_with_a_backbone_or_another_run(values, recipe, tmp_path):
                 known = average[f"prompts.{key}"]
                 wanted = fresh.prompts[key][index] if name == "cone" else known[list(CLASSES).index(name)]
                 assert torch.allclose(tensor[index], wanted, atol=tolerance), (name, key)
+    assert "6 steps" in earlier[0][0] and "the backbone tiny, SHA-256" in earlier[1][0]
+
+
+def test_a_step_without_a_finite_gradient_is_left_out(recipe, tmp_path, monkeypatch):
+    run = Pretraining(recipe, tmp_path / "run", log=quiet)
+    before = {name: tensor.detach().clone() for name, tensor in run.learner.named_parameters()}
+    forward = Learner.forward
+
+    def broken(self, batch, taught=None):
+        found = forward(self, batch, taught)
+        return {**found, "loss": found["loss"] * float("nan")}
+
+    monkeypatch.setattr(Learner, "forward", broken)
+    run.run(stop=lambda: run.step >= 1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.learner.named_parameters())
+    with pytest.raises(PromptSegError, match="diverged"):
+        Pretraining(replace(recipe, steps=100), tmp_path / "run", log=quiet).run()
 
 
 def test_validation_is_written_to_tensorboard(recipe, tmp_path):
