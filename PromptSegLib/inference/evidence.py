@@ -19,7 +19,6 @@ from .tiling import Extents, overlaps, starts, steps
 
 SLAB_BYTES = 512 * 2**20
 FLAT = 1e-3
-_LARGEST = 60.0  # evidence is bounded by twice the network's scale; exp stays finite in float32
 ABSENT = -20.0  # evidence where a tile holds nothing but one intensity (air outside the body)
 
 
@@ -144,20 +143,21 @@ class Probabilities:
 
     def __init__(self, values: np.ndarray):
         self._values = values
-        total = np.ones(values.shape[1:], np.float32)
+        # Relative to the best, so that the exponential stays finite and one of two large numbers still wins.
+        self._best = np.maximum(values.max(0), 0).astype(np.float32)
+        self._total = np.exp(-self._best)
         for value in values:
-            total += np.exp(np.minimum(value.astype(np.float32), _LARGEST))
-        self._total = total
+            self._total += np.exp(value.astype(np.float32) - self._best)
 
     def __len__(self) -> int:
         return len(self._values) + 1
 
     def __getitem__(self, index: int) -> np.ndarray:
         if index == 0:
-            return 1.0 / self._total
+            return np.exp(-self._best) / self._total
         if index >= len(self):
             raise IndexError(index)
-        return np.exp(np.minimum(self._values[index - 1].astype(np.float32), _LARGEST)) / self._total
+        return np.exp(self._values[index - 1].astype(np.float32) - self._best) / self._total
 
 
 def _slabs(depth: int, deep: int, halo: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:

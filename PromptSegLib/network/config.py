@@ -7,6 +7,7 @@ from typing import Any
 
 MODES = ("full", "encoder", "decoder", "start", "end")
 METHODS = ("punet", "dvpt", "ept")
+OUTPUTS = ("last", "all")
 _MAX_LEVELS = 8
 _MAX_SIZE = 4096
 
@@ -23,8 +24,31 @@ class Block:
 
 
 @dataclass(frozen=True)
+class OutputMap:
+    """A feature map with output tokens: the prefix of their names, where it is, its width, and how many they are."""
+
+    name: str
+    part: str
+    level: int
+    channels: int
+    tokens: int
+
+    @property
+    def foreground(self) -> str:
+        return f"{self.name}.foreground"
+
+    @property
+    def background(self) -> str:
+        return f"{self.name}.background"
+
+
+@dataclass(frozen=True)
 class NetworkConfig:
     """Widths and strides of a PUNet. Axis order of every triple is (z, y, x).
+
+    ``outputs``: the maps that output tokens are compared with: the ``last`` one, as published, or ``all``. What the
+    decoder's last 32 channels do not carry of a new structure can still be found in the others (README, the protocol).
+    ``level_tokens``: output tokens for each map but the last.
 
     Stem strides bring an anisotropic grid close to isotropic (a 3 x 2 x 2 mm input
     takes (1, 2, 2)); every later level halves all three axes.
@@ -38,6 +62,8 @@ class NetworkConfig:
     attention_from_level: int = 1
     convolutions_to_level: int = 1
     dynamic_rank: int = 8
+    outputs: str = "last"
+    level_tokens: int = 4
 
     @classmethod
     def from_dict(cls, values: dict) -> NetworkConfig:
@@ -60,7 +86,9 @@ class NetworkConfig:
             raise ValueError("the network's channels are not a list of one number per level")
         if not (isinstance(self.stem_stride, tuple) and len(self.stem_stride) == 3):
             raise ValueError("the network's stem stride is not a list of three numbers")
-        sizes = (self.window, self.head_channels, self.tokens, self.dynamic_rank)
+        if self.outputs not in OUTPUTS:
+            raise ValueError("the network's outputs are neither the last map nor all")
+        sizes = (self.window, self.head_channels, self.tokens, self.dynamic_rank, self.level_tokens)
         if not (
             all(within(step, 1, 4) for step in self.stem_stride)
             and all(within(size, 1, _MAX_SIZE) for size in (*self.channels, *sizes))
@@ -80,6 +108,22 @@ class NetworkConfig:
         """Input voxels per voxel of the coarsest level, (z, y, x)."""
         z, y, x = (stem * 2 ** (self.levels - 1) for stem in self.stem_stride)
         return z, y, x
+
+    @property
+    def output_maps(self) -> tuple[OutputMap, ...]:
+        """The maps that output tokens are compared with, finest decoder level first, then the encoder's."""
+        last = OutputMap("output", "decoder", 0, self.channels[0], self.tokens)
+        if self.outputs == "last":
+            return (last,)
+        places = [("decoder", level) for level in range(1, self.levels - 1)]
+        places += [("encoder", level) for level in range(self.levels)]
+        return (
+            last,
+            *(
+                OutputMap(f"output.{part}{level}", part, level, self.channels[level], self.level_tokens)
+                for part, level in places
+            ),
+        )
 
     def blocks(self, mode: str = "full") -> list[Block]:
         """The attention sub-blocks that hold prompts under an injection mode (METHODS.md 1.3), in forward order."""
@@ -127,8 +171,8 @@ class NetworkConfig:
             for level in sorted({block.level for block in blocks}):
                 shapes[f"level{level}.down"] = (self.channels[level], self.dynamic_rank)
                 shapes[f"level{level}.up"] = (self.dynamic_rank, self.channels[level])
-        shapes["output.foreground"] = (self.tokens, self.channels[0])
-        shapes["output.background"] = (self.tokens, self.channels[0])
+        for each in self.output_maps:
+            shapes[each.foreground] = shapes[each.background] = (each.tokens, each.channels)
         return shapes
 
     def prompt_parameters(self, mode: str = "full", method: str = "punet") -> int:

@@ -18,7 +18,8 @@ from .config import NetworkConfig
 
 AGGREGATION_TEMPERATURE = 0.1
 CHUNK = 4096
-MAX_SCALE = 30.0  # an unbounded scale drifts to 50-90 and makes probabilities over-confident (FINDINGS.md)
+# An unbounded scale drifts to 50-90 and makes probabilities over-confident (FINDINGS.md). Of several maps, they add up.
+MAX_SCALE, MAX_LEVEL_SCALE = 30.0, 15.0
 
 
 class Convolution(nn.Conv3d):
@@ -103,7 +104,8 @@ class PUNet(nn.Module):
         self.encoder = nn.ModuleList(EncoderLevel(level, config) for level in range(config.levels))
         self.decoder = nn.ModuleList(DecoderLevel(level, config) for level in range(config.levels - 2, -1, -1))
         self.norm = nn.GroupNorm(8, config.channels[0])
-        self.scale = nn.Parameter(torch.tensor(10.0))
+        maps = len(config.output_maps)
+        self.scale = nn.Parameter(torch.full((maps,), 10.0) if maps > 1 else torch.tensor(10.0))
 
     def encode(self, x: Tensor, prompts: Optional[PromptTensors] = None) -> list[Tensor]:
         """x (B, 1, D, H, W), normalised intensities, any extents -> one map per level, finest first.
@@ -122,36 +124,40 @@ class PUNet(nn.Module):
             maps.append(x)
         return maps
 
-    def decode(self, maps: Sequence[Tensor], prompts: Optional[PromptTensors] = None) -> Tensor:
-        """Maps of :meth:`encode` -> features F (B, C0, d, h, w) on the stem's grid."""
-        x = maps[-1]
-        for level, skip in zip(self.decoder, maps[-2::-1]):
-            x = level(x, skip, prompts)
-        return self.norm(x)
+    def decode(self, maps: Sequence[Tensor], prompts: Optional[PromptTensors] = None) -> list[Tensor]:
+        """Maps of :meth:`encode` -> normalised features, one (B, C, d, h, w) for each of ``config.output_maps``.
 
-    def similarity(self, features: Tensor, prompts: PromptTensors) -> Tensor:
-        """Class logits (B, 1 + classes, d, h, w) on the stem's grid; index 0 is background.
-
-        Logit of a class: scaled cosine similarity between the feature and the class's
-        output tokens, aggregated with weights that favour the nearest tokens
-        (METHODS.md 1.4). Background: the mean over the active classes' background tokens.
+        The first is F (C0 channels) on the stem's grid, those of coarser levels have coarser grids.
         """
-        tokens = torch.cat([prompts["output.background"], prompts["output.foreground"]])
-        groups, count, _ = tokens.shape
-        flat = F.normalize(features.float().flatten(2), dim=1)
-        tokens = F.normalize(tokens.float(), dim=-1).flatten(0, 1)
-        parts = []
-        # On a CPU a chunk's similarities to every token stay in the cache; a GPU wants few and large kernels.
-        for part in flat.split(CHUNK if flat.device.type == "cpu" else flat.shape[2], dim=2):
-            cosine = (tokens @ part).view(features.shape[0], groups, count, -1)
-            with torch.no_grad():  # cosines are bounded, so the softmax needs no maximum
-                weights = (cosine * (1.0 / AGGREGATION_TEMPERATURE)).exp_()
-                weights /= weights.sum(2, keepdim=True)
-            parts.append((weights * cosine).sum(2))
-        value = torch.cat(parts, 2).float() * self.scale.clamp(1.0, MAX_SCALE)
-        classes = groups // 2
-        value = torch.cat([value[:, :classes].mean(1, keepdim=True), value[:, classes:]], 1)
-        return value.view(features.shape[0], 1 + classes, *features.shape[2:])
+        x = maps[-1]
+        found = {("encoder", level): map_ for level, map_ in enumerate(maps)}
+        for level, (layer, skip) in enumerate(zip(self.decoder, maps[-2::-1])):
+            x = layer(x, skip, prompts)
+            found["decoder", len(maps) - 2 - level] = x
+        # Without parameters of their own: what a map holds is for the tokens to say.
+        others = [F.group_norm(found[each.part, each.level].float(), 8) for each in self.config.output_maps[1:]]
+        return [self.norm(x), *others]
+
+    def similarity(self, features: Sequence[Tensor], prompts: PromptTensors) -> Tensor:
+        """Class logits (B, 1 + classes, d, h, w) on the grid of the first of ``features``; index 0 is background.
+
+        Logit of a class: scaled cosine similarity between the feature and the class's output tokens, aggregated with
+        weights that favour the nearest tokens (METHODS.md 1.4), summed over the maps. Background: the mean over the
+        active classes' background tokens.
+        """
+        total: Optional[Tensor] = None
+        places = self.config.output_maps
+        scales = self.scale.reshape(-1).clamp(1.0, MAX_SCALE if len(places) == 1 else MAX_LEVEL_SCALE)
+        for each, map_, scale in zip(places, features, scales):
+            value = scale * _similarity(map_, prompts[each.background], prompts[each.foreground])
+            if total is None:
+                total = value
+                continue
+            if value.shape != total.shape:
+                value = F.interpolate(value, size=total.shape[2:], mode="trilinear", align_corners=False)
+            total = total + value
+        assert total is not None
+        return total
 
     def upsample(self, logits: Tensor, extents: Sequence[int]) -> Tensor:
         """Logits from the stem's grid to the input's grid, cropped to its extents."""
@@ -164,3 +170,23 @@ class PUNet(nn.Module):
         """x (B, 1, D, H, W) and stacked prompts of K classes -> logits (B, 1 + K, D, H, W)."""
         features = self.decode(self.encode(x, prompts), prompts)
         return self.upsample(self.similarity(features, prompts), x.shape[2:])
+
+
+def _similarity(features: Tensor, background: Tensor, foreground: Tensor) -> Tensor:
+    """Features (B, C, d, h, w), tokens (K, n, C) each -> aggregated cosines (B, 1 + K, d, h, w)."""
+    tokens = torch.cat([background, foreground])
+    groups, count, _ = tokens.shape
+    flat = F.normalize(features.float().flatten(2), dim=1)
+    tokens = F.normalize(tokens.float(), dim=-1).flatten(0, 1)
+    parts = []
+    # On a CPU a chunk's similarities to every token stay in the cache; a GPU wants few and large kernels.
+    for part in flat.split(CHUNK if flat.device.type == "cpu" else flat.shape[2], dim=2):
+        cosine = (tokens @ part).view(features.shape[0], groups, count, -1)
+        with torch.no_grad():  # cosines are bounded, so the softmax needs no maximum
+            weights = (cosine * (1.0 / AGGREGATION_TEMPERATURE)).exp_()
+            weights /= weights.sum(2, keepdim=True)
+        parts.append((weights * cosine).sum(2))
+    value = torch.cat(parts, 2).float()
+    classes = groups // 2
+    value = torch.cat([value[:, :classes].mean(1, keepdim=True), value[:, classes:]], 1)
+    return value.view(features.shape[0], 1 + classes, *features.shape[2:])

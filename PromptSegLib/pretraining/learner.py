@@ -38,8 +38,8 @@ class Learner(nn.Module):
         """The prompts of all classes, named as in ``NetworkConfig.prompt_shapes``."""
         return {name.replace(_DOT, "."): tensor for name, tensor in self.prompts.items()}
 
-    def features(self, image: Tensor, prompts: PromptTensors, encoder: bool) -> Tensor:
-        """F (B, C0, d, h, w) of images (B, 1, D, H, W), steered by ``prompts`` where the recipe wants it."""
+    def features(self, image: Tensor, prompts: PromptTensors, encoder: bool) -> list[Tensor]:
+        """Features of images (B, 1, D, H, W), as ``PUNet.decode`` gives them, steered where the recipe wants it."""
         if not self.recipe.instructed:
             return self.net.decode(self.net.encode(image))
         return self.net.decode(self.net.encode(image, prompts if encoder else without_encoder(prompts)), prompts)
@@ -50,9 +50,9 @@ class Learner(nn.Module):
         return torch.autocast(device.type, enabled=False)
 
     def teach(self, batch: dict[str, Any]) -> Tensor:
-        """The features of the teacher's views of a batch of :class:`~.views.Views`; no gradient."""
+        """F (B, C0, d, h, w) of the teacher's views of a batch of :class:`~.views.Views`; no gradient."""
         with torch.no_grad(), self._precision(batch["teacher"].device):
-            return self.features(batch["teacher"], select(self.stacked(), batch["active"]), batch["encoder"])
+            return self.features(batch["teacher"], select(self.stacked(), batch["active"]), batch["encoder"])[0]
 
     def forward(self, batch: dict[str, Any], taught: Optional[Tensor] = None) -> dict[str, Tensor]:
         """Losses of a batch, each the mean over its images: ``loss`` and its parts.
@@ -67,7 +67,7 @@ class Learner(nn.Module):
             image = batch[name]
             with self._precision(image.device):
                 features = self.features(image, prompts, batch["encoder"])
-                students.append((features, batch[f"{name}_affine"]))
+                students.append((features[0], batch[f"{name}_affine"]))
                 if recipe.supervised:
                     logits = self.net.upsample(self.net.similarity(features, prompts), image.shape[2:])
             if recipe.supervised:

@@ -49,8 +49,8 @@ class EncodedCrops:
         with torch.no_grad(), autocast(self.backbone.device):
             return self.backbone.net.encode(image)
 
-    def features(self, index: int, prompts: PromptTensors) -> Tensor:
-        """F (1, C0, d, h, w) of one crop under ``prompts``; differentiable in them."""
+    def features(self, index: int, prompts: PromptTensors) -> list[Tensor]:
+        """The features of one crop under ``prompts``, as ``PUNet.decode`` gives them; differentiable in them."""
         net = self.backbone.net
         with autocast(self.backbone.device):
             if touches_encoder(prompts):
@@ -68,20 +68,33 @@ class EncodedCrops:
         return logits[0].flatten(1)[:, self.positions[index]].t().float()
 
     def annotated_features(self, prompts: PromptTensors, job: Job) -> tuple[Tensor, Tensor]:
-        """Features (n, C0) at annotated voxels of all crops and their labels (n,).
+        """Features (n, C) at annotated voxels of all crops and their labels (n,).
 
-        Of a dense annotation, every class gives at most ``THINNED`` voxels of each crop.
+        C: the channels of all output maps, one after the other, each part of length 1. Of a dense annotation, every
+        class gives at most ``THINNED`` voxels of each crop.
         """
         found, labels = [], []
         with torch.no_grad():
             for index, image in enumerate(self.images):
                 job.report("features", index / len(self.images))
-                features = self.features(index, prompts).float()
-                features = F.interpolate(features, size=image.shape[2:], mode="trilinear", align_corners=False)
+                features = self.features(index, prompts)
                 chosen = _thinned(self.labels[index])
-                found.append(features[0].flatten(1)[:, self.positions[index][chosen]].t())
+                found.append(self._at(features, image.shape[2:], self.positions[index][chosen]))
                 labels.append(self.labels[index][chosen])
         return torch.cat(found), torch.cat(labels)
+
+    def _at(self, features: Sequence[Tensor], extents: Sequence[int], positions: Tensor) -> Tensor:
+        """Features (n, C) at voxels (flat indices of a crop of ``extents``), interpolated linearly."""
+        stride = self.backbone.config.stride
+        indices = torch.unravel_index(positions, tuple(extents))
+        # Maps cover the crop padded to the network's stride. grid_sample wants (x, y, z), -1 and 1 at the outer faces.
+        shares = [(2 * at + 1) / (-(-extent // step) * step) - 1 for at, extent, step in zip(indices, extents, stride)]
+        grid = torch.stack(shares[::-1], -1)[None, :, None, None]
+        rows = []
+        for map_ in features:
+            sampled = F.grid_sample(map_.float(), grid, padding_mode="border", align_corners=False)
+            rows.append(F.normalize(sampled[0, :, :, 0, 0], dim=0).t())
+        return torch.cat(rows, 1)
 
 
 def _thinned(labels: Tensor) -> Tensor:

@@ -65,14 +65,15 @@ class Tuner:
         return agreement(said, labels, self.classes)
 
     def _logits(self, features: Tensor, prompts: PromptTensors) -> Tensor:
-        """Features (n, C0) -> logits (n, 1 + classes)."""
-        rows = features.t()[None, :, :, None, None]
-        return self.encoded.backbone.net.similarity(rows, prompts)[0, :, :, 0, 0].t()
+        """Features (n, C) as ``annotated_features`` gives them -> logits (n, 1 + classes)."""
+        net = self.encoded.backbone.net
+        parts = features.t()[None, :, :, None, None].split([each.channels for each in net.config.output_maps], 1)
+        return net.similarity(parts, prompts)[0, :, :, 0, 0].t()
 
     def tokens(self, job: Job) -> None:
         """Full-batch steps on the output tokens over fixed features: cheap, and most of the way."""
         steps = self.settings.token_steps if self.settings.steps != 0 else 0
-        chosen = {name: self.prompts[name] for name in ("output.foreground", "output.background")}
+        chosen = {name: tensor for name, tensor in self.prompts.items() if name.startswith("output")}
         optimizer = torch.optim.Adam(chosen.values(), lr=self.settings.token_rate)
         for step in range(steps):
             logits = self._logits(self.warm.features, chosen)

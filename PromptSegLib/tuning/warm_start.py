@@ -14,6 +14,7 @@ from ..examples.annotation import barred_label
 from ..models.backbone import Backbone
 from ..models.matching import matched
 from ..network.attention import PromptTensors
+from ..network.config import NetworkConfig
 from ..network.tokens import from_arrays, new_prompts, unstack, without_encoder
 from ..progress import Job
 from .encoded import EncodedCrops
@@ -23,7 +24,7 @@ from .objective import agreement, known_counts
 @dataclass(frozen=True)
 class WarmStart:
     """Stacked prompts, where each class's come from and which were prompts already (given, or lent by a shipped class);
-    features (n, C0) and labels (n,) of the annotated voxels, with the seconds it took to compute them."""
+    features (n, C) and labels (n,) of the annotated voxels, with the seconds it took to compute them."""
 
     prompts: PromptTensors
     origin: list[str]
@@ -123,11 +124,23 @@ def warm_start(
             continue
         known = (labels >= 0) | (labels == barred_label(index + 1))
         own, rest = features[labels == index + 1], features[known & (labels != index + 1)]
-        prompts["output.foreground"][index] = prototypes(own, config.tokens, generator)
-        if len(rest):
-            prompts["output.background"][index] = prototypes(rest, config.tokens, generator)
+        output_tokens(config, prompts, index, own, rest, generator)
         origin[index] = "prototypes of the annotated voxels"
     return WarmStart(prompts, origin, borrowed, features, labels, seconds)
+
+
+def output_tokens(
+    config: NetworkConfig, prompts: PromptTensors, index: int, own: Tensor, rest: Tensor, generator: torch.Generator
+) -> None:
+    """Let the output tokens of a class be prototypes of its features ``own`` and of the ``rest``, in place.
+
+    Features: (n, C), the channels of all output maps one after the other. Tokens of an empty set stay.
+    """
+    widths = [each.channels for each in config.output_maps]
+    for features, kind in ((own, "foreground"), (rest, "background")):
+        if len(features):
+            for each, part in zip(config.output_maps, features.split(widths, 1)):
+                prompts[f"{each.name}.{kind}"][index] = prototypes(part, each.tokens, generator)
 
 
 def _lend(prompts: PromptTensors, index: int, lent: PromptTensors) -> None:

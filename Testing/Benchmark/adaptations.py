@@ -23,10 +23,10 @@ from PromptSegLib.network.attention import PromptedWindowAttention, PromptTensor
 from PromptSegLib.network.precision import autocast
 from PromptSegLib.network.punet import PUNet
 from PromptSegLib.network.tokens import new_prompts
-from PromptSegLib.tuning.warm_start import prototypes
+from PromptSegLib.tuning.warm_start import output_tokens
 
 PROMPTED = ("prompts", "decoder prompts", "full fine-tuning", "decoder fine-tuning")
-HEADED = ("linear head", "bias", "LoRA")
+HEADED = ("linear head", "linear head on all maps", "bias", "LoRA")
 SCRATCH = ("DynUNet", "SwinUNETR")
 METHODS = (*PROMPTED, *HEADED, *SCRATCH)
 Extents = tuple[int, int, int]
@@ -34,6 +34,7 @@ Extents = tuple[int, int, int]
 CROP, SPACING = (32, 64, 64), (3.0, 2.0, 2.0)  # of the shipped backbone's training
 TILE = (48, 96, 96)
 TILE_FACTOR = 1.5  # tiles against views, as pretraining has them
+SOME = 4096  # features that prototypes are made of
 SMALLEST = 4  # voxels of an axis on the coarsest map of a network from scratch, as nnU-Net has it
 RANK = 4
 DECAY = 1e-2  # where a body is trained; a handful of numbers on a frozen one needs none
@@ -83,8 +84,8 @@ class Prompted(Adaptation):
         """Prompts as ``NetworkConfig.prompt_shapes`` names them."""
         return {name.replace(_DOT, "."): tensor for name, tensor in self.prompts.items()}
 
-    def features(self, x: Tensor) -> Tensor:
-        """F (B, C0, d, h, w) on the stem's grid."""
+    def features(self, x: Tensor) -> list[Tensor]:
+        """As ``PUNet.decode`` gives them."""
         prompts = self.stacked()
         return self.net.decode(self.net.encode(x, prompts), prompts)
 
@@ -104,8 +105,26 @@ class Headed(Adaptation):
 
     def forward(self, x: Tensor) -> Tensor:
         # Contiguous: on channels last, the backward of a GroupNorm whose input needs no gradient crashes (torch 2.13).
-        features = self.net.decode(self.net.encode(x)).contiguous()
+        features = self.net.decode(self.net.encode(x))[0].contiguous()
         return self.net.upsample(self.head(features), x.shape[2:])
+
+
+class HeadedAll(Adaptation):
+    """The body without prompts, a linear head on every map that prompts of this body are compared with."""
+
+    net: PUNet
+
+    def __init__(self, net: PUNet, classes: int):
+        super().__init__(net, classes)
+        # The decoder gives normalised maps; the sum of the heads is one head on all channels.
+        self.heads = nn.ModuleList(nn.Conv3d(each.channels, 1 + classes, 1) for each in net.config.output_maps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.net.decode(self.net.encode(x))
+        grid = maps[0].shape[2:]
+        logits = [head(map_.to(maps[0].dtype)) for head, map_ in zip(self.heads, maps)]
+        fine = [F.interpolate(each, grid, mode="trilinear", align_corners=False) for each in logits]
+        return self.net.upsample(torch.stack(fine).sum(0), x.shape[2:])
 
 
 class LowRank(nn.Module):
@@ -164,7 +183,11 @@ def _prompted(name: str, net: PUNet, classes: int, generator: torch.Generator) -
     return made
 
 
-def _headed(name: str, net: PUNet, classes: int) -> Headed:
+def _headed(name: str, net: PUNet, classes: int) -> Adaptation:
+    if name == "linear head on all maps":
+        whole = HeadedAll(net, classes)
+        whole.train_only((whole.heads.parameters(), HEAD_RATE))
+        return whole
     made = Headed(net, classes)
     head = (made.head.parameters(), HEAD_RATE)
     if name == "bias":
@@ -249,14 +272,20 @@ def warm_output(adaptation: Adaptation, views: Iterable[dict[str, Any]], generat
     with torch.no_grad():
         for sample in views:
             with autocast(sample["large"].device):  # not around drawing a view: MONAI's changes fail in bfloat16
-                features = adaptation.features(sample["large"][None])
+                maps = [each.float() for each in adaptation.features(sample["large"][None])]
+            grid = maps[0].shape[2:]
             label = sample["large_label"][None, None].float()
-            known.append(F.interpolate(label, features.shape[2:], mode="nearest-exact").flatten().long())
-            found.append(features[0].flatten(1).t().float())
+            known.append(F.interpolate(label, grid, mode="nearest-exact").flatten().long())
+            fine = [F.interpolate(each, grid, mode="trilinear", align_corners=False) for each in maps]
+            # In half precision: these are the channels of all maps on the finest grid.
+            found.append(torch.cat([F.normalize(each, dim=1) for each in fine], 1)[0].flatten(1).t().half())
         features, labels = torch.cat(found), torch.cat(known)
-        prompts, count = adaptation.stacked(), adaptation.net.config.tokens
+        prompts, config = adaptation.stacked(), adaptation.net.config
+        rest = _some(features[labels == 0], generator)
         for index in range(adaptation.classes):
-            for name, value in (("foreground", index + 1), ("background", 0)):
-                own = features[labels == value]
-                if len(own):
-                    prompts[f"output.{name}"][index] = prototypes(own, count, generator)
+            output_tokens(config, prompts, index, _some(features[labels == index + 1], generator), rest, generator)
+
+
+def _some(features: Tensor, generator: torch.Generator) -> Tensor:
+    """At most ``SOME`` of the rows, in full precision."""
+    return features[torch.randperm(len(features), generator=generator)[:SOME]].float()

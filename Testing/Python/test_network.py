@@ -110,13 +110,13 @@ def test_padding_neither_moves_nor_feeds_the_content(size, shifted):
 @pytest.mark.parametrize("method", METHODS)
 def test_prompts_switched_off_reproduce_the_prompt_free_output(net, image, method):
     prompts = prompts_of(method=method)
-    plain = net.decode(net.encode(image))
-    assert not torch.equal(net.decode(net.encode(image, prompts), prompts), plain)
+    plain = net.decode(net.encode(image))[0]
+    assert not torch.equal(net.decode(net.encode(image, prompts), prompts)[0], plain)
     off = {
         name: torch.full_like(tensor, float("-inf")) if name.endswith((".scores", ".sinks")) else tensor
         for name, tensor in prompts.items()
     }
-    assert torch.allclose(net.decode(net.encode(image, off), off), plain, atol=1e-6)
+    assert torch.allclose(net.decode(net.encode(image, off), off)[0], plain, atol=1e-6)
 
 
 def test_a_prompt_is_one_more_key_and_value_for_every_voxel(net):
@@ -231,3 +231,48 @@ def test_a_body_can_be_trained_after_it_was_used(image):
         net(image, prompts_of())
     net(image, prompts_of()).sum().backward()
     assert net.stem.weight.grad is not None
+
+
+ALL = NetworkConfig(channels=(8, 16, 32), head_channels=8, tokens=4, dynamic_rank=4, outputs="all", level_tokens=2)
+
+
+def test_output_tokens_of_every_map(image):
+    torch.manual_seed(0)
+    net = PUNet(ALL).eval().requires_grad_(False)
+    prompts = prompts_of(config=ALL)
+    names = [each.name for each in ALL.output_maps]
+    assert names == ["output", "output.decoder1", "output.encoder0", "output.encoder1", "output.encoder2"]
+    features = net.decode(net.encode(image, prompts), prompts)
+    assert [each.shape[1] for each in features] == [8, 16, 8, 16, 32]
+    logits = net.similarity(features, prompts)
+    assert logits.shape == (1, 3, *features[0].shape[2:])
+    for each in ALL.output_maps:  # each map has its say, and a token is compared with its own map only
+        changed = {**prompts, each.foreground: prompts[each.foreground].roll(1, 0)}
+        assert not torch.allclose(net.similarity(features, changed), logits, atol=1e-3)
+    assert ALL.prompt_parameters() == sum(t[0].numel() for t in prompts.values())
+    extra = 2 * 2 * (16 + 8 + 16 + 32)
+    assert ALL.prompt_parameters() == SMALL.prompt_parameters() + extra
+
+
+def test_the_maps_agree_on_where_things_are():
+    """A token of the coarsest map answers where its feature is, not half a cell beside it."""
+    net = PUNet(ALL).eval()
+    features = [torch.zeros(1, each.channels, *shape) for each, shape in zip(ALL.output_maps, [(8,) * 3] * 5)]
+    coarse = torch.zeros(1, 32, 2, 2, 2)
+    coarse[:, 0] = -1
+    coarse[0, 0, 1, 0, 1] = 1
+    features[-1] = coarse
+    prompts = prompts_of(1, config=ALL)
+    for tensor in prompts.values():
+        tensor.zero_()
+    prompts["output.encoder2.foreground"][..., 0] = 1
+    found = net.similarity(features, prompts)[0, 1]
+    assert torch.nonzero(found > 0).min(0).values.tolist() == [4, 0, 4]
+    assert torch.nonzero(found > 0).max(0).values.tolist() == [7, 3, 7]
+
+
+def test_a_network_description_with_other_outputs_is_refused():
+    assert NetworkConfig.from_dict(ALL.to_dict()) == ALL
+    for wrong in ({"outputs": "some"}, {"level_tokens": 0}):
+        with pytest.raises(ValueError):
+            NetworkConfig.from_dict({**ALL.to_dict(), **wrong})

@@ -15,7 +15,7 @@ import PromptSegLib as ps
 from PromptSegLib.examples.example import Example
 from PromptSegLib.examples.volume import Volume
 from PromptSegLib.inference.evidence import evidence
-from PromptSegLib.network.config import METHODS, MODES
+from PromptSegLib.network.config import METHODS, MODES, OUTPUTS
 from PromptSegLib.network.tokens import new_prompts
 from PromptSegLib.progress import Job
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS
@@ -28,9 +28,11 @@ from PromptSegLib.tuning.warm_start import prototypes, warm_start
 BRIEF = ps.Settings(steps=4, token_steps=5, seed=3)
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return tiny_backbone(tmp_path_factory.mktemp("tiny"), shipped=True)
+@pytest.fixture(scope="module", params=OUTPUTS)
+def backbone(request, tmp_path_factory):
+    """With output tokens for the last map alone, and for all."""
+    config = replace(CONFIG, outputs=request.param, level_tokens=2)
+    return tiny_backbone(tmp_path_factory.mktemp("tiny"), shipped=True, config=config)
 
 
 def same(first: ps.Prompts, second: ps.Prompts, names=None) -> bool:
@@ -52,7 +54,7 @@ def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, mode
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert all(parameter.grad is None for parameter in backbone.net.parameters())
     assert prompts.values == CLASSES and (prompts.mode, prompts.method) == (mode, method)
-    assert set(prompts.classes[0].tensors) == set(CONFIG.prompt_shapes(mode, method))
+    assert set(prompts.classes[0].tensors) == set(backbone.config.prompt_shapes(mode, method))
     assert ps.Prompts.from_bytes(prompts.to_bytes()).names == prompts.names
 
 
@@ -270,7 +272,7 @@ def test_a_dense_annotation_is_thinned(backbone):
     labels = np.zeros(volume.array.shape, np.int16)
     labels[5, 5, 5] = 1
     crops = cover(volume.array, labels, backbone.tile, 4, np.random.default_rng(0))
-    prompts = new_prompts(CONFIG, 1, "decoder", generator=torch.Generator().manual_seed(0))
+    prompts = new_prompts(backbone.config, 1, "decoder", generator=torch.Generator().manual_seed(0))
     features, known = EncodedCrops(backbone, crops, True, Job()).annotated_features(prompts, Job())
     assert len(features) == len(known) <= 4 * (2048 + 1) and int((known == 1).sum()) >= 1
 
@@ -282,7 +284,7 @@ def test_cached_and_recomputed_encodings_agree(backbone):
     labels[4:6, 10:20, 10:20] = 1
     labels[4:6, 22:26, 10:20] = 0
     crops = cover(volume.array, labels, backbone.tile, 2, np.random.default_rng(0))
-    prompts = new_prompts(CONFIG, 1, "decoder", generator=torch.Generator().manual_seed(0))
+    prompts = new_prompts(backbone.config, 1, "decoder", generator=torch.Generator().manual_seed(0))
     cached = EncodedCrops(backbone, crops, True, Job()).logits(0, prompts)
     fresh = EncodedCrops(backbone, crops, False, Job()).logits(0, prompts)
     assert torch.equal(cached, fresh)

@@ -23,18 +23,18 @@ CLASSES = {"ball": 5, "rod": 9}
 BACKGROUND = 7
 
 
-def tiny_backbone(folder: Path, seed: int = 0, shipped: bool = False) -> Backbone:
+def tiny_backbone(folder: Path, seed: int = 0, shipped: bool = False, config: NetworkConfig = CONFIG) -> Backbone:
     torch.manual_seed(seed)
     path = folder / f"tiny{seed}.safetensors"
-    sha256 = save_backbone(path, PUNet(CONFIG), f"tiny{seed}", PREPROCESSING, (16, 32, 32), {"classes": []})
+    sha256 = save_backbone(path, PUNet(config), f"tiny{seed}", PREPROCESSING, (16, 32, 32), {"classes": []})
     if shipped:
         names = ("liver", "spleen", "aorta")
-        tensors = unstack(new_prompts(CONFIG, 3, generator=torch.Generator().manual_seed(seed)))
+        tensors = unstack(new_prompts(config, 3, generator=torch.Generator().manual_seed(seed)))
         classes = tuple(
             ClassPrompts(describe(name, value), {key: tensor.numpy() for key, tensor in each.items()})
             for value, (name, each) in enumerate(zip(names, tensors), start=1)
         )
-        prompts = Prompts(classes, f"tiny{seed}", sha256, CONFIG, PREPROCESSING, "full")
+        prompts = Prompts(classes, f"tiny{seed}", sha256, config, PREPROCESSING, "full")
         prompts.save(path.with_suffix(".prompts.safetensors"))
     return load_model(str(path), "cpu")
 
