@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,16 @@ import torch
 from tiny import CONFIG, phantom, tiny_backbone
 from torch import nn
 
-from PromptSegLib.network.attention import relative_index, window_mask
+from PromptSegLib.network.config import OUTPUTS
 
 CLASSES = 2
 SIZE = (8, 16, 16)
-BODIES = ("prompts", "decoder prompts", "full fine-tuning", "decoder fine-tuning", "linear head", "bias", "LoRA")
+FROZEN = ("prompts", "decoder prompts", "linear head", "linear head on all maps", "LoRA")
+BODIES = (*FROZEN, "full fine-tuning", "decoder fine-tuning", "bias")
 
 
 @pytest.fixture(scope="module")
 def modules():
-    for kept in (relative_index, window_mask):  # other tests leave inference tensors in them, unfit for training
-        kept.cache_clear()
     folder = Path(__file__).resolve().parents[1] / "Benchmark"
     loaded = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -45,9 +45,10 @@ def protocol(modules):
     return modules["protocol"]
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return tiny_backbone(tmp_path_factory.mktemp("backbone"))
+@pytest.fixture(scope="module", params=OUTPUTS)
+def backbone(request, tmp_path_factory):
+    config = replace(CONFIG, outputs=request.param)
+    return tiny_backbone(tmp_path_factory.mktemp("backbone"), config=config)
 
 
 def make(adaptations, name, backbone, classes=CLASSES):
@@ -82,7 +83,7 @@ def test_only_what_is_named_is_trained(adaptations, protocol, backbone, name):
     frozen = {key.replace("parametrizations.weight.original", "weight") for key in names}
     for key, value in after.items():
         assert torch.equal(value, before[key]) == (key in frozen), key
-    if name in ("prompts", "decoder prompts", "linear head", "LoRA"):
+    if name in FROZEN:
         assert all(torch.equal(value, after[f"net.{key}"]) for key, value in given.items())
     assert all(torch.equal(value, given[key]) for key, value in snapshot(backbone.net).items())
     assert not any(each.requires_grad for each in backbone.net.parameters())
@@ -109,17 +110,20 @@ def test_what_sits_inside_the_body_changes_nothing_at_first(adaptations, backbon
 
 
 def test_trained_counts(adaptations, backbone):
+    config = backbone.config
     counts = {name: adaptations.trained_parameters(make(adaptations, name, backbone)) for name in BODIES}
-    body, width = sum(each.numel() for each in backbone.net.parameters()), CONFIG.channels[0]
+    body, width = sum(each.numel() for each in backbone.net.parameters()), config.channels[0]
     head = 2 * width + (width + 1) * (1 + CLASSES)
-    assert counts["prompts"] == CLASSES * CONFIG.prompt_parameters("full")
-    assert counts["decoder prompts"] == CLASSES * CONFIG.prompt_parameters("decoder")
+    assert counts["prompts"] == CLASSES * config.prompt_parameters("full")
+    assert counts["decoder prompts"] == CLASSES * config.prompt_parameters("decoder")
     assert counts["full fine-tuning"] == counts["prompts"] + body
     assert counts["linear head"] == head
+    everywhere = sum(each.channels + 1 for each in config.output_maps) * (1 + CLASSES)
+    assert counts["linear head on all maps"] == everywhere
     # A: rank x C, B: 3 C x rank
-    assert counts["LoRA"] == head + sum(adaptations.RANK * 4 * block.channels for block in CONFIG.blocks())
+    assert counts["LoRA"] == head + sum(adaptations.RANK * 4 * block.channels for block in config.blocks())
     share = adaptations.trained_share(make(adaptations, "prompts", backbone))
-    assert share == pytest.approx(CONFIG.prompt_parameters("full") / body)
+    assert share == pytest.approx(config.prompt_parameters("full") / body)
 
 
 @pytest.mark.parametrize("name, size", [("DynUNet", (16, 32, 32)), ("SwinUNETR", (64, 32, 32))])
