@@ -43,16 +43,18 @@ bench-interactive: $(READY)
 
 PROTOCOL := bench-protocol
 BODIES := meta-self meta self
+COMPARE := OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/protocol.py --crop 24 48 48 --seconds 240 --out $(PROTOCOL)/results.json
 
 bench-protocol: $(READY)
 	for body in $(BODIES); do \
 	  OMP_NUM_THREADS=1 $(RUN) -m PromptSegLib pretrain Testing/Benchmark/recipes/protocol-$$body.json \
 	    -o $(PROTOCOL)/$$body --threads 1 --device cpu || exit 1; done
-	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/protocol.py --crop 24 48 48 --seconds 240 --out $(PROTOCOL)/results.json \
+	$(COMPARE) --backbone both=$(PROTOCOL)/meta-self/protocol-meta-self.safetensors
+	$(COMPARE) --outputs all --methods prompts "full fine-tuning" "linear head on all maps" \
 	  --backbone both=$(PROTOCOL)/meta-self/protocol-meta-self.safetensors
-	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/protocol.py --crop 24 48 48 --seconds 240 --out $(PROTOCOL)/results.json \
+	$(COMPARE) --outputs all --methods prompts "full fine-tuning" \
 	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
-	  --backbone self-supervision=$(PROTOCOL)/self/protocol-self.safetensors --methods prompts "full fine-tuning"
+	  --backbone self-supervision=$(PROTOCOL)/self/protocol-self.safetensors
 
 bench-throughput: $(READY)
 	$(RUN) Testing/Benchmark/throughput.py

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import math
+from dataclasses import replace
 from typing import Any, Iterable, Optional, Sequence
 
 import torch
@@ -33,6 +34,7 @@ Extents = tuple[int, int, int]
 
 CROP, SPACING = (32, 64, 64), (3.0, 2.0, 2.0)  # of the shipped backbone's training
 TILE = (48, 96, 96)
+TOKENS_IN_LAST, FURTHER_SCALE = 10, 14.0  # the scale was chosen on cases 14 and 15: 14 against 1.5
 TILE_FACTOR = 1.5  # tiles against views, as pretraining has them
 SOME = 4096  # features that prototypes are made of
 SMALLEST = 4  # voxels of an axis on the coarsest map of a network from scratch, as nnU-Net has it
@@ -168,6 +170,18 @@ def adaptation(
         made = _prompted(name, net, classes, generator) if name in PROMPTED else _headed(name, net, classes)
         made.tile = backbone.tile
         return made
+
+
+def on_all_maps(backbone: Backbone) -> Backbone:
+    """The same body, whose new classes get output tokens for every map; it was pretrained with those of the last.
+
+    Tokens in the last map are fewer then, so that a class's prompts stay below the paper's 0.85 % of the body.
+    """
+    config = replace(backbone.config, tokens=TOKENS_IN_LAST, outputs="all")
+    net = PUNet(config)
+    further = torch.full((len(config.output_maps) - 1,), FURTHER_SCALE)
+    net.load_state_dict({**backbone.net.state_dict(), "scale": torch.cat([backbone.net.scale.reshape(1), further])})
+    return replace(backbone, net=net.eval().requires_grad_(False))
 
 
 def _prompted(name: str, net: PUNet, classes: int, generator: torch.Generator) -> Prompted:

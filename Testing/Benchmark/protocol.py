@@ -28,7 +28,17 @@ from typing import Any, Callable, Optional
 import numpy as np
 import SimpleITK as sitk
 import torch
-from adaptations import CROP, METHODS, SCRATCH, Adaptation, adaptation, trained_parameters, trained_share, warm_output
+from adaptations import (
+    CROP,
+    METHODS,
+    SCRATCH,
+    Adaptation,
+    adaptation,
+    on_all_maps,
+    trained_parameters,
+    trained_share,
+    warm_output,
+)
 from monai.inferers import sliding_window_inference
 from monai.metrics import compute_dice
 from torch import Tensor
@@ -58,7 +68,7 @@ WARM_VIEWS = 8
 WARM_UP = 0.03
 LOWEST = 0.01  # of the learning rate, at the end and at the start
 AVERAGE = 0.99
-IDENTITY = ("backbone", "sha256", "method", "seed", "seconds", "crop", "rate_factor", "training", "test")
+IDENTITY = ("backbone", "sha256", "method", "seed", "seconds", "outputs", "crop", "rate_factor", "training", "test")
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
@@ -71,6 +81,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results.json"))
     parser.add_argument("--training", nargs="+", default=[f"case{number:02d}" for number in range(16)])
     parser.add_argument("--test", nargs="+", default=[f"case{number:02d}" for number in range(16, 20)])
+    parser.add_argument("--outputs", choices=("last", "all"), default="last", help="maps with output tokens")
     parser.add_argument("--crop", nargs=3, type=int, default=CROP, metavar=("Z", "Y", "X"), help="views, voxels")
     parser.add_argument("--rate-factor", type=float, default=1.0, help="multiplies every learning rate")
     parser.add_argument("--table", action="store_true", help="print what stands in --out, and do nothing else")
@@ -96,7 +107,8 @@ def run(options: argparse.Namespace) -> None:
     backbones: dict[str, Backbone] = {}
     for text in options.backbone:
         name, _, file = text.rpartition("=")
-        backbones[name or Path(file).stem] = load_model(file, "cpu")
+        given = load_model(file, "cpu")
+        backbones[name or Path(file).stem] = on_all_maps(given) if options.outputs == "all" else given
     jobs: list[tuple[str, Optional[Backbone], str]] = []
     for name, given in backbones.items():
         jobs += [(name, given, method) for method in options.methods if method not in SCRATCH]
@@ -110,6 +122,7 @@ def run(options: argparse.Namespace) -> None:
             "method": method,
             "seed": options.seed,
             "seconds": options.seconds,
+            "outputs": options.outputs if backbone else "",
             "crop": list(options.crop),
             "rate_factor": options.rate_factor,
             "training": options.training,
@@ -282,7 +295,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
 
     def kind(row: dict[str, Any]) -> tuple:
-        return tuple(json.dumps(row[key]) for key in IDENTITY if key != "seed")
+        return tuple(json.dumps(row.get(key)) for key in IDENTITY if key != "seed")
 
     for each in dict.fromkeys(map(kind, rows)):
         own = [row for row in rows if kind(row) == each]
@@ -294,7 +307,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         first, factor = own[0], own[0]["rate_factor"]
         cells = [
             first["backbone"],
-            first["method"] + (f" (rate x {factor:g})" if factor != 1 else ""),
+            first["method"]
+            + (", tokens for all maps" if first.get("outputs") == "all" else "")
+            + (f" (rate x {factor:g})" if factor != 1 else ""),
             f"{first['parameters']:,}",
             f"{100 * first['share']:.2g}",
             *("-" if math.isnan(value) else f"{value:.3f}" for value in dice),

@@ -250,3 +250,15 @@ def test_the_time_is_the_clocks(adaptations, protocol, backbone):
     rates = [protocol.rate_at(share) for share in (0.0, protocol.WARM_UP, 0.5, 1.0)]
     assert rates[0] == rates[3] == protocol.LOWEST
     assert rates[1] > 0.99 and rates[1] > rates[2] > rates[3]
+
+
+def test_a_body_of_the_last_map_gets_output_tokens_for_all(adaptations, tmp_path):
+    given = tiny_backbone(tmp_path)
+    wide = adaptations.on_all_maps(given)
+    before, after = given.net.state_dict(), wide.net.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if name != "scale")
+    assert after["scale"][0] == before["scale"] and len(after["scale"]) == len(wide.config.output_maps) > 1
+    assert given.config.outputs == "last" and wide.config.outputs == "all"
+    made = make(adaptations, "prompts", wide)
+    assert made(torch.randn(1, 1, *SIZE)).shape == (1, 1 + CLASSES, *SIZE)
