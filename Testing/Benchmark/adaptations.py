@@ -22,7 +22,7 @@ from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models.backbone import Backbone
 from PromptSegLib.network.attention import PromptedWindowAttention, PromptTensors
 from PromptSegLib.network.precision import autocast
-from PromptSegLib.network.punet import PUNet
+from PromptSegLib.network.punet import Convolution, PUNet
 from PromptSegLib.network.tokens import new_prompts
 from PromptSegLib.tuning.warm_start import output_tokens
 
@@ -235,12 +235,20 @@ def _from_scratch(name: str, classes: int, crop: Extents, spacing: tuple[float, 
         net: nn.Module = DynUNet(3, 1, 1 + classes, [(3, 3, 3)] * len(strides), strides, strides[1:])
         made = Adaptation(net, classes, tile_for(crop, [math.prod(axis) for axis in zip(*strides)]))
         made.train_only((net.parameters(), DYNUNET_RATE), decay=DECAY)
-        return made
+        return _safe(made)
     if importlib.util.find_spec("einops") is None:
         raise PromptSegError("MONAI's SwinUNETR needs einops; install it (pip install einops) or leave SwinUNETR out.")
     net = SwinUNETR(1, 1 + classes, feature_size=24, spatial_dims=3)
     made = Adaptation(net, classes, tile_for(crop, (32, 32, 32)))
     made.train_only((net.parameters(), SWIN_RATE), decay=DECAY)
+    return _safe(made)
+
+
+def _safe(made: Adaptation) -> Adaptation:
+    """With the body's own convolutions: SwinUNETR's maps of two voxels gave NaN after 50 steps in bfloat16."""
+    for module in made.modules():
+        if type(module) is nn.Conv3d:
+            module.__class__ = Convolution
     return made
 
 
