@@ -53,9 +53,9 @@ def publish(
         prompts_of(learner, sha256, card, np.float16).save(shipped)
         entry["prompts"] = f"weights/{shipped.name}"
         # What users get is halved in precision: validate that, not the run's own numbers.
-        learner.net.load_state_dict(load_model(str(weights), "cpu").net.state_dict())
-        learner.to(load_model(str(weights), device).device)
-        scores = means(validate(learner, validation))
+        written = load_model(str(weights), device)
+        assert written.shipped is not None
+        scores = means(validate(recipe, written, written.shipped, validation))
         log(f"validation of the published model: {line(scores)}")
         card["validation_dice"] = scores
     entry["card"] = card

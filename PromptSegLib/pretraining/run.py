@@ -31,7 +31,7 @@ from .curves import Curves
 from .learner import Learner
 from .recipe import Recipe
 from .start import begin_with
-from .validation import line, means, overall, validate
+from .validation import as_backbone, line, means, overall, prompts_of, validate
 from .views import Views, collate, to_device
 
 REPORT_EVERY = 30.0  # seconds
@@ -71,7 +71,7 @@ class Pretraining:
         if recipe.start and not resuming:
             self.earlier = begin_with(self.learner, recipe.start, self.log)
         self.learner.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.teacher = copy.deepcopy(self.learner).requires_grad_(False)
+        self.teacher = copy.deepcopy(self.learner).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
         scaled = recipe.mixed_precision and needs_scaling(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
@@ -266,7 +266,8 @@ class Pretraining:
     def _validate(self, curves: Optional[Curves]) -> None:
         if not self.validation or not self.recipe.supervised:
             return
-        found = validate(self.teacher, self.validation[self.rank :: self.ranks])
+        own = self.validation[self.rank :: self.ranks]
+        found = validate(self.recipe, as_backbone(self.teacher), prompts_of(self.teacher), own)
         if self.ranks > 1:
             pairs = [[sum(values), len(values)] for values in found.values()]
             sums = torch.tensor(pairs, device=self.device, dtype=torch.float64)

@@ -45,17 +45,17 @@ def prompts_of(learner: Learner, sha256: str = "", card: Optional[dict] = None, 
     return Prompts(classes, recipe.name, sha256, network, preprocessing, "full", "punet", {"0": card or {}})
 
 
-def validate(learner: Learner, files: Sequence[CaseFile]) -> dict[str, list[float]]:
-    """Dice per class, one number per case in which the class is labelled and there; ``learner`` is not changed.
+def as_backbone(learner: Learner) -> Backbone:
+    """The learner's body as :func:`validate` takes it, without a copy."""
+    recipe, device = learner.recipe, next(learner.parameters()).device
+    return Backbone(recipe.name, "", learner.net, recipe.preprocessing, tile(recipe), device, {})
 
-    A case that cannot be read is left out.
+
+def validate(recipe: Recipe, backbone: Backbone, prompts: Prompts, files: Sequence[CaseFile]) -> dict[str, list[float]]:
+    """Dice per class, one number per case in which the class is labelled and there.
+
+    A case that cannot be read is left out. The label value of a class is looked up by its name.
     """
-    recipe = learner.recipe
-    device = next(learner.parameters()).device
-    training = learner.training
-    learner.eval()
-    backbone = Backbone(recipe.name, "", learner.net, recipe.preprocessing, tile(recipe), device, {})
-    prompts = prompts_of(learner)
     found: dict[str, list[float]] = {name: [] for name in recipe.class_names}
     for file in files:
         if file.label is None:
@@ -72,9 +72,8 @@ def validate(learner: Learner, files: Sequence[CaseFile]) -> dict[str, list[floa
         for name, value in recipe.sources[file.source].classes.items():
             own = torch.from_numpy(truth == value)[None, None]
             if own.any():
-                guess = torch.from_numpy(labels == recipe.class_names.index(name) + 1)[None, None]
+                guess = torch.from_numpy(labels == prompts.values[name])[None, None]
                 found[name].append(float(compute_dice(guess, own)))
-    learner.train(training)
     return found
 
 

@@ -20,46 +20,24 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from adaptations import Prompted, adaptation
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from PromptSegLib.models.backbone import choose_device
-from PromptSegLib.network.config import NetworkConfig
 from PromptSegLib.network.precision import autocast
 from PromptSegLib.network.punet import PUNet
-from PromptSegLib.network.tokens import new_prompts
 from PromptSegLib.pretraining.objective import segmentation_loss
 
 NETWORKS = ("PUNet", "SwinUNETR", "DynUNet")
 
 
-class Prompted(nn.Module):
-    """A PUNet with the prompts of its classes, as pretraining trains it."""
-
-    def __init__(self, classes: int):
-        super().__init__()
-        self.net = PUNet(NetworkConfig())
-        prompts = new_prompts(self.net.config, classes)
-        self.prompts = nn.ParameterDict({name.replace(".", ":"): tensor for name, tensor in prompts.items()})
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x, {name.replace(":", "."): tensor for name, tensor in self.prompts.items()})
-
-
-def network(name: str, classes: int) -> nn.Module:
-    from monai.networks.nets import DynUNet, SwinUNETR
-
+def network(name: str, classes: int, patch: tuple[int, int, int]) -> nn.Module:
+    """PUNet with the prompts of its classes, as pretraining trains it, or a network as the protocol has it."""
+    generator = torch.Generator().manual_seed(0)
     if name == "PUNet":
-        return Prompted(classes)
-    if name == "SwinUNETR":  # as published, the smallest of its sizes
-        return SwinUNETR(in_channels=1, out_channels=classes + 1, feature_size=24, spatial_dims=3)
-    filters = [32, 64, 128, 256, 320]
-    strides = [1, [1, 2, 2], 2, 2, 2]
-    return DynUNet(
-        3, 1, classes + 1, [[1, 3, 3], 3, 3, 3, 3], strides, strides[1:], filters=filters, norm_name="instance"
-    )
+        return Prompted(PUNet(), classes, "full", generator)
+    return adaptation(name, None, classes, generator, patch)
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
@@ -67,7 +45,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
     device = choose_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    net = network(name, options.classes).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    net = network(name, options.classes, tuple(options.patch)).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
     image = torch.randn(options.batch, 1, *options.patch, device=device)
     image = image.contiguous(memory_format=torch.channels_last_3d)
