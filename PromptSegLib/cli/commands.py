@@ -13,6 +13,7 @@ from typing import Any, Iterable, Iterator, Union
 from ..errors import PromptSegError
 from ..files import check_writable
 from ..models import catalogue
+from ..network.config import outputs_of
 from ..progress import Job, Report
 from ..prompts.store import Prompts, parse_classes
 
@@ -72,6 +73,7 @@ def tune(options: argparse.Namespace) -> None:
     settings = Settings(
         mode=options.mode or (start.mode if start else "decoder"),
         method=options.method or (start.method if start else "punet"),
+        outputs=options.outputs,
         seconds=options.seconds,
         steps=options.steps,
         seed=options.seed,
@@ -182,7 +184,9 @@ def info(options: argparse.Namespace) -> None:
         "mode": prompts.mode,
         "method": prompts.method,
         "preprocessing": prompts.preprocessing.to_dict(),
-        "classes": [{**each.info.to_dict(), "group": each.group} for each in prompts.active],
+        "classes": [
+            {**each.info.to_dict(), "group": each.group, "outputs": outputs_of(each.tensors)} for each in prompts.active
+        ],
         "tuning": dict(prompts.tuning),
     }
     print(json.dumps(content, indent=2))

@@ -8,7 +8,7 @@ import sys
 from typing import Optional, Sequence
 
 from ..errors import PromptSegError
-from ..network.config import METHODS, MODES
+from ..network.config import METHODS, MODES, OUTPUTS
 from . import commands
 
 BAD_INPUT = 2
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     unpainted.add_argument("--complete", action="store_true", help="the annotations are complete: 0 is background")
     tune.add_argument("--model", help="name or path of the backbone (default: the catalogue's first)")
     tune.add_argument("--mode", choices=MODES, help="blocks that hold tokens (default: decoder)")
+    tune.add_argument("--outputs", choices=OUTPUTS, default="all", help="maps with output tokens (default: all)")
     tune.add_argument("--method", choices=METHODS, help="punet tokens, dvpt dynamic tokens, ept sinks (default: punet)")
     budget = tune.add_mutually_exclusive_group()
     budget.add_argument("--seconds", type=float, help="time budget (default: 60)")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Iterable
 
 MODES = ("full", "encoder", "decoder", "start", "end")
 METHODS = ("punet", "dvpt", "ept")
 OUTPUTS = ("last", "all")
+FURTHER_TOKENS = 4  # output tokens of a class, and of its background, in every map but the last
 _MAX_LEVELS = 8
 _MAX_SIZE = 4096
 
@@ -46,10 +47,6 @@ class OutputMap:
 class NetworkConfig:
     """Widths and strides of a PUNet. Axis order of every triple is (z, y, x).
 
-    ``outputs``: the maps that output tokens are compared with: the ``last`` one, as published, or ``all``. What the
-    decoder's last 32 channels do not carry of a new structure can still be found in the others (README, the protocol).
-    ``level_tokens``: output tokens for each map but the last.
-
     Stem strides bring an anisotropic grid close to isotropic (a 3 x 2 x 2 mm input
     takes (1, 2, 2)); every later level halves all three axes.
     """
@@ -62,8 +59,6 @@ class NetworkConfig:
     attention_from_level: int = 1
     convolutions_to_level: int = 1
     dynamic_rank: int = 8
-    outputs: str = "last"
-    level_tokens: int = 4
 
     @classmethod
     def from_dict(cls, values: dict) -> NetworkConfig:
@@ -86,9 +81,7 @@ class NetworkConfig:
             raise ValueError("the network's channels are not a list of one number per level")
         if not (isinstance(self.stem_stride, tuple) and len(self.stem_stride) == 3):
             raise ValueError("the network's stem stride is not a list of three numbers")
-        if self.outputs not in OUTPUTS:
-            raise ValueError("the network's outputs are neither the last map nor all")
-        sizes = (self.window, self.head_channels, self.tokens, self.dynamic_rank, self.level_tokens)
+        sizes = (self.window, self.head_channels, self.tokens, self.dynamic_rank)
         if not (
             all(within(step, 1, 4) for step in self.stem_stride)
             and all(within(size, 1, _MAX_SIZE) for size in (*self.channels, *sizes))
@@ -111,16 +104,18 @@ class NetworkConfig:
 
     @property
     def output_maps(self) -> tuple[OutputMap, ...]:
-        """The maps that output tokens are compared with, finest decoder level first, then the encoder's."""
+        """The maps that output tokens can be compared with: the last one, as published, then the others.
+
+        What the decoder's last channels do not carry of a structure that the body was not trained on can still be
+        found in the others (README, the protocol). Finest first, the decoder's before the encoder's.
+        """
         last = OutputMap("output", "decoder", 0, self.channels[0], self.tokens)
-        if self.outputs == "last":
-            return (last,)
         places = [("decoder", level) for level in range(1, self.levels - 1)]
         places += [("encoder", level) for level in range(self.levels)]
         return (
             last,
             *(
-                OutputMap(f"output.{part}{level}", part, level, self.channels[level], self.level_tokens)
+                OutputMap(f"output.{part}{level}", part, level, self.channels[level], FURTHER_TOKENS)
                 for part, level in places
             ),
         )
@@ -146,16 +141,21 @@ class NetworkConfig:
             for index in range(2)
         ]
 
-    def prompt_shapes(self, mode: str = "full", method: str = "punet") -> dict[str, tuple[int, ...]]:
+    def prompt_shapes(
+        self, mode: str = "full", method: str = "punet", outputs: str = "last"
+    ) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of one class's prompts.
 
         ``punet``: per sub-block 16 key/value tokens and a score per head and token.
         ``ept``: per sub-block one zero-valued sink key per head (the exact reduction of
         embedded prompts, METHODS.md 3.1), no tokens. ``dvpt``: tokens and scores plus
-        gated dynamic queries over the patch (METHODS.md 2.3). All: output tokens.
+        gated dynamic queries over the patch (METHODS.md 2.3). All: output tokens for
+        the ``last`` map, as published, or for ``all`` of :attr:`output_maps`.
         """
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+        if outputs not in OUTPUTS:
+            raise ValueError(f"unknown outputs {outputs!r}; choose one of {', '.join(OUTPUTS)}")
         shapes: dict[str, tuple[int, ...]] = {}
         blocks = self.blocks(mode)
         for block in blocks:
@@ -171,16 +171,21 @@ class NetworkConfig:
             for level in sorted({block.level for block in blocks}):
                 shapes[f"level{level}.down"] = (self.channels[level], self.dynamic_rank)
                 shapes[f"level{level}.up"] = (self.dynamic_rank, self.channels[level])
-        for each in self.output_maps:
+        for each in self.output_maps[: 1 if outputs == "last" else None]:
             shapes[each.foreground] = shapes[each.background] = (each.tokens, each.channels)
         return shapes
 
-    def prompt_parameters(self, mode: str = "full", method: str = "punet") -> int:
+    def prompt_parameters(self, mode: str = "full", method: str = "punet", outputs: str = "last") -> int:
         """How many numbers one class's prompts hold."""
         total = 0
-        for shape in self.prompt_shapes(mode, method).values():
+        for shape in self.prompt_shapes(mode, method, outputs).values():
             size = 1
             for extent in shape:
                 size *= extent
             total += size
         return total
+
+
+def outputs_of(names: Iterable[str]) -> str:
+    """Which of ``OUTPUTS`` prompts have, by the names of their tensors."""
+    return "all" if any(name.startswith("output.") and name.count(".") == 2 for name in names) else "last"

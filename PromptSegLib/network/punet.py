@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import AttentionPair, PromptTensors
-from .config import NetworkConfig
+from .config import NetworkConfig, outputs_of
 
 AGGREGATION_TEMPERATURE = 0.1
 CHUNK = 4096
-# An unbounded scale drifts to 50-90 and makes probabilities over-confident (FINDINGS.md). Of several maps, they add up.
-MAX_SCALE, MAX_LEVEL_SCALE = 30.0, 15.0
+MAX_SCALE = 30.0  # an unbounded scale drifts to 50-90 and makes probabilities over-confident (FINDINGS.md)
+FURTHER_SCALE = 14.0  # of every map but the last; chosen on BTCV 14 and 15: better than 1.5
 
 
 class Convolution(nn.Conv3d):
@@ -104,8 +104,7 @@ class PUNet(nn.Module):
         self.encoder = nn.ModuleList(EncoderLevel(level, config) for level in range(config.levels))
         self.decoder = nn.ModuleList(DecoderLevel(level, config) for level in range(config.levels - 2, -1, -1))
         self.norm = nn.GroupNorm(8, config.channels[0])
-        maps = len(config.output_maps)
-        self.scale = nn.Parameter(torch.full((maps,), 10.0) if maps > 1 else torch.tensor(10.0))
+        self.scale = nn.Parameter(torch.tensor(10.0))
 
     def encode(self, x: Tensor, prompts: Optional[PromptTensors] = None) -> list[Tensor]:
         """x (B, 1, D, H, W), normalised intensities, any extents -> one map per level, finest first.
@@ -124,10 +123,13 @@ class PUNet(nn.Module):
             maps.append(x)
         return maps
 
-    def decode(self, maps: Sequence[Tensor], prompts: Optional[PromptTensors] = None) -> list[Tensor]:
-        """Maps of :meth:`encode` -> normalised features, one (B, C, d, h, w) for each of ``config.output_maps``.
+    def decode(
+        self, maps: Sequence[Tensor], prompts: Optional[PromptTensors] = None, outputs: Optional[str] = None
+    ) -> list[Tensor]:
+        """Maps of :meth:`encode` -> normalised features, (B, C, d, h, w) each.
 
-        The first is F (C0 channels) on the stem's grid, those of coarser levels have coarser grids.
+        The first is F (C0 channels) on the stem's grid; with ``outputs`` ``all``, the others of ``config.output_maps``
+        follow, coarser levels on coarser grids. By default, those that ``prompts`` have output tokens for.
         """
         x = maps[-1]
         found = {("encoder", level): map_ for level, map_ in enumerate(maps)}
@@ -135,28 +137,26 @@ class PUNet(nn.Module):
             x = layer(x, skip, prompts)
             found["decoder", len(maps) - 2 - level] = x
         # Without parameters of their own: what a map holds is for the tokens to say.
-        others = [F.group_norm(found[each.part, each.level].float(), 8) for each in self.config.output_maps[1:]]
+        further = self.config.output_maps[1:] if (outputs or outputs_of(prompts or {})) == "all" else ()
+        others = [F.group_norm(found[each.part, each.level].float(), 8) for each in further]
         return [self.norm(x), *others]
 
     def similarity(self, features: Sequence[Tensor], prompts: PromptTensors) -> Tensor:
         """Class logits (B, 1 + classes, d, h, w) on the grid of the first of ``features``; index 0 is background.
 
         Logit of a class: scaled cosine similarity between the feature and the class's output tokens, aggregated with
-        weights that favour the nearest tokens (METHODS.md 1.4), summed over the maps. Background: the mean over the
-        active classes' background tokens.
+        weights that favour the nearest tokens (METHODS.md 1.4). Background: the mean over the active classes'
+        background tokens. Further maps add theirs; a token of zeros has no say and no gradient, so that a class
+        that was learned without them stays as it was beside one that has them.
         """
-        total: Optional[Tensor] = None
-        places = self.config.output_maps
-        scales = self.scale.reshape(-1).clamp(1.0, MAX_SCALE if len(places) == 1 else MAX_LEVEL_SCALE)
-        for each, map_, scale in zip(places, features, scales):
-            value = scale * _similarity(map_, prompts[each.background], prompts[each.foreground])
-            if total is None:
-                total = value
-                continue
+        last, *further = self.config.output_maps
+        cosine = _similarity(features[0], prompts[last.background], prompts[last.foreground])
+        total = self.scale.clamp(1.0, MAX_SCALE) * cosine
+        for each, map_ in zip(further, features[1:]):
+            value = FURTHER_SCALE * _similarity(map_, prompts[each.background], prompts[each.foreground])
             if value.shape != total.shape:
                 value = F.interpolate(value, size=total.shape[2:], mode="trilinear", align_corners=False)
             total = total + value
-        assert total is not None
         return total
 
     def upsample(self, logits: Tensor, extents: Sequence[int]) -> Tensor:
@@ -177,7 +177,7 @@ def _similarity(features: Tensor, background: Tensor, foreground: Tensor) -> Ten
     tokens = torch.cat([background, foreground])
     groups, count, _ = tokens.shape
     flat = F.normalize(features.float().flatten(2), dim=1)
-    tokens = F.normalize(tokens.float(), dim=-1).flatten(0, 1)
+    tokens = (F.normalize(tokens.float(), dim=-1) * tokens.any(-1, keepdim=True)).flatten(0, 1)
     parts = []
     # On a CPU a chunk's similarities to every token stay in the cache; a GPU wants few and large kernels.
     for part in flat.split(CHUNK if flat.device.type == "cpu" else flat.shape[2], dim=2):

@@ -18,20 +18,23 @@ def new_prompts(
     mode: str = "full",
     method: str = "punet",
     generator: Optional[torch.Generator] = None,
+    outputs: str = "last",
 ) -> PromptTensors:
     """Fresh prompts for ``classes`` classes, stacked along axis 0.
 
     Tokens are truncated normal; scores and the gates of dynamic prompts are zero, so that
     dynamic prompts start as static ones; a sink starts at log N_w - 3 (METHODS.md 3.4).
+    Output tokens of further maps are zero, without a say (``PUNet.similarity``).
     """
     prompts = {}
+    further = [name for each in config.output_maps[1:] for name in (each.foreground, each.background)]
     sink = float(torch.log(torch.tensor(config.window**3.0))) - 3.0
-    for name, shape in config.prompt_shapes(mode, method).items():
+    for name, shape in config.prompt_shapes(mode, method, outputs).items():
         tensor = torch.zeros(classes, *shape)
         kind = name.rsplit(".", 1)[1]
         if kind == "sinks":
             tensor.fill_(sink)
-        elif kind not in ("scores", "gate"):
+        elif kind not in ("scores", "gate") and name not in further:
             std = 0.1 if kind in ("tokens", "down", "up") else 1.0
             torch.nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
         prompts[name] = tensor

@@ -16,7 +16,7 @@ from .learner import Learner
 def begin_with(learner: Learner, start: str, log: Callable[[str], None]) -> list[str]:
     """Copy body and prompts into ``learner``, prompts by the names of their classes.
 
-    New classes stay as they are, and so do the output tokens of maps that the start did not compare with any.
+    New classes stay as they are.
 
     :param start: a backbone (catalogue name or file) or the checkpoint of another run.
     :return: what was trained before, a line for each run, for the model card.
@@ -40,16 +40,13 @@ def begin_with(learner: Learner, start: str, log: Callable[[str], None]) -> list
             each.info.name: {key.replace(".", ":"): torch.from_numpy(array) for key, array in each.tensors.items()}
             for each in shipped
         }
-    scale = learner.net.scale
-    if body["scale"].numel() == 1 < scale.numel():  # it compared its last map only; the others begin anew
-        body = {**body, "scale": torch.cat([body["scale"].reshape(1), scale.detach()[1:]])}
     try:
         learner.net.load_state_dict(body)
         taken = []
         with torch.no_grad():
             for index, name in enumerate(learner.recipe.class_names):
                 for key, tensor in classes.get(name, {}).items():
-                    learner.prompts[key][index] = tensor  # output tokens of further maps stay as they are
+                    learner.prompts[key][index] = tensor
                 taken += [name] if name in classes else []
     except (RuntimeError, KeyError) as error:
         raise PromptSegError(

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import PromptSegError
 from ..examples.preprocessing import Preprocessing
 from ..files import replacing
-from ..network.config import METHODS, MODES, NetworkConfig
+from ..network.config import METHODS, MODES, NetworkConfig, outputs_of
 from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, is_name
 from .strokes import Strokes, is_sha256
 
@@ -236,8 +236,8 @@ class Prompts:
             raise ValueError("no name and SHA-256 of a backbone")
         if not 1 <= len(header["classes"]) <= MAX_CLASSES:
             raise ValueError(f"{len(header['classes'])} classes")
-        shapes = network.prompt_shapes(mode, method)
         classes, names, values = [], set(), set()
+        outputs: dict[int, str] = {}
         for index, entry in enumerate(header["classes"]):
             info = ClassInfo.from_dict(entry)
             group, retired = entry["group"], entry.get("retired", False)
@@ -249,7 +249,11 @@ class Prompts:
                 names.add(info.name)
                 values.add(info.value)
             own = {}
-            for name, shape in shapes.items():
+            prefix = f"{index}/"
+            found = outputs_of(name[len(prefix) :] for name in tensors if name.startswith(prefix))
+            if outputs.setdefault(group, found) != found:
+                raise ValueError("classes of one group have output tokens for other maps")
+            for name, shape in network.prompt_shapes(mode, method, found).items():
                 tensor = tensors.pop(f"{index}/{name}")
                 if tensor.shape != shape or tensor.dtype not in (np.float32, np.float16):
                     raise ValueError(f"tensor {name} has the wrong shape or type")

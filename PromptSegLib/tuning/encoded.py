@@ -70,8 +70,8 @@ class EncodedCrops:
     def annotated_features(self, prompts: PromptTensors, job: Job) -> tuple[Tensor, Tensor]:
         """Features (n, C) at annotated voxels of all crops and their labels (n,).
 
-        C: the channels of all output maps, one after the other, each part of length 1. Of a dense annotation, every
-        class gives at most ``THINNED`` voxels of each crop.
+        C: the channels of the maps with output tokens, one after the other, each part of length 1. Of a dense
+        annotation, every class gives at most ``THINNED`` voxels of each crop.
         """
         found, labels = [], []
         with torch.no_grad():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from ..errors import PromptSegError
-from ..network.config import METHODS, MODES
+from ..network.config import METHODS, MODES, OUTPUTS
 
 DEFAULT_SECONDS = 60.0
 
@@ -18,6 +18,8 @@ class Settings:
 
     :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
     :param method: ``punet`` (tokens), ``dvpt`` (dynamic tokens) or ``ept`` (sinks).
+    :param outputs: output tokens for the ``last`` map alone, as published, or for ``all`` where a class is new to the
+        body: what the last does not carry of it is often found in the others.
     :param trust: how far a class that starts from prompts, given or lent by a shipped class, moves from them towards
         what was tuned. A few strokes of one patient teach that patient: between the two, prompts are better on it
         and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).
@@ -26,6 +28,7 @@ class Settings:
 
     mode: str = "decoder"
     method: str = "punet"
+    outputs: str = "all"
     seconds: Optional[float] = None
     steps: Optional[int] = None
     token_steps: int = 60
@@ -41,6 +44,8 @@ class Settings:
             raise PromptSegError(f"There is no mode {self.mode!r}; choose one of {', '.join(MODES)}.")
         if self.method not in METHODS:
             raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        if self.outputs not in OUTPUTS:
+            raise PromptSegError(f"There are no outputs {self.outputs!r}; choose one of {', '.join(OUTPUTS)}.")
         if self.seconds is not None and self.steps is not None:
             raise PromptSegError("Give a budget in seconds or in steps, not both.")
         if self.seconds is not None and not 0 < self.seconds < math.inf:

@@ -16,7 +16,7 @@ from ..progress import Job
 from .encoded import EncodedCrops
 from .objective import agreement, annotated_loss, class_weights, known_counts, mean
 from .settings import Settings
-from .warm_start import WarmStart
+from .warm_start import WarmStart, widths
 
 
 class Previews:
@@ -67,7 +67,7 @@ class Tuner:
     def _logits(self, features: Tensor, prompts: PromptTensors) -> Tensor:
         """Features (n, C) as ``annotated_features`` gives them -> logits (n, 1 + classes)."""
         net = self.encoded.backbone.net
-        parts = features.t()[None, :, :, None, None].split([each.channels for each in net.config.output_maps], 1)
+        parts = features.t()[None, :, :, None, None].split(widths(net.config, prompts), 1)
         return net.similarity(parts, prompts)[0, :, :, 0, 0].t()
 
     def tokens(self, job: Job) -> None:

@@ -99,7 +99,10 @@ def tune(
     maps = workspace.maps(examples[0].image, backbone) if len(examples) == 1 else None
     encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15), maps)
     given: list[Optional[PromptTensors]] = [_given(start, name) for name in classes]
-    warm = warm_start(encoded, len(classes), settings.mode, settings.method, given, generator, job.part(0.15, 0.2))
+    warming = job.part(0.15, 0.2)
+    warm = warm_start(
+        encoded, len(classes), settings.mode, settings.method, given, generator, warming, settings.outputs
+    )
     tuner = Tuner(encoded, warm, len(classes), settings, rng)
     first = tuner.agreement(warm.prompts, warm.features, warm.labels)
 

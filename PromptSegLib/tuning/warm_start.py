@@ -87,16 +87,20 @@ def warm_start(
     given: list[Optional[PromptTensors]],
     generator: torch.Generator,
     job: Job,
+    outputs: str = "last",
 ) -> WarmStart:
     """Prompts to start from, and for each class where they come from.
 
     A class with ``given`` prompts starts there. Otherwise the shipped class that agrees best
     with its annotated voxels lends its tokens (each shipped class once); where none agrees,
     the output tokens are prototypes of the annotated voxels' features. No gradient is needed.
+
+    ``outputs`` ``all`` gives those of further maps to the latter alone: what a shipped class learned from many
+    patients is in the last map, and what strokes on one patient would add made the next patient worse (README).
     """
     backbone: Backbone = encoded.backbone
     config, device = backbone.config, backbone.device
-    fresh = new_prompts(config, classes, mode, method, generator)
+    fresh = new_prompts(config, classes, mode, method, generator, outputs)
     prompts = {name: tensor.to(device) for name, tensor in fresh.items()}
     origin = ["the given prompts" if each is not None else "" for each in given]
     borrowed = [each is not None for each in given]
@@ -115,6 +119,8 @@ def warm_start(
         for index in range(classes):
             if not origin[index]:  # nothing agrees: attention tokens of the nearest keep the pass in familiar terms
                 _lend(prompts, index, lent[int(score[index].argmax())])
+    if all(origin):
+        _drop_silent(config, prompts)
     # Output tokens come after the features: these do not depend on them.
     began = time.monotonic()
     features, labels = encoded.annotated_features(prompts, job.part(0.6, 1.0))
@@ -134,13 +140,26 @@ def output_tokens(
 ) -> None:
     """Let the output tokens of a class be prototypes of its features ``own`` and of the ``rest``, in place.
 
-    Features: (n, C), the channels of all output maps one after the other. Tokens of an empty set stay.
+    Features: (n, C), the channels of the maps that ``prompts`` have tokens for, one after the other. Tokens of an
+    empty set stay.
     """
-    widths = [each.channels for each in config.output_maps]
     for features, kind in ((own, "foreground"), (rest, "background")):
         if len(features):
-            for each, part in zip(config.output_maps, features.split(widths, 1)):
+            for each, part in zip(config.output_maps, features.split(widths(config, prompts), 1)):
                 prompts[f"{each.name}.{kind}"][index] = prototypes(part, each.tokens, generator)
+
+
+def _drop_silent(config: NetworkConfig, prompts: PromptTensors) -> None:
+    """Leave out the output tokens of further maps where no class has any: their maps need not be made."""
+    places = [name for each in config.output_maps[1:] for name in (each.foreground, each.background) if name in prompts]
+    if not any(bool(prompts[name].any()) for name in places):
+        for name in places:
+            del prompts[name]
+
+
+def widths(config: NetworkConfig, prompts: PromptTensors) -> list[int]:
+    """Channels of the maps that ``prompts`` have output tokens for."""
+    return [each.channels for each in config.output_maps if each.foreground in prompts]
 
 
 def _lend(prompts: PromptTensors, index: int, lent: PromptTensors) -> None:

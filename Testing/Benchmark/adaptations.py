@@ -34,7 +34,8 @@ Extents = tuple[int, int, int]
 
 CROP, SPACING = (32, 64, 64), (3.0, 2.0, 2.0)  # of the shipped backbone's training
 TILE = (48, 96, 96)
-TOKENS_IN_LAST, FURTHER_SCALE = 10, 14.0  # the scale was chosen on cases 14 and 15: 14 against 1.5
+# Beside those of all other maps, so that a class's prompts stay below the paper's 0.85 % of this small body.
+TOKENS_IN_LAST = 10
 TILE_FACTOR = 1.5  # tiles against views, as pretraining has them
 SOME = 4096  # features that prototypes are made of
 SMALLEST = 4  # voxels of an axis on the coarsest map of a network from scratch, as nnU-Net has it
@@ -77,9 +78,10 @@ class Prompted(Adaptation):
 
     net: PUNet
 
-    def __init__(self, net: PUNet, classes: int, mode: str, generator: torch.Generator):
+    def __init__(self, net: PUNet, classes: int, mode: str, generator: torch.Generator, outputs: str = "last"):
         super().__init__(net, classes)
-        fresh = new_prompts(net.config, classes, mode, generator=generator)
+        self.config = net.config if outputs == "last" else replace(net.config, tokens=TOKENS_IN_LAST)
+        fresh = new_prompts(self.config, classes, mode, generator=generator, outputs=outputs)
         self.prompts = nn.ParameterDict({name.replace(".", _DOT): tensor for name, tensor in fresh.items()})
 
     def stacked(self) -> PromptTensors:
@@ -112,7 +114,7 @@ class Headed(Adaptation):
 
 
 class HeadedAll(Adaptation):
-    """The body without prompts, a linear head on every map that prompts of this body are compared with."""
+    """The body without prompts, a linear head on every map that output tokens can be compared with."""
 
     net: PUNet
 
@@ -122,7 +124,7 @@ class HeadedAll(Adaptation):
         self.heads = nn.ModuleList(nn.Conv3d(each.channels, 1 + classes, 1) for each in net.config.output_maps)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = self.net.decode(self.net.encode(x))
+        maps = self.net.decode(self.net.encode(x), outputs="all")
         grid = maps[0].shape[2:]
         logits = [head(map_.to(maps[0].dtype)) for head, map_ in zip(self.heads, maps)]
         fine = [F.interpolate(each, grid, mode="trilinear", align_corners=False) for each in logits]
@@ -149,10 +151,12 @@ def adaptation(
     generator: torch.Generator,
     crop: Extents = CROP,
     spacing: tuple[float, ...] = SPACING,
+    outputs: str = "last",
 ) -> Adaptation:
     """A fresh adaptation by its name in ``METHODS``; those of ``SCRATCH`` need no backbone.
 
-    ``crop`` (voxels) and ``spacing`` (mm), both (z, y, x), of the views shape a network from scratch.
+    ``crop`` (voxels) and ``spacing`` (mm), both (z, y, x), of the views shape a network from scratch. ``outputs``:
+    the maps that prompts have output tokens for, ``last`` or ``all``.
 
     Raises ``ValueError`` for another name, or a missing backbone.
     """
@@ -167,25 +171,13 @@ def adaptation(
             raise ValueError(f"The adaptation {name!r} needs a backbone.")
         # Channels last is faster for these bodies (by up to 20 %), and slower for DynUNet.
         net = copy.deepcopy(backbone.net).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        made = _prompted(name, net, classes, generator) if name in PROMPTED else _headed(name, net, classes)
+        made = _prompted(name, net, classes, generator, outputs) if name in PROMPTED else _headed(name, net, classes)
         made.tile = backbone.tile
         return made
 
 
-def on_all_maps(backbone: Backbone) -> Backbone:
-    """The same body, whose new classes get output tokens for every map; it was pretrained with those of the last.
-
-    Tokens in the last map are fewer then, so that a class's prompts stay below the paper's 0.85 % of the body.
-    """
-    config = replace(backbone.config, tokens=TOKENS_IN_LAST, outputs="all")
-    net = PUNet(config)
-    further = torch.full((len(config.output_maps) - 1,), FURTHER_SCALE)
-    net.load_state_dict({**backbone.net.state_dict(), "scale": torch.cat([backbone.net.scale.reshape(1), further])})
-    return replace(backbone, net=net.eval().requires_grad_(False))
-
-
-def _prompted(name: str, net: PUNet, classes: int, generator: torch.Generator) -> Prompted:
-    made = Prompted(net, classes, "decoder" if name.startswith("decoder") else "full", generator)
+def _prompted(name: str, net: PUNet, classes: int, generator: torch.Generator, outputs: str) -> Prompted:
+    made = Prompted(net, classes, "decoder" if name.startswith("decoder") else "full", generator, outputs)
     prompts = made.prompts.parameters()
     if name == "full fine-tuning":
         made.train_only((prompts, TUNED_TOKEN_RATE), (net.parameters(), BODY_RATE), decay=DECAY)
@@ -302,7 +294,7 @@ def warm_output(adaptation: Adaptation, views: Iterable[dict[str, Any]], generat
             # In half precision: these are the channels of all maps on the finest grid.
             found.append(torch.cat([F.normalize(each, dim=1) for each in fine], 1)[0].flatten(1).t().half())
         features, labels = torch.cat(found), torch.cat(known)
-        prompts, config = adaptation.stacked(), adaptation.net.config
+        prompts, config = adaptation.stacked(), adaptation.config
         rest = _some(features[labels == 0], generator)
         for index in range(adaptation.classes):
             output_tokens(config, prompts, index, _some(features[labels == index + 1], generator), rest, generator)

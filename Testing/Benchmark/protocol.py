@@ -31,10 +31,10 @@ import torch
 from adaptations import (
     CROP,
     METHODS,
+    PROMPTED,
     SCRATCH,
     Adaptation,
     adaptation,
-    on_all_maps,
     trained_parameters,
     trained_share,
     warm_output,
@@ -81,7 +81,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results.json"))
     parser.add_argument("--training", nargs="+", default=[f"case{number:02d}" for number in range(16)])
     parser.add_argument("--test", nargs="+", default=[f"case{number:02d}" for number in range(16, 20)])
-    parser.add_argument("--outputs", choices=("last", "all"), default="last", help="maps with output tokens")
+    parser.add_argument("--outputs", choices=("last", "all"), default="last", help="maps that prompts have tokens for")
     parser.add_argument("--crop", nargs=3, type=int, default=CROP, metavar=("Z", "Y", "X"), help="views, voxels")
     parser.add_argument("--rate-factor", type=float, default=1.0, help="multiplies every learning rate")
     parser.add_argument("--table", action="store_true", help="print what stands in --out, and do nothing else")
@@ -107,8 +107,7 @@ def run(options: argparse.Namespace) -> None:
     backbones: dict[str, Backbone] = {}
     for text in options.backbone:
         name, _, file = text.rpartition("=")
-        given = load_model(file, "cpu")
-        backbones[name or Path(file).stem] = on_all_maps(given) if options.outputs == "all" else given
+        backbones[name or Path(file).stem] = load_model(file, "cpu")
     jobs: list[tuple[str, Optional[Backbone], str]] = []
     for name, given in backbones.items():
         jobs += [(name, given, method) for method in options.methods if method not in SCRATCH]
@@ -122,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
             "method": method,
             "seed": options.seed,
             "seconds": options.seconds,
-            "outputs": options.outputs if backbone else "",
+            "outputs": options.outputs if method in PROMPTED else "",
             "crop": list(options.crop),
             "rate_factor": options.rate_factor,
             "training": options.training,
@@ -134,7 +133,8 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name}, {method}", flush=True)
         preprocessing = backbone.preprocessing if backbone else usual
         generator = torch.Generator().manual_seed(options.seed)
-        made = adaptation(method, backbone, len(CLASSES), generator, options.crop, preprocessing.spacing)
+        spacing = preprocessing.spacing
+        made = adaptation(method, backbone, len(CLASSES), generator, options.crop, spacing, options.outputs)
         # SwinUNETR takes multiples of 32 only.
         crop = tuple(-(-size // 32) * 32 if method == "SwinUNETR" else size for size in options.crop)
         if (preprocessing, crop) not in views:  # the volumes stay in memory for the next method

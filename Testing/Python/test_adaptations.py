@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import CONFIG, phantom, tiny_backbone
+from tiny import phantom, tiny_backbone
 from torch import nn
 
-from PromptSegLib.network.config import OUTPUTS
+from PromptSegLib.network.config import FURTHER_TOKENS, OUTPUTS
 
 CLASSES = 2
 SIZE = (8, 16, 16)
@@ -45,14 +45,13 @@ def protocol(modules):
     return modules["protocol"]
 
 
-@pytest.fixture(scope="module", params=OUTPUTS)
-def backbone(request, tmp_path_factory):
-    config = replace(CONFIG, outputs=request.param)
-    return tiny_backbone(tmp_path_factory.mktemp("backbone"), config=config)
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return tiny_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-def make(adaptations, name, backbone, classes=CLASSES):
-    return adaptations.adaptation(name, backbone, classes, torch.Generator().manual_seed(0))
+def make(adaptations, name, backbone, classes=CLASSES, outputs="last"):
+    return adaptations.adaptation(name, backbone, classes, torch.Generator().manual_seed(0), outputs=outputs)
 
 
 def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -63,10 +62,13 @@ def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.parametrize("outputs", OUTPUTS)
 @pytest.mark.parametrize("name", BODIES)
-def test_only_what_is_named_is_trained(adaptations, protocol, backbone, name):
+def test_only_what_is_named_is_trained(adaptations, protocol, backbone, name, outputs):
     given = snapshot(backbone.net)
-    made = make(adaptations, name, backbone)
+    made = make(adaptations, name, backbone, outputs=outputs)
+    for each in made.prompts.values() if name in adaptations.PROMPTED else ():
+        each.data[each == 0] = 0.1  # tokens of further maps are silent until they are given prototypes
     trained = [each for group, _ in made.trained for each in group]
     assert {id(each) for each in trained} == {id(each) for each in made.parameters() if each.requires_grad}
     before, names = snapshot(made), [key for key, each in made.named_parameters() if not each.requires_grad]
@@ -124,6 +126,9 @@ def test_trained_counts(adaptations, backbone):
     assert counts["LoRA"] == head + sum(adaptations.RANK * 4 * block.channels for block in config.blocks())
     share = adaptations.trained_share(make(adaptations, "prompts", backbone))
     assert share == pytest.approx(config.prompt_parameters("full") / body)
+    wide = adaptations.trained_parameters(make(adaptations, "prompts", backbone, outputs="all"))
+    fewer = replace(config, tokens=adaptations.TOKENS_IN_LAST)
+    assert wide == CLASSES * fewer.prompt_parameters("full", outputs="all")
 
 
 @pytest.mark.parametrize("name, size", [("DynUNet", (16, 32, 32)), ("SwinUNETR", (64, 32, 32))])
@@ -149,18 +154,21 @@ def test_the_same_seed_makes_the_same(adaptations, backbone):
         assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
-def test_output_tokens_begin_as_prototypes(adaptations, backbone):
+@pytest.mark.parametrize("outputs", OUTPUTS)
+def test_output_tokens_begin_as_prototypes(adaptations, backbone, outputs):
     label = torch.zeros(SIZE, dtype=torch.long)
     label[2:6, 4:12, 4:12] = 1  # class 2 is in no view
     views = [{"large": torch.randn(1, *SIZE) + 3 * label, "large_label": label} for _ in range(2)]
-    made = make(adaptations, "decoder prompts", backbone)
+    made = make(adaptations, "decoder prompts", backbone, outputs=outputs)
     fresh = {name: tensor.detach().clone() for name, tensor in made.stacked().items()}
     adaptations.warm_output(made, views, torch.Generator().manual_seed(1))
     warm = made.stacked()
     for name, tensor in warm.items():
         assert torch.equal(tensor, fresh[name]) == (not name.startswith("output")), name
     assert torch.equal(warm["output.foreground"][1], fresh["output.foreground"][1])
-    assert torch.allclose(warm["output.foreground"][0].norm(dim=1), torch.ones(CONFIG.tokens))
+    assert torch.allclose(warm["output.foreground"][0].norm(dim=1), torch.ones(made.config.tokens))
+    if outputs == "all":
+        assert torch.allclose(warm["output.encoder1.background"][1].norm(dim=1), torch.ones(FURTHER_TOKENS))
     adaptations.warm_output(make(adaptations, "LoRA", backbone), [], torch.Generator())
 
 
@@ -250,15 +258,3 @@ def test_the_time_is_the_clocks(adaptations, protocol, backbone):
     rates = [protocol.rate_at(share) for share in (0.0, protocol.WARM_UP, 0.5, 1.0)]
     assert rates[0] == rates[3] == protocol.LOWEST
     assert rates[1] > 0.99 and rates[1] > rates[2] > rates[3]
-
-
-def test_a_body_of_the_last_map_gets_output_tokens_for_all(adaptations, tmp_path):
-    given = tiny_backbone(tmp_path)
-    wide = adaptations.on_all_maps(given)
-    before, after = given.net.state_dict(), wide.net.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(value, after[name]) for name, value in before.items() if name != "scale")
-    assert after["scale"][0] == before["scale"] and len(after["scale"]) == len(wide.config.output_maps) > 1
-    assert given.config.outputs == "last" and wide.config.outputs == "all"
-    made = make(adaptations, "prompts", wide)
-    assert made(torch.randn(1, 1, *SIZE)).shape == (1, 1 + CLASSES, *SIZE)

@@ -18,6 +18,7 @@ from PromptSegLib.cli import commands
 from PromptSegLib.cli.main import main
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.models import catalogue
+from PromptSegLib.network.config import OUTPUTS
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
 
 ROOT = Path(__file__).parents[2]
@@ -229,6 +230,7 @@ def test_info(tuned, promptseg):
     assert content["sha256"] == catalogue.entries()[0].sha256
     assert content["tuning"]["0"]["steps"] == 2
     assert content["preprocessing"]["spacing"] == [3.0, 2.0, 2.0]
+    assert {each["outputs"] for each in content["classes"]} <= set(OUTPUTS)
 
 
 def test_info_of_strange_records(tuned, promptseg, tmp_path):

@@ -335,19 +335,6 @@ def test_a_run_begins_with_a_backbone_or_another_run(values, recipe, tmp_path):
     assert "6 steps" in earlier[0][0] and "the backbone tiny, SHA-256" in earlier[1][0]
 
 
-def test_a_run_goes_over_to_output_tokens_for_all_maps(values, recipe, tmp_path):
-    run = Pretraining(recipe, tmp_path / "run", log=quiet)
-    run.run()
-    wider = loaded(values, tmp_path, start=str(run.checkpoint), network={**values["network"], "outputs": "all"})
-    begun = Pretraining(wider, tmp_path / "wider", log=quiet)
-    old, new = run.teacher, begun.learner
-    assert torch.equal(new.net.scale[0], old.net.scale) and len(new.net.scale) == len(wider.network.output_maps)
-    assert torch.equal(new.prompts["output:foreground"], old.prompts["output:foreground"])
-    assert new.prompts["output:encoder1:foreground"].shape == (2, 4, 16)
-    begun.run()
-    assert begun.step == recipe.steps
-
-
 def test_a_step_without_a_finite_gradient_is_left_out(recipe, tmp_path, monkeypatch):
     run = Pretraining(recipe, tmp_path / "run", log=quiet)
     before = {name: tensor.detach().clone() for name, tensor in run.learner.named_parameters()}

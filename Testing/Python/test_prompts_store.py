@@ -30,11 +30,12 @@ SHA = "0123456789abcdef" * 4
 IMAGE = "f" * 64
 
 
-def tensors_of(network: NetworkConfig, mode: str, method: str, seed: int = 0) -> dict[str, np.ndarray]:
+def tensors_of(
+    network: NetworkConfig, mode: str, method: str, seed: int = 0, outputs: str = "last"
+) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {
-        name: rng.normal(size=shape).astype(np.float32) for name, shape in network.prompt_shapes(mode, method).items()
-    }
+    shapes = network.prompt_shapes(mode, method, outputs)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def make(
@@ -441,6 +442,22 @@ TENSORS = {
 @pytest.mark.parametrize("kind", TENSORS)
 def test_a_tensor_that(kind):
     refused(forged(TENSORS[kind]))
+
+
+def test_output_tokens_of_further_maps_come_all_together_and_for_a_whole_group():
+    def wider(*indices, without=""):
+        def change(header, tensors):
+            for index in indices:
+                for name, tensor in tensors_of(SMALL, "decoder", "punet", 7, "all").items():
+                    if name != without:
+                        tensors[f"{index}/{name}"] = tensor
+
+        return forged(change)
+
+    read = Prompts.from_bytes(wider(0, 1))
+    assert all("output.encoder0.background" in each.tensors for each in read.classes)
+    refused(wider(0), "one group")
+    refused(wider(0, 1, without="output.encoder0.background"))
 
 
 def test_too_many_classes(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import BACKGROUND, CLASSES, CONFIG, example, painted, phantom, tiny_backbone
+from tiny import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
 
 import PromptSegLib as ps
 from PromptSegLib.examples.example import Example
@@ -28,11 +28,9 @@ from PromptSegLib.tuning.warm_start import prototypes, warm_start
 BRIEF = ps.Settings(steps=4, token_steps=5, seed=3)
 
 
-@pytest.fixture(scope="module", params=OUTPUTS)
-def backbone(request, tmp_path_factory):
-    """With output tokens for the last map alone, and for all."""
-    config = replace(CONFIG, outputs=request.param, level_tokens=2)
-    return tiny_backbone(tmp_path_factory.mktemp("tiny"), shipped=True, config=config)
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return tiny_backbone(tmp_path_factory.mktemp("tiny"), shipped=True)
 
 
 def same(first: ps.Prompts, second: ps.Prompts, names=None) -> bool:
@@ -44,17 +42,18 @@ def same(first: ps.Prompts, second: ps.Prompts, names=None) -> bool:
     )
 
 
+@pytest.mark.parametrize("outputs", OUTPUTS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, mode, method):
+def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, mode, method, outputs):
     before = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
-    settings = ps.Settings(mode=mode, method=method, steps=2, token_steps=2)
+    settings = ps.Settings(mode=mode, method=method, outputs=outputs, steps=2, token_steps=2)
     prompts = ps.tune([example()], CLASSES, backbone, settings=settings)
     after = backbone.net.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert all(parameter.grad is None for parameter in backbone.net.parameters())
     assert prompts.values == CLASSES and (prompts.mode, prompts.method) == (mode, method)
-    assert set(prompts.classes[0].tensors) == set(backbone.config.prompt_shapes(mode, method))
+    assert set(prompts.classes[0].tensors) == set(backbone.config.prompt_shapes(mode, method, outputs))
     assert ps.Prompts.from_bytes(prompts.to_bytes()).names == prompts.names
 
 
@@ -312,6 +311,34 @@ def test_warm_start_takes_the_shipped_class_that_agrees(backbone):
     assert origin == [f"the shipped class {name}"]
     lent = backbone.shipped.find(name).tensors
     assert all(np.array_equal(tensor[0].numpy(), lent[key]) for key, tensor in prompts.items())
+    everywhere = warm_start(encoded, 1, "decoder", "punet", [None], torch.Generator(), Job(), "all")
+    assert everywhere.origin == origin
+    assert everywhere.prompts.keys() == prompts.keys()  # what it knows is in the last map
+
+
+def test_prompts_of_the_last_map_and_of_all_live_side_by_side(backbone):
+    first = ps.tune([example()], {"ball": 5}, backbone, settings=replace(BRIEF, outputs="last"))
+    second = ps.tune([example()], {"rod": 9}, backbone, start=first, settings=BRIEF)
+    assert same(first, second, ["ball"]) and len(second.groups()) == 2
+    names = [set(second.find(name).tensors) for name in CLASSES]
+    assert names[0] < names[1] and "output.encoder0.foreground" in names[1] - names[0]
+    read = ps.Prompts.from_bytes(second.to_bytes())
+    assert same(second, read)
+    image, _ = phantom()
+    alone = ps.segment(first, image, backbone, probabilities_wanted=True).labels
+    both = ps.segment(read, image, backbone, classes=["ball"]).labels
+    assert np.array_equal(sitk.GetArrayFromImage(alone), sitk.GetArrayFromImage(both))
+    again = ps.tune([example()], {"ball": 5}, backbone, start=read, settings=replace(BRIEF, steps=0))
+    assert again.tuning[str(again.find("ball").group)]["classes"]["ball"]["start"] == "the given prompts"
+    assert set(again.find("ball").tensors) == names[0]  # what it knows is in the last map
+    again = ps.tune([example()], {"rod": 9}, backbone, start=again, settings=replace(BRIEF, steps=1))
+    assert set(again.find("rod").tensors) == names[1]
+    together = ps.tune([example()], CLASSES, backbone, start=first, settings=BRIEF)
+    places = list(names[1] - names[0])
+    assert not any(together.find("ball").tensors[name].any() for name in places)
+    assert all(together.find("rod").tensors[name].any() for name in places)
+    with pytest.raises(ps.PromptSegError, match="outputs 'some'; choose one of last, all"):
+        ps.tune([example()], CLASSES, backbone, settings=ps.Settings(outputs="some"))
 
 
 def test_prototypes_are_directions_of_the_features():
