@@ -49,7 +49,7 @@ class EncodedCrops:
         with torch.no_grad(), autocast(self.backbone.device):
             return self.backbone.net.encode(image)
 
-    def features(self, index: int, prompts: PromptTensors) -> list[Tensor]:
+    def features(self, index: int, prompts: PromptTensors, outputs: Optional[str] = None) -> list[Tensor]:
         """The features of one crop under ``prompts``, as ``PUNet.decode`` gives them; differentiable in them."""
         net = self.backbone.net
         with autocast(self.backbone.device):
@@ -57,7 +57,7 @@ class EncodedCrops:
                 maps = net.encode(self.images[index], prompts)
             else:
                 maps = self.maps[index] or self._encode(self.images[index])
-            return net.decode(maps, prompts)
+            return net.decode(maps, prompts, outputs)
 
     def logits(self, index: int, prompts: PromptTensors) -> Tensor:
         """Logits (n, 1 + classes) at the annotated voxels of one crop."""
@@ -67,17 +67,19 @@ class EncodedCrops:
             logits = self.backbone.net.upsample(logits, self.images[index].shape[2:])
         return logits[0].flatten(1)[:, self.positions[index]].t().float()
 
-    def annotated_features(self, prompts: PromptTensors, job: Job) -> tuple[Tensor, Tensor]:
+    def annotated_features(
+        self, prompts: PromptTensors, job: Job, outputs: Optional[str] = None
+    ) -> tuple[Tensor, Tensor]:
         """Features (n, C) at annotated voxels of all crops and their labels (n,).
 
-        C: the channels of the maps with output tokens, one after the other, each part of length 1. Of a dense
-        annotation, every class gives at most ``THINNED`` voxels of each crop.
+        C: the channels of the maps that ``PUNet.decode`` gives, one after the other, each part of length 1. Of a
+        dense annotation, every class gives at most ``THINNED`` voxels of each crop.
         """
         found, labels = [], []
         with torch.no_grad():
             for index, image in enumerate(self.images):
                 job.report("features", index / len(self.images))
-                features = self.features(index, prompts)
+                features = self.features(index, prompts, outputs)
                 chosen = _thinned(self.labels[index])
                 found.append(self._at(features, image.shape[2:], self.positions[index][chosen]))
                 labels.append(self.labels[index][chosen])

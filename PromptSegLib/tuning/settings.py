@@ -18,8 +18,8 @@ class Settings:
 
     :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
     :param method: ``punet`` (tokens), ``dvpt`` (dynamic tokens) or ``ept`` (sinks).
-    :param outputs: output tokens for the ``last`` map alone, as published, or for ``all`` where a class is new to the
-        body: what the last does not carry of it is often found in the others.
+    :param outputs: output tokens for the ``last`` map alone, as published, or for ``all`` where a class needs them:
+        what the last does not carry of a structure that is new to the body is often found in the others.
     :param trust: how far a class that starts from prompts, given or lent by a shipped class, moves from them towards
         what was tuned. A few strokes of one patient teach that patient: between the two, prompts are better on it
         and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).

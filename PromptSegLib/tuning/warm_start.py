@@ -14,7 +14,7 @@ from ..examples.annotation import barred_label
 from ..models.backbone import Backbone
 from ..models.matching import matched
 from ..network.attention import PromptTensors
-from ..network.config import NetworkConfig
+from ..network.config import NetworkConfig, outputs_of
 from ..network.tokens import from_arrays, new_prompts, unstack, without_encoder
 from ..progress import Job
 from .encoded import EncodedCrops
@@ -24,9 +24,14 @@ from .objective import agreement, known_counts
 @dataclass(frozen=True)
 class WarmStart:
     """Stacked prompts, where each class's come from and which were prompts already (given, or lent by a shipped class);
-    features (n, C) and labels (n,) of the annotated voxels, with the seconds it took to compute them."""
+    features (n, C) and labels (n,) of the annotated voxels, with the seconds it took to compute them.
+
+    ``further``: output tokens that classes without any in further maps could have there, stacked too; zeros for the
+    other classes.
+    """
 
     prompts: PromptTensors
+    further: PromptTensors
     origin: list[str]
     lent: list[bool]
     features: Tensor
@@ -95,12 +100,13 @@ def warm_start(
     with its annotated voxels lends its tokens (each shipped class once); where none agrees,
     the output tokens are prototypes of the annotated voxels' features. No gradient is needed.
 
-    ``outputs`` ``all`` gives those of further maps to the latter alone: what a shipped class learned from many
-    patients is in the last map, and what strokes on one patient would add made the next patient worse (README).
+    With ``outputs`` ``all``, given prompts keep their output tokens of further maps, and the latter classes get theirs
+    in ``further``. Shipped classes have none: what they learned from many patients is in the last map.
     """
     backbone: Backbone = encoded.backbone
     config, device = backbone.config, backbone.device
-    fresh = new_prompts(config, classes, mode, method, generator, outputs)
+    wide = outputs == "all" and any(outputs_of(each or ()) == "all" for each in given)
+    fresh = new_prompts(config, classes, mode, method, generator, "all" if wide else "last")
     prompts = {name: tensor.to(device) for name, tensor in fresh.items()}
     origin = ["the given prompts" if each is not None else "" for each in given]
     borrowed = [each is not None for each in given]
@@ -119,20 +125,27 @@ def warm_start(
         for index in range(classes):
             if not origin[index]:  # nothing agrees: attention tokens of the nearest keep the pass in familiar terms
                 _lend(prompts, index, lent[int(score[index].argmax())])
-    if all(origin):
-        _drop_silent(config, prompts)
+    if all(origin) and not wide:
+        outputs = "last"
     # Output tokens come after the features: these do not depend on them.
     began = time.monotonic()
-    features, labels = encoded.annotated_features(prompts, job.part(0.6, 1.0))
+    features, labels = encoded.annotated_features(prompts, job.part(0.6, 1.0), outputs)
     seconds = time.monotonic() - began
+    shapes = config.prompt_shapes(mode, method, outputs)
+    further = {
+        name: torch.zeros(classes, *shape, device=device)
+        for name, shape in shapes.items()
+        if outputs_of([name]) == "all"
+    }
+    tokens = {**prompts, **further}
     for index in range(classes):
         if origin[index]:
             continue
         known = (labels >= 0) | (labels == barred_label(index + 1))
         own, rest = features[labels == index + 1], features[known & (labels != index + 1)]
-        output_tokens(config, prompts, index, own, rest, generator)
+        output_tokens(config, tokens, index, own, rest, generator)
         origin[index] = "prototypes of the annotated voxels"
-    return WarmStart(prompts, origin, borrowed, features, labels, seconds)
+    return WarmStart(prompts, further, origin, borrowed, features, labels, seconds)
 
 
 def output_tokens(
@@ -147,14 +160,6 @@ def output_tokens(
         if len(features):
             for each, part in zip(config.output_maps, features.split(widths(config, prompts), 1)):
                 prompts[f"{each.name}.{kind}"][index] = prototypes(part, each.tokens, generator)
-
-
-def _drop_silent(config: NetworkConfig, prompts: PromptTensors) -> None:
-    """Leave out the output tokens of further maps where no class has any: their maps need not be made."""
-    places = [name for each in config.output_maps[1:] for name in (each.foreground, each.background) if name in prompts]
-    if not any(bool(prompts[name].any()) for name in places):
-        for name in places:
-            del prompts[name]
 
 
 def widths(config: NetworkConfig, prompts: PromptTensors) -> list[int]:

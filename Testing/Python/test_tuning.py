@@ -15,11 +15,12 @@ import PromptSegLib as ps
 from PromptSegLib.examples.example import Example
 from PromptSegLib.examples.volume import Volume
 from PromptSegLib.inference.evidence import evidence
-from PromptSegLib.network.config import METHODS, MODES, OUTPUTS
+from PromptSegLib.network.config import METHODS, MODES, OUTPUTS, outputs_of
 from PromptSegLib.network.tokens import new_prompts
 from PromptSegLib.progress import Job
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS
 from PromptSegLib.prompts.strokes import Strokes
+from PromptSegLib.tuning import tuner
 from PromptSegLib.tuning.crops import cover
 from PromptSegLib.tuning.encoded import EncodedCrops
 from PromptSegLib.tuning.objective import agreement, annotated_loss, class_weights
@@ -45,7 +46,8 @@ def same(first: ps.Prompts, second: ps.Prompts, names=None) -> bool:
 @pytest.mark.parametrize("outputs", OUTPUTS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, mode, method, outputs):
+def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, monkeypatch, mode, method, outputs):
+    monkeypatch.setattr(tuner, "TOLD_APART", 2.0)  # no map is ever enough
     before = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
     settings = ps.Settings(mode=mode, method=method, outputs=outputs, steps=2, token_steps=2)
     prompts = ps.tune([example()], CLASSES, backbone, settings=settings)
@@ -316,7 +318,27 @@ def test_warm_start_takes_the_shipped_class_that_agrees(backbone):
     assert everywhere.prompts.keys() == prompts.keys()  # what it knows is in the last map
 
 
-def test_prompts_of_the_last_map_and_of_all_live_side_by_side(backbone):
+@pytest.mark.parametrize("least, outputs", [(0.0, "last"), (2.0, "all")])
+def test_a_new_class_gets_tokens_for_all_maps_where_the_last_does_not_tell_it_apart(
+    backbone, monkeypatch, least, outputs
+):
+    monkeypatch.setattr(tuner, "TOLD_APART", least)
+    prompts = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    assert [outputs_of(each.tensors) for each in prompts.classes] == [outputs, outputs]
+    silent = ps.tune([example()], CLASSES, backbone, settings=replace(BRIEF, token_steps=0))
+    assert outputs_of(silent.classes[0].tensors) == "last"
+
+
+def test_only_the_class_that_needs_them_gets_tokens_for_all_maps(backbone, monkeypatch):
+    monkeypatch.setattr(tuner.Tuner, "agreement", lambda *_: [1.0, 0.5])
+    prompts = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    places = [name for name in prompts.classes[0].tensors if outputs_of([name]) == "all"]
+    ball, rod = (prompts.find(name).tensors for name in CLASSES)
+    assert places and not any(ball[name].any() for name in places) and all(rod[name].any() for name in places)
+
+
+def test_prompts_of_the_last_map_and_of_all_live_side_by_side(backbone, monkeypatch):
+    monkeypatch.setattr(tuner, "TOLD_APART", 2.0)
     first = ps.tune([example()], {"ball": 5}, backbone, settings=replace(BRIEF, outputs="last"))
     second = ps.tune([example()], {"rod": 9}, backbone, start=first, settings=BRIEF)
     assert same(first, second, ["ball"]) and len(second.groups()) == 2
@@ -333,10 +355,6 @@ def test_prompts_of_the_last_map_and_of_all_live_side_by_side(backbone):
     assert set(again.find("ball").tensors) == names[0]  # what it knows is in the last map
     again = ps.tune([example()], {"rod": 9}, backbone, start=again, settings=replace(BRIEF, steps=1))
     assert set(again.find("rod").tensors) == names[1]
-    together = ps.tune([example()], CLASSES, backbone, start=first, settings=BRIEF)
-    places = list(names[1] - names[0])
-    assert not any(together.find("ball").tensors[name].any() for name in places)
-    assert all(together.find("rod").tensors[name].any() for name in places)
     with pytest.raises(ps.PromptSegError, match="outputs 'some'; choose one of last, all"):
         ps.tune([example()], CLASSES, backbone, settings=ps.Settings(outputs="some"))
 
