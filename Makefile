@@ -1,5 +1,6 @@
 # make demo   the main job on a real CT          make test   every check
 # make bench  the README's first table (needs data)    make bench-large  time and memory on a large CT
+# make bench-shipped  the shipped prompts on unseen cases (needs data)
 # make bench-interactive  how long a user waits (needs data)    make clean  forget the virtual environment
 # make bench-protocol  prompts against other ways to teach a body new classes (needs data, hours; goes on where it stopped)
 # make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
@@ -12,7 +13,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-large bench-interactive bench-protocol bench-throughput clean
+.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-throughput clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +34,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(RUN) Testing/Benchmark/bench.py --seeds 0 1
+
+bench-shipped: $(READY)
+	$(RUN) Testing/Benchmark/shipped.py
 
 bench-large: $(READY)
 	$(RUN) Testing/Benchmark/large.py

@@ -99,9 +99,17 @@ def tune(
     maps = workspace.maps(examples[0].image, backbone) if len(examples) == 1 else None
     encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15), maps)
     given: list[Optional[PromptTensors]] = [_given(start, name) for name in classes]
-    warming = job.part(0.15, 0.2)
+    began_new = [_was_new(start, name) for name in classes]
     warm = warm_start(
-        encoded, len(classes), settings.mode, settings.method, given, generator, warming, settings.outputs
+        encoded,
+        len(classes),
+        settings.mode,
+        settings.method,
+        given,
+        generator,
+        job.part(0.15, 0.2),
+        settings.outputs,
+        began_new,
     )
     tuner = Tuner(encoded, warm, len(classes), settings, rng)
     first = tuner.agreement(warm.prompts, warm.features, warm.labels)
@@ -110,7 +118,12 @@ def tune(
         record = {
             "examples": shapes,
             "classes": {
-                name: {"start": warm.origin[i], "agreement": _number(scores[i])} for i, name in enumerate(classes)
+                name: {
+                    "start": warm.origin[i],
+                    "new": began_new[i] or not warm.lent[i],
+                    "agreement": _number(scores[i]),
+                }
+                for i, name in enumerate(classes)
             },
             "steps": tuner.step,
             "token_steps": tuner.token_steps,
@@ -177,6 +190,16 @@ def _given(start: Optional[Prompts], name: str) -> Optional[PromptTensors]:
     if start is None or name not in start.names:
         return None
     return {key: torch.from_numpy(array.copy()) for key, array in start.find(name).tensors.items()}
+
+
+def _was_new(start: Optional[Prompts], name: str) -> bool:
+    """Whether a class of the given prompts was new to the body when it was first tuned, as far as they say."""
+    if start is None or name not in start.names:
+        return False
+    record: Any = start.tuning.get(str(start.find(name).group))
+    for key in ("classes", name):
+        record = record.get(key) if isinstance(record, dict) else None
+    return isinstance(record, dict) and record.get("new") is True
 
 
 def _assemble(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..models.backbone import Backbone
 from ..models.matching import matched
 from ..network.attention import PromptTensors
 from ..network.config import NetworkConfig, outputs_of
-from ..network.tokens import from_arrays, new_prompts, unstack, without_encoder
+from ..network.tokens import from_arrays, new_prompts, select, unstack, without_encoder
 from ..progress import Job
 from .encoded import EncodedCrops
 from .objective import agreement, known_counts
@@ -93,6 +93,7 @@ def warm_start(
     generator: torch.Generator,
     job: Job,
     outputs: str = "last",
+    began_new: Sequence[bool] = (),
 ) -> WarmStart:
     """Prompts to start from, and for each class where they come from.
 
@@ -101,7 +102,8 @@ def warm_start(
     the output tokens are prototypes of the annotated voxels' features. No gradient is needed.
 
     With ``outputs`` ``all``, given prompts keep their output tokens of further maps, and the latter classes get theirs
-    in ``further``. Shipped classes have none: what they learned from many patients is in the last map.
+    in ``further``, as do given ones that ``began_new`` and have none yet: more strokes may show that they need them.
+    Shipped classes have none: what they learned from many patients is in the last map.
     """
     backbone: Backbone = encoded.backbone
     config, device = backbone.config, backbone.device
@@ -125,7 +127,12 @@ def warm_start(
         for index in range(classes):
             if not origin[index]:  # nothing agrees: attention tokens of the nearest keep the pass in familiar terms
                 _lend(prompts, index, lent[int(score[index].argmax())])
-    if all(origin) and not wide:
+    silent = [
+        index
+        for index, (each, so) in enumerate(zip(given, began_new))
+        if outputs == "all" and so and each is not None and outputs_of(each) == "last"
+    ]
+    if all(origin) and not wide and not silent:
         outputs = "last"
     # Output tokens come after the features: these do not depend on them.
     began = time.monotonic()
@@ -137,14 +144,15 @@ def warm_start(
         for name, shape in shapes.items()
         if outputs_of([name]) == "all"
     }
-    tokens = {**prompts, **further}
     for index in range(classes):
-        if origin[index]:
+        if origin[index] and index not in silent:
             continue
+        # Of given prompts, the tokens in the last map stay.
+        tokens = {**(select(prompts, range(classes)) if origin[index] else prompts), **further}
         known = (labels >= 0) | (labels == barred_label(index + 1))
         own, rest = features[labels == index + 1], features[known & (labels != index + 1)]
         output_tokens(config, tokens, index, own, rest, generator)
-        origin[index] = "prototypes of the annotated voxels"
+        origin[index] = origin[index] or "prototypes of the annotated voxels"
     return WarmStart(prompts, further, origin, borrowed, features, labels, seconds)
 
 

@@ -329,6 +329,20 @@ def test_a_new_class_gets_tokens_for_all_maps_where_the_last_does_not_tell_it_ap
     assert outputs_of(silent.classes[0].tensors) == "last"
 
 
+def test_more_strokes_may_show_that_a_new_class_needs_tokens_for_all_maps(backbone, monkeypatch):
+    monkeypatch.setattr(tuner, "TOLD_APART", 0.0)
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    monkeypatch.setattr(tuner, "TOLD_APART", 2.0)
+    second = ps.tune([example()], CLASSES, backbone, start=first, settings=BRIEF)
+    for prompts, outputs in ((first, "last"), (second, "all")):
+        assert [outputs_of(each.tensors) for each in prompts.active] == [outputs, outputs]
+        assert all(each["new"] for each in prompts.tuning[str(prompts.find("ball").group)]["classes"].values())
+    assert second.tuning[str(second.find("rod").group)]["classes"]["rod"]["start"] == "the given prompts"
+    strange = replace(first, tuning={"0": {"classes": [1], "seed": 0}})  # a record is anybody's
+    known = ps.tune([example()], CLASSES, backbone, start=strange, settings=BRIEF)
+    assert [outputs_of(each.tensors) for each in known.active] == ["last", "last"]
+
+
 def test_only_the_class_that_needs_them_gets_tokens_for_all_maps(backbone, monkeypatch):
     monkeypatch.setattr(tuner.Tuner, "agreement", lambda *_: [1.0, 0.5])
     prompts = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
