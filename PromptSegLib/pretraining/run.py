@@ -172,7 +172,7 @@ class Pretraining:
         curves = Curves(self.folder / "curves", self.step, self.log) if not self.rank else None
         batches = self._batches(views)
         saved = reported = time.monotonic()
-        reported_step = self.step
+        reported_step = first = self.step
         with _asked_to_end() as ended:
             while self.share() < 1.0:
                 before, clock = self.share(), self._clock()
@@ -196,7 +196,8 @@ class Pretraining:
                     self.save()
                 if math.floor(self.share() * recipe.validations) > math.floor(before * recipe.validations):
                     self._validate(curves)
-        self.save()
+        if self.step > first:  # a finished run that is published again keeps what it says of its making
+            self.save()
         if curves:
             curves.close()
 

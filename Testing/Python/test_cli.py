@@ -202,7 +202,7 @@ def test_many_images_go_into_a_folder(phantom, tuned, plain, promptseg, tmp_path
 def test_one_image_may_go_into_a_folder_too(phantom, promptseg, tmp_path):
     """With the prompts that the model ships; what lies there is replaced."""
     (tmp_path / "scan.seg.nrrd").write_text("old")
-    promptseg("segment", "ct-abdomen", phantom.image, "-o", tmp_path, "--device", "cpu")
+    promptseg("segment", "ct-body", phantom.image, "-o", tmp_path, "--device", "cpu")
     assert on_grid_of(tmp_path / "scan.seg.nrrd", phantom.image)
     assert [path.name for path in tmp_path.iterdir()] == ["scan.seg.nrrd"]
     image = sitk.ReadImage(str(tmp_path / "scan.seg.nrrd"))
@@ -222,11 +222,11 @@ def test_files_of_classes_are_told_apart():
 
 def test_info(tuned, promptseg):
     said = promptseg("info", tuned)
-    for word in (str(tuned), "ct-abdomen", "mode decoder", "liver = 6", "spleen = 300", "2 steps", "48 x 64 x 64"):
+    for word in (str(tuned), "ct-body", "mode decoder", "liver = 6", "spleen = 300", "2 steps", "48 x 64 x 64"):
         assert word in said
     content = json.loads(promptseg("info", tuned, "--json"))
     assert {each["name"]: each["value"] for each in content["classes"]} == CLASSES
-    assert content["backbone"] == "ct-abdomen"
+    assert content["backbone"] == "ct-body"
     assert content["sha256"] == catalogue.entries()[0].sha256
     assert content["tuning"]["0"]["steps"] == 2
     assert content["preprocessing"]["spacing"] == [3.0, 2.0, 2.0]
@@ -292,7 +292,7 @@ def program(*words: object, **more) -> subprocess.CompletedProcess:
 def test_the_module_runs(tmp_path):
     done = program("models", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"ct-abdomen: ")
+    assert done.stdout.startswith(b"ct-body: ")
 
 
 def test_letters_that_the_terminal_lacks(tuned, tmp_path):

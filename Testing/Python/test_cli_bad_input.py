@@ -27,7 +27,7 @@ from PromptSegLib.prompts.store import Prompts
 ROOT = Path(__file__).parents[2]
 CLASSES = ("--classes", "liver=6", "spleen=300", "--background", "255")
 OLD = b"what the user had before"
-SHIPPED = "ct-abdomen"
+SHIPPED = "ct-body"
 GRID = Grid((12, 11, 10), (3.0, 3.0, 3.0), (0.0, 0.0, 0.0))
 
 
@@ -376,7 +376,7 @@ def test_a_bundled_model_that_is_damaged(phantom, tmp_path, refuse, labels, monk
     content = bytearray(catalogue.entries()[0].path.read_bytes())
     content[-1000] ^= 1
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "ct-abdomen.safetensors").write_bytes(content)
+    (tmp_path / "weights" / "ct-body.safetensors").write_bytes(content)
     prompts = catalogue.entries()[0].prompts
     monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
     assert "SHA-256 is wrong" in refuse("segment", prompts, phantom.image, "-o", labels)

@@ -102,7 +102,7 @@ def test_the_files_are_found():
     assert {"Resources/requirements.txt", "Resources/Icons/PromptSeg.png"} <= set(resources.files())
     assert not [name for name in resources.files() if "Pictures" in name]
     assert {"__init__.py", "scene/segmentations.py", "gui/__init__.py"} <= set(scripts.files())
-    assert {"models/catalogue.json", "models/weights/ct-abdomen.safetensors"} <= set(data.files())
+    assert {"models/catalogue.json", "models/weights/ct-body.safetensors"} <= set(data.files())
     assert "PromptSegModuleTest.py" in tests.files()
 
 
@@ -193,7 +193,7 @@ def test_the_trees_hold_every_file_once(built, tree):
     expected = set(LISTS[0].files() + LISTS[1].files())
     expected |= {f"PromptSegLib/{name}" for name in LISTS[2].files() + LISTS[3].files()}
     assert found == expected
-    for name in ("PromptSegLib/models/weights/ct-abdomen.safetensors", "PromptSegLib/__init__.py"):
+    for name in ("PromptSegLib/models/weights/ct-body.safetensors", "PromptSegLib/__init__.py"):
         assert (modules / name).read_bytes() == (ROOT / name).read_bytes()
 
 
@@ -213,13 +213,13 @@ def test_the_library_works_next_to_the_module(built, tree, tmp_path):
     *paths, state = run(sys.executable, "-c", code, cwd=tmp_path, **environment).splitlines()
     assert [Path(each).resolve().relative_to(modules.resolve()).as_posix() for each in paths] == [
         "PromptSegLib/__init__.py",
-        "PromptSegLib/models/weights/ct-abdomen.safetensors",
-        "PromptSegLib/models/weights/ct-abdomen.prompts.safetensors",
+        "PromptSegLib/models/weights/ct-body.safetensors",
+        "PromptSegLib/models/weights/ct-body.prompts.safetensors",
         "Resources/requirements.txt",
     ]
     assert state == "True True"
     said = run(sys.executable, "-m", "PromptSegLib", "models", cwd=tmp_path, **environment)
-    assert "ct-abdomen" in said
+    assert "ct-body" in said
 
 
 def test_the_tests_are_registered(built):

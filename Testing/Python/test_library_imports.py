@@ -89,7 +89,7 @@ def test_light_rooms_load_nothing_heavy(room):
 
 
 @pytest.mark.parametrize(
-    "words", [["models"], ["models", "--json"], ["info", "ct-abdomen"], ["info", "ct-abdomen", "--json"]]
+    "words", [["models"], ["models", "--json"], ["info", "ct-body"], ["info", "ct-body", "--json"]]
 )
 def test_commands_that_only_look_load_nothing_heavy(words):
     assert heavy_modules("from PromptSegLib.cli.main import main", f"assert main({words!r}) == 0") == []

@@ -151,9 +151,9 @@ def test_an_entry_that_is_not_here(folder):
     for look in (lambda: catalogue.find("mr-knee"), lambda: load_model("mr-knee", "cpu")):
         with pytest.raises(PromptSegError, match="promptseg models --download mr-knee"):
             look()
-    with pytest.raises(PromptSegError, match="give one of ct-abdomen, mr-knee."):
+    with pytest.raises(PromptSegError, match="give one of ct-body, mr-knee."):
         catalogue.find_name("none")
-    assert catalogue.find().name == "ct-abdomen"
+    assert catalogue.find().name == "ct-body"
     assert not folder.exists()  # looking makes nothing
 
 
@@ -165,11 +165,11 @@ def test_a_default_that_is_not_here(folder):
 
 
 def test_bundled_entries_keep_their_ways():
-    entry = catalogue.find("ct-abdomen")
+    entry = catalogue.find("ct-body")
     assert (entry.bundled, entry.installed, entry.url, entry.weights_download) == (True, True, "", None)
-    assert catalogue.find() == catalogue.find_name("ct-abdomen") == catalogue.find_sha256(entry.sha256) == entry
+    assert catalogue.find() == catalogue.find_name("ct-body") == catalogue.find_sha256(entry.sha256) == entry
     own = catalogue.find(str(entry.path))
-    assert (own.name, own.bundled, own.installed) == ("ct-abdomen", True, True)
+    assert (own.name, own.bundled, own.installed) == ("ct-body", True, True)
     assert own.prompts == entry.prompts
     with pytest.raises(PromptSegError, match="or the path of a backbone file"):
         catalogue.find("none")
@@ -300,7 +300,7 @@ def with_header(path: Path, **changes) -> None:
 def test_a_backbone_in_a_model_folder_is_listed(folder):
     path = own(folder / "run 7.safetensors")
     (entry,) = own_entries()
-    assert [each.name for each in catalogue.entries()] == ["ct-abdomen", "mr-knee", "ward"]
+    assert [each.name for each in catalogue.entries()] == ["ct-body", "mr-knee", "ward"]
     assert (entry.path, entry.title, entry.modality, entry.licence) == (path, "MR of our ward", "MR", "ours")
     assert (entry.spacing, entry.size, entry.card) == (tiny.PREPROCESSING.spacing, path.stat().st_size, CARD)
     assert (entry.bundled, entry.installed, entry.url) == (True, True, "")
@@ -325,7 +325,7 @@ def test_a_backbone_with_its_prompts(folder):
 
 def test_a_backbone_where_the_catalogue_needs_no_folder(tmp_path, monkeypatch):
     own(set_up(monkeypatch, tmp_path) / "w.safetensors")
-    assert [entry.name for entry in catalogue.entries()] == ["ct-abdomen", "ward"]
+    assert [entry.name for entry in catalogue.entries()] == ["ct-body", "ward"]
 
 
 def header_of(length: int, content: bytes) -> bytes:
@@ -410,10 +410,10 @@ def test_downloads_are_not_listed_twice(tmp_path, monkeypatch):
     folder.mkdir()
     for place in (folder / "mr-knee.safetensors", folder / "from a stick.safetensors"):
         path.rename(place)
-        assert [entry.name for entry in catalogue.entries()] == ["ct-abdomen", "mr-knee"]
+        assert [entry.name for entry in catalogue.entries()] == ["ct-body", "mr-knee"]
         assert catalogue.find_name("mr-knee").path == place
         path = place
-    bundled = catalogue.find("ct-abdomen")
+    bundled = catalogue.find("ct-body")
     (folder / "copy.safetensors").write_bytes(bundled.path.read_bytes())
     assert own_entries() == []
 
@@ -421,7 +421,7 @@ def test_downloads_are_not_listed_twice(tmp_path, monkeypatch):
 def test_two_files_of_one_name(folder, tmp_path, monkeypatch):
     own(folder / "a.safetensors")
     own(folder / "b.safetensors", seed=1)
-    own(folder / "c.safetensors", "ct-abdomen", seed=2)
+    own(folder / "c.safetensors", "ct-body", seed=2)
     own(folder / "copy.safetensors")  # of a
     named = {entry.name: (entry.path.stem, entry.title) for entry in own_entries()}
     ward = "MR of our ward"
@@ -453,7 +453,7 @@ def test_files_that_come_and_go(folder, monkeypatch):
     assert catalogue.find_sha256(before.sha256) is None
     path.unlink()
     assert own_entries() == []
-    with pytest.raises(PromptSegError, match="give one of ct-abdomen, mr-knee."):
+    with pytest.raises(PromptSegError, match="give one of ct-body, mr-knee."):
         catalogue.find_name("clinic")
 
 

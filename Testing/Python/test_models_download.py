@@ -149,7 +149,7 @@ def test_downloading_what_is_here(folder, server):
     download(entry())
     server.asked.clear()
     assert download(entry()).installed
-    bundled = catalogue.find("ct-abdomen")
+    bundled = catalogue.find("ct-body")
     assert download(bundled) is bundled
     assert server.asked == []
     (folder / f"{NAME}.safetensors").unlink()
@@ -373,7 +373,7 @@ def test_delete(folder):
 
 
 def test_only_downloads_are_deleted(folder):
-    bundled = catalogue.find("ct-abdomen")
+    bundled = catalogue.find("ct-body")
     with pytest.raises(PromptSegError, match="part of PromptSeg"):
         delete(bundled)
     assert bundled.path.exists()
@@ -422,7 +422,7 @@ def test_the_command(folder, server, capsys):
     assert Counter(err)["\n"] == 1
 
 
-@pytest.mark.parametrize("words", [("--download", "none"), ("--delete", "none"), ("--delete", "ct-abdomen")])
+@pytest.mark.parametrize("words", [("--download", "none"), ("--delete", "none"), ("--delete", "ct-body")])
 def test_the_command_refuses(words, folder, capsys):
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")

@@ -46,7 +46,7 @@ def make(
     for index, (name, group) in enumerate(classes or (("liver", 0), ("spleen", 0))):
         info = describe(name, index + 1, [each.info for each in made])
         made.append(ClassPrompts(info, tensors_of(network, mode, method, index), group))
-    return Prompts(tuple(made), "ct-abdomen", SHA, network, Preprocessing(), mode, method, **more)
+    return Prompts(tuple(made), "ct-body", SHA, network, Preprocessing(), mode, method, **more)
 
 
 def painted(shape: tuple[int, int, int] = (10, 20, 30), count: int = 90) -> np.ndarray:
@@ -183,7 +183,7 @@ def test_only_keeps_whole_groups():
 
 def test_prompts_belong_to_one_backbone():
     prompts = make()
-    prompts.check_backbone("ct-abdomen", SHA, SMALL)
+    prompts.check_backbone("ct-body", SHA, SMALL)
     for sha, network in (("f" * 64, SMALL), (SHA, NetworkConfig())):
         with pytest.raises(PromptSegError) as caught:
             prompts.check_backbone("other", sha, network)

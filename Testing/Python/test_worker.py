@@ -198,7 +198,7 @@ def is_expected(event: Event, expected: SimpleNamespace, case: ps.Example) -> bo
 
 
 def test_loading_tells_what_it_computes_on(worker, models):
-    job = worker.worker.submit("load", {"model": "ct-abdomen", "device": "cpu"})
+    job = worker.worker.submit("load", {"model": "ct-body", "device": "cpu"})
     values = worker.last("done", job).values
     assert values["title"] and values["device"].startswith("CPU, 1 thread")
 
