@@ -521,8 +521,8 @@ def test_the_model_says_what_it_is(widget):
     ui = widget.ui
     widget.panel.parameters.model = ""
     process()
-    assert ui.modelComboBox.currentText == "CT abdomen, 13 organs"
-    for part in ("CT", "13 classes", "33 s", "CC BY 4.0"):
+    assert ui.modelComboBox.currentText == "CT, 13 abdominal and 7 head-and-neck organs"
+    for part in ("CT", "19 classes", "52 s", "CC BY 4.0"):
         assert part in ui.modelLabel.text
     assert "liver" in ui.modelLabel.toolTip
     assert not ui.downloadButton.visible
