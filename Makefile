@@ -54,9 +54,10 @@ bench-protocol: $(READY)
 	  OMP_NUM_THREADS=1 $(RUN) -m PromptSegLib pretrain Testing/Benchmark/recipes/protocol-$$body.json \
 	    -o $(PROTOCOL)/$$body --threads 1 --device cpu || exit 1; done
 	$(COMPARE) --backbone both=$(PROTOCOL)/meta-self/protocol-meta-self.safetensors
-	$(COMPARE) --outputs all --methods prompts "full fine-tuning" "linear head on all maps" \
-	  --backbone both=$(PROTOCOL)/meta-self/protocol-meta-self.safetensors
-	$(COMPARE) --outputs all --methods prompts "full fine-tuning" \
+	$(COMPARE) --outputs all --methods prompts --backbone both=$(PROTOCOL)/meta-self/protocol-meta-self.safetensors \
+	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
+	  --backbone self-supervision=$(PROTOCOL)/self/protocol-self.safetensors
+	$(COMPARE) --methods "full fine-tuning" \
 	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
 	  --backbone self-supervision=$(PROTOCOL)/self/protocol-self.safetensors
 

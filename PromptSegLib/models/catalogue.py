@@ -18,6 +18,7 @@ from ..prompts.classes import is_name
 
 FOLDER = Path(__file__).parent
 CATALOGUE = FOLDER / "catalogue.json"
+MODALITIES = ("CT", "MR", "CT and MR", "PET", "US", "other")  # as the schema has them
 FOLDERS_VARIABLE = "PROMPTSEG_MODELS"
 PARTIAL_SUFFIX = ".part"
 _SUFFIX, _PROMPTS_SUFFIX = ".safetensors", ".prompts.safetensors"

@@ -10,7 +10,7 @@ from typing import Any, Callable
 import numpy as np
 
 from ..models.backbone import load_model, save_backbone
-from ..models.catalogue import CATALOGUE
+from ..models.catalogue import CATALOGUE, MODALITIES
 from . import checkpoint
 from .cases import CaseFile
 from .learner import Learner
@@ -79,8 +79,8 @@ def describe_run(recipe: Recipe, state: dict[str, Any]) -> dict[str, Any]:
     return {
         "title": recipe.title,
         "text": recipe.card,
-        "modality": ", ".join(dict.fromkeys(source.modality for source in recipe.sources)),
-        "licence": "; ".join(dict.fromkeys(f"{source.name}: {source.licence}" for source in recipe.sources)),
+        "modality": _modality(recipe),
+        "licence": "; ".join(dict.fromkeys(source.licence for source in recipe.sources)),
         "classes": list(recipe.class_names),
         "sources": sources,
         "skipped": state.get("skipped", {}),
@@ -94,6 +94,14 @@ def describe_run(recipe: Recipe, state: dict[str, Any]) -> dict[str, Any]:
         "command": f"python -m PromptSegLib pretrain {recipe.name}",
         "commit": _commit(),
     }
+
+
+def _modality(recipe: Recipe) -> str:
+    """What the model is for, in the catalogue's words: the kind of the images whose labels it learned, if any."""
+    labelled = {source.modality for source in recipe.sources if source.label}
+    kinds = labelled or {source.modality for source in recipe.sources}
+    said = " and ".join(sorted(kinds))
+    return said if said in MODALITIES else "other"
 
 
 def as_text(card: dict[str, Any], entry: dict[str, Any]) -> str:

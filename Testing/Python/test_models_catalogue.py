@@ -19,6 +19,8 @@ from PromptSegLib.models import catalogue
 from PromptSegLib.models.backbone import load_model, save_backbone
 from PromptSegLib.network.punet import PUNet
 from PromptSegLib.pretraining import publish
+from PromptSegLib.pretraining.recipe import Recipe
+from PromptSegLib.pretraining.source import Source
 from PromptSegLib.session import model_list
 
 SCHEMA = json.loads((catalogue.FOLDER / "catalogue.schema.json").read_text(encoding="utf-8"))
@@ -119,6 +121,26 @@ def test_bundled_files_stay_inside_the_catalogues_folder():
         assert not accepted(changed)
     assert not accepted({"schema": 2, "models": BUNDLED["models"]})
     assert not accepted({"schema": 1, "models": []})
+
+
+@pytest.mark.parametrize(
+    "sources, modality",
+    [
+        ([("CT", "x")], "CT"),
+        ([("CT", "x"), ("MR", None)], "CT"),  # images without labels do not make it a model for them
+        ([("MR", "x"), ("CT", "x")], "CT and MR"),
+        ([("CT", None), ("MR", None)], "CT and MR"),
+        ([("SPECT", "x")], "other"),
+    ],
+)
+def test_the_modality_of_a_published_model_is_one_of_the_schemas(sources, modality):
+    assert list(catalogue.MODALITIES) == SCHEMA["$defs"]["model"]["properties"]["modality"]["enum"]
+    made = tuple(
+        Source(str(index), ".", "{case}.nii", kind, "none", label and "{case}_label.nii", {"x": 1})
+        for index, (kind, label) in enumerate(sources)
+    )
+    recipe = Recipe("some", "Some", "", made, steps=1)
+    assert publish.describe_run(recipe, {"step": 1, "seconds": 1.0})["modality"] == modality
 
 
 def test_publishing_keeps_to_the_schema(tmp_path, monkeypatch):
