@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 import qt
@@ -137,7 +138,7 @@ class InputSection:
         row = model_list.chosen(found, model)
         fill(ui.modelComboBox, [(each.key, each.title, _details(each)) for each in found], row.key)
         show_text(ui.modelLabel, _details(row))
-        ui.modelLabel.toolTip = ", ".join(row.classes)
+        ui.modelLabel.toolTip = "\n".join(part for part in (", ".join(row.classes), row.licence) if part)
         ui.downloadButton.visible = files.running or not row.installed
         ui.downloadButton.text = _("Cancel") if files.running else _("Download")
         ui.downloadButton.toolTip = _("Download {size:.0f} MB; it can be deleted again.").format(size=row.megabytes)
@@ -168,8 +169,8 @@ def _details(row: model_list.ModelRow) -> str:
     for kind, name in (("gpu", _("GPU")), ("cpu", _("CPU"))):
         if kind in row.expected:
             parts.append(_("{seconds:.0f} s for a large CT ({kind})").format(seconds=row.expected[kind], kind=name))
-    if row.licence:
-        parts.append(_("license: {license}").format(license=row.licence))
+    if row.licence:  # that of many sources is long: all of it is in the tooltip
+        parts.append(_("license: {license}").format(license=shorten(row.licence, 60, placeholder="...")))
     if not row.installed:
         parts.append(_("not downloaded, {size:.0f} MB").format(size=row.megabytes))
     return " \u00b7 ".join(parts)

@@ -521,10 +521,11 @@ def test_the_model_says_what_it_is(widget):
     ui = widget.ui
     widget.panel.parameters.model = ""
     process()
-    assert ui.modelComboBox.currentText == "CT, 13 abdominal and 7 head-and-neck organs"
+    assert ui.modelComboBox.currentText == "CT body, 19 structures"
     for part in ("CT", "19 classes", "52 s", "CC BY 4.0"):
         assert part in ui.modelLabel.text
-    assert "liver" in ui.modelLabel.toolTip
+    assert "liver" in ui.modelLabel.toolTip and "MIT" in ui.modelLabel.toolTip
+    assert len(ui.modelLabel.text) < 130
     assert not ui.downloadButton.visible
     assert not ui.deleteModelButton.visible
 
