@@ -155,7 +155,7 @@ class InputSection:
         """Where it is computed, and what that means."""
         device = self.panel.parameters.device
         if device == "cpu" or view.device.startswith(("cpu", "CPU")):
-            return _("On the CPU, which is slow: a large volume takes half a minute more than the budget.")
+            return _("On the CPU, which is slow: a large volume takes up to a minute more than the budget.")
         if view.device:
             return _("Computed on {device}.").format(device=view.device)
         return ""

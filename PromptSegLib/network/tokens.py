@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .attention import PromptTensors
-from .config import NetworkConfig
+from .config import NetworkConfig, outputs_of
 
 
 def new_prompts(
@@ -27,14 +27,13 @@ def new_prompts(
     Output tokens of further maps are zero, without a say (``PUNet.similarity``).
     """
     prompts = {}
-    further = [name for each in config.output_maps[1:] for name in (each.foreground, each.background)]
     sink = float(torch.log(torch.tensor(config.window**3.0))) - 3.0
     for name, shape in config.prompt_shapes(mode, method, outputs).items():
         tensor = torch.zeros(classes, *shape)
         kind = name.rsplit(".", 1)[1]
         if kind == "sinks":
             tensor.fill_(sink)
-        elif kind not in ("scores", "gate") and name not in further:
+        elif kind not in ("scores", "gate") and outputs_of([name]) == "last":
             std = 0.1 if kind in ("tokens", "down", "up") else 1.0
             torch.nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
         prompts[name] = tensor
