@@ -125,12 +125,17 @@ def find(model: Optional[str] = None) -> Entry:
 
     Raises :class:`PromptSegError` when there is neither, and when the entry still has to be downloaded.
     """
+    return _here(find_known(model))
+
+
+def find_known(model: Optional[str] = None) -> Entry:
+    """As :func:`find`, also when the entry still has to be downloaded."""
     known = entries()
     if model is None:
-        return _here(known[0])
+        return known[0]
     for entry in known:
         if entry.name == model:
-            return _here(entry)
+            return entry
     path = Path(model)
     if path.is_file():
         return Entry(path.stem, path, prompts=path.with_suffix(_PROMPTS_SUFFIX), own=True)
