@@ -15,7 +15,7 @@ from ..network.precision import autocast
 from ..network.tokens import from_arrays, touches_encoder
 from ..progress import Job
 from ..prompts.store import Prompts
-from .tiling import Extents, overlaps, starts, steps
+from .tiling import OVERLAP, Extents, overlaps, starts, steps
 
 SLAB_BYTES = 512 * 2**20
 FLAT = 1e-3
@@ -64,6 +64,7 @@ def evidence(
     maps: Optional[EncoderMaps] = None,
     offset: Start = (0, 0, 0),
     step: Optional[Extents] = None,
+    overlap: float = OVERLAP,
 ) -> np.ndarray:
     """Evidence of every class over a volume.
 
@@ -71,6 +72,7 @@ def evidence(
     :param maps: encoder maps of this volume's tiles, kept for the next sweep.
     :param offset: where ``array`` starts in that volume, (z, y, x).
     :param step: from one tile to the next, (z, y, x); that of the volume, where the array is a part of it.
+    :param overlap: of tiles at least, a share of them; where there is no ``step``.
     :return: (classes, z, y, x) float16, classes in the order of ``prompts.active``.
 
     MONAI's sliding window with Gaussian blending. Working memory is bounded: a large
@@ -85,7 +87,7 @@ def evidence(
     slabs = _slabs(array.shape[0], deep, backbone.tile[0] // 2)
     # Each slab spreads its tiles by itself, unless the caller says how.
     shapes = [(outer[1] - outer[0], *array.shape[1:]) for outer, _ in slabs]
-    each_step = [step or steps(shape, backbone.tile) for shape in shapes]
+    each_step = [step or steps(shape, backbone.tile, overlap) for shape in shapes]
     total = sum(len(starts(shape, backbone.tile, own)) for shape, own in zip(shapes, each_step))
     result = np.empty((count, *array.shape), np.float16)
     done = 0

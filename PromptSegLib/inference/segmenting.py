@@ -28,7 +28,7 @@ from .islands import islands_hidden
 from .looking import entropy, places_to_look
 from .native import labels_on_native, native_slabs
 from .result import Segmentation
-from .tiling import aligned, steps
+from .tiling import OVERLAP_ALONE, aligned, steps
 
 Region = tuple[tuple[int, int, int], tuple[int, int, int]]
 
@@ -109,10 +109,13 @@ def segment(
         coarse, offset = coarse[box], tuple(each.start for each in box)
         painted, native = painted[part], volume.native
     seconds["resampling"] = time.perf_counter() - clock
-    maps = workspace.maps(image, backbone)
-    step = None if volume is whole else steps(whole.array.shape, backbone.tile)
     sweep = job.part(0.0, 0.75)
-    scores = evidence(backbone, kept, volume.array, sweep, maps=maps, offset=offset, step=step)
+    if painted is None:
+        scores = evidence(backbone, kept, volume.array, sweep, overlap=OVERLAP_ALONE)
+    else:  # the tiles that were encoded while the user painted
+        maps = workspace.maps(image, backbone)
+        step = None if volume is whole else steps(whole.array.shape, backbone.tile)
+        scores = evidence(backbone, kept, volume.array, sweep, maps=maps, offset=offset, step=step)
     seconds["network"] = time.perf_counter() - clock - sum(seconds.values())
 
     fields, grid = scores, volume.grid
