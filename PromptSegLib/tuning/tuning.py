@@ -30,7 +30,7 @@ from .encoded import EncodedCrops
 from .objective import mean
 from .settings import Settings
 from .tuner import Previews, Tuner
-from .warm_start import warm_start
+from .warm_start import Beginning, warm_start
 
 MAX_CROPS = 24
 
@@ -98,19 +98,8 @@ def tune(
     cached = settings.mode in ("decoder", "end")
     maps = workspace.maps(examples[0].image, backbone) if len(examples) == 1 else None
     encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15), maps)
-    given: list[Optional[PromptTensors]] = [_given(start, name) for name in classes]
-    began_new = [_was_new(start, name) for name in classes]
-    warm = warm_start(
-        encoded,
-        len(classes),
-        settings.mode,
-        settings.method,
-        given,
-        generator,
-        job.part(0.15, 0.2),
-        settings.outputs,
-        began_new,
-    )
+    beginnings = [_beginning(start, name) for name in classes]
+    warm = warm_start(encoded, beginnings, settings, generator, job.part(0.15, 0.2))
     tuner = Tuner(encoded, warm, len(classes), settings, rng)
     first = tuner.agreement(warm.prompts, warm.features, warm.labels)
 
@@ -120,7 +109,7 @@ def tune(
             "classes": {
                 name: {
                     "start": warm.origin[i],
-                    "new": began_new[i] or not warm.lent[i],
+                    "new": beginnings[i].new or not warm.lent[i],
                     "agreement": _number(scores[i]),
                 }
                 for i, name in enumerate(classes)
@@ -186,20 +175,17 @@ def _strokes(
     return Strokes.pack(image, labels, values)
 
 
-def _given(start: Optional[Prompts], name: str) -> Optional[PromptTensors]:
+def _beginning(start: Optional[Prompts], name: str) -> Beginning:
+    """What the given prompts hold of a class, and whether it was new to the body when it was first tuned, as far as
+    they say."""
     if start is None or name not in start.names:
-        return None
-    return {key: torch.from_numpy(array.copy()) for key, array in start.find(name).tensors.items()}
-
-
-def _was_new(start: Optional[Prompts], name: str) -> bool:
-    """Whether a class of the given prompts was new to the body when it was first tuned, as far as they say."""
-    if start is None or name not in start.names:
-        return False
-    record: Any = start.tuning.get(str(start.find(name).group))
+        return Beginning()
+    given = start.find(name)
+    record: Any = start.tuning.get(str(given.group))
     for key in ("classes", name):
         record = record.get(key) if isinstance(record, dict) else None
-    return isinstance(record, dict) and record.get("new") is True
+    tensors = {key: torch.from_numpy(array.copy()) for key, array in given.tensors.items()}
+    return Beginning(tensors, isinstance(record, dict) and record.get("new") is True)
 
 
 def _assemble(

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..examples.annotation import barred_label
-from ..models.backbone import Backbone
 from ..models.matching import matched
 from ..network.attention import PromptTensors
 from ..network.config import NetworkConfig, outputs_of
@@ -19,6 +18,21 @@ from ..network.tokens import from_arrays, new_prompts, select, unstack, without_
 from ..progress import Job
 from .encoded import EncodedCrops
 from .objective import agreement, known_counts
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What there is of a class before it is tuned: its prompts, if any, and whether it was new to the body when they
+    were first tuned."""
+
+    prompts: Optional[PromptTensors] = None
+    new: bool = False
+
+    @property
+    def outputs(self) -> str:
+        """Which maps its output tokens are for."""
+        return outputs_of(self.prompts or ())
 
 
 @dataclass(frozen=True)
@@ -85,57 +99,38 @@ def prototypes(features: Tensor, tokens: int, generator: torch.Generator, rounds
 
 
 def warm_start(
-    encoded: EncodedCrops,
-    classes: int,
-    mode: str,
-    method: str,
-    given: list[Optional[PromptTensors]],
-    generator: torch.Generator,
-    job: Job,
-    outputs: str = "last",
-    began_new: Sequence[bool] = (),
+    encoded: EncodedCrops, beginnings: Sequence[Beginning], settings: Settings, generator: torch.Generator, job: Job
 ) -> WarmStart:
     """Prompts to start from, and for each class where they come from.
 
-    A class with ``given`` prompts starts there. Otherwise the shipped class that agrees best
+    A class that has prompts starts there. Otherwise the shipped class that agrees best
     with its annotated voxels lends its tokens (each shipped class once); where none agrees,
     the output tokens are prototypes of the annotated voxels' features. No gradient is needed.
 
-    With ``outputs`` ``all``, given prompts keep their output tokens of further maps, and the latter classes get theirs
-    in ``further``, as do given ones that ``began_new`` and have none yet: more strokes may show that they need them.
-    Shipped classes have none: what they learned from many patients is in the last map.
+    With ``settings.outputs`` ``all``, given prompts keep their output tokens of further maps, and classes that start
+    from prototypes get theirs in ``further``, as do given ones that were new to the body and have none yet: more
+    strokes may show that they need them. Shipped classes have none: what they learned from many patients is in the
+    last map.
     """
-    backbone: Backbone = encoded.backbone
-    config, device = backbone.config, backbone.device
-    wide = outputs == "all" and any(outputs_of(each or ()) == "all" for each in given)
+    config, device, classes = encoded.backbone.config, encoded.backbone.device, len(beginnings)
+    mode, method = settings.mode, settings.method
+    wide = settings.outputs == "all" and any(each.outputs == "all" for each in beginnings)
     fresh = new_prompts(config, classes, mode, method, generator, "all" if wide else "last")
     prompts = {name: tensor.to(device) for name, tensor in fresh.items()}
-    origin = ["the given prompts" if each is not None else "" for each in given]
-    borrowed = [each is not None for each in given]
-    for index, each in enumerate(given):
-        for name in prompts:
-            if each is not None and name in each:
-                prompts[name][index] = each[name].to(device)
-    if backbone.shipped is not None and not all(origin):
-        score, lent, names = nearest_shipped(encoded, classes, job.part(0.0, 0.6))
-        new = [index for index in range(classes) if not origin[index]]
-        for place, other in matched(score[new].numpy()).items():
-            index = new[place]
-            origin[index] = f"the shipped class {names[other]}"
-            borrowed[index] = True
-            _lend(prompts, index, lent[other])
-        for index in range(classes):
-            if not origin[index]:  # nothing agrees: attention tokens of the nearest keep the pass in familiar terms
-                _lend(prompts, index, lent[int(score[index].argmax())])
+    for index, each in enumerate(beginnings):
+        _lend(prompts, index, each.prompts or {})
+    origin = ["the given prompts" if each.prompts else "" for each in beginnings]
+    if encoded.backbone.shipped is not None and not all(origin):
+        _lend_shipped(encoded, prompts, origin, job.part(0.0, 0.6))
+    lent = [bool(each) for each in origin]
     silent = [
         index
-        for index, (each, so) in enumerate(zip(given, began_new))
-        if outputs == "all" and so and each is not None and outputs_of(each) == "last"
+        for index, each in enumerate(beginnings)
+        if settings.outputs == "all" and each.new and each.prompts and each.outputs == "last"
     ]
-    if all(origin) and not wide and not silent:
-        outputs = "last"
     # Output tokens come after the features: these do not depend on them.
     began = time.monotonic()
+    outputs = settings.outputs if wide or silent or not all(origin) else "last"
     features, labels = encoded.annotated_features(prompts, job.part(0.6, 1.0), outputs)
     seconds = time.monotonic() - began
     shapes = config.prompt_shapes(mode, method, outputs)
@@ -145,15 +140,29 @@ def warm_start(
         if outputs_of([name]) == "all"
     }
     for index in range(classes):
-        if origin[index] and index not in silent:
+        if lent[index] and index not in silent:
             continue
         # Of given prompts, the tokens in the last map stay.
-        tokens = {**(select(prompts, range(classes)) if origin[index] else prompts), **further}
+        tokens = {**(select(prompts, range(classes)) if lent[index] else prompts), **further}
         known = (labels >= 0) | (labels == barred_label(index + 1))
         own, rest = features[labels == index + 1], features[known & (labels != index + 1)]
         output_tokens(config, tokens, index, own, rest, generator)
         origin[index] = origin[index] or "prototypes of the annotated voxels"
-    return WarmStart(prompts, further, origin, borrowed, features, labels, seconds)
+    return WarmStart(prompts, further, origin, lent, features, labels, seconds)
+
+
+def _lend_shipped(encoded: EncodedCrops, prompts: PromptTensors, origin: list[str], job: Job) -> None:
+    """Give each class without an origin the tokens of the shipped class that agrees with it, in place; where none
+    agrees, the tokens of the nearest, but no origin."""
+    score, lent, names = nearest_shipped(encoded, len(origin), job)
+    new = [index for index, each in enumerate(origin) if not each]
+    pairs = matched(score[new].numpy())
+    for place, index in enumerate(new):
+        # Attention tokens of the nearest keep the pass in familiar terms.
+        other = pairs.get(place, int(score[index].argmax()))
+        _lend(prompts, index, lent[other])
+        if place in pairs:
+            origin[index] = f"the shipped class {names[other]}"
 
 
 def output_tokens(
@@ -178,4 +187,4 @@ def widths(config: NetworkConfig, prompts: PromptTensors) -> list[int]:
 def _lend(prompts: PromptTensors, index: int, lent: PromptTensors) -> None:
     for name, tensor in lent.items():
         if name in prompts:
-            prompts[name][index] = tensor
+            prompts[name][index].copy_(tensor)

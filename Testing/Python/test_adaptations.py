@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,26 +21,13 @@ BODIES = (*FROZEN, "full fine-tuning", "decoder fine-tuning", "bias")
 
 
 @pytest.fixture(scope="module")
-def modules():
-    folder = Path(__file__).resolve().parents[1] / "Benchmark"
-    loaded = {}
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("adaptations", "protocol"):  # the second imports the first
-            spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-            loaded[name] = importlib.util.module_from_spec(spec)
-            patch.setitem(sys.modules, name, loaded[name])
-            spec.loader.exec_module(loaded[name])
-        yield loaded
+def adaptations(benchmark_module):
+    return benchmark_module("adaptations")
 
 
 @pytest.fixture(scope="module")
-def adaptations(modules):
-    return modules["adaptations"]
-
-
-@pytest.fixture(scope="module")
-def protocol(modules):
-    return modules["protocol"]
+def protocol(benchmark_module):
+    return benchmark_module("protocol")
 
 
 @pytest.fixture(scope="module")
