@@ -7,7 +7,7 @@ lattices, as a result on the image and strokes painted on another grid may.
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping, Optional
+from typing import Iterator, Mapping
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,16 +21,14 @@ from .placement import image_of, image_to_world, label_of, node_to_world, orthog
 
 MEMORY_ROLE = "PromptSegMemory"
 _OWNER_ROLE = "PromptSegMemoryOf"
-_VOLUME_ROLE = "PromptSegMemoryVolume"
 _KEY = "PromptSeg.MemoryKey"
 
 
-def write_memory(segmentation_node, volume_node, images: Mapping[str, sitk.Image]) -> None:
+def write_memory(segmentation_node, images: Mapping[str, sitk.Image]) -> None:
     """Keep label images (3D, world LPS, uint8 or uint16) with a segmentation, instead of what was kept before.
 
     The nodes get the segmentation's parent transform, so that they move with it.
 
-    :param volume_node: what the images belong to; see :func:`memory_volume`.
     :param images: name ("applied", "strokes") -> image. All its voxels are copied,
         here and by :func:`read_memory`: :func:`.lattices.cropped`, in any thread, leaves few of them.
 
@@ -55,7 +53,6 @@ def write_memory(segmentation_node, volume_node, images: Mapping[str, sitk.Image
         data.GetPointData().SetScalars(scalars_of(voxels))
         node.SetName(f"{segmentation_node.GetName()} {key} (PromptSeg memory)")
         node.SetAndObserveTransformNodeID(segmentation_node.GetTransformNodeID())
-        node.SetNodeReferenceID(_VOLUME_ROLE, volume_node.GetID() if volume_node is not None else None)
         node.SetIJKToRASMatrix(to_vtk(matrices[key]))
         node.SetAndObserveImageData(data)
         segmentation_node.AddNodeReferenceID(MEMORY_ROLE, node.GetID())
@@ -77,11 +74,6 @@ def read_memory(segmentation_node) -> dict[str, sitk.Image]:
         voxels = vtk_to_numpy(scalars).reshape(data.GetDimensions()[::-1])
         images[node.GetAttribute(_KEY)] = image_of(voxels, matrix, label_of(segmentation_node))
     return images
-
-
-def memory_volume(segmentation_node) -> Optional[object]:
-    """The volume node that the kept images belong to, or None when there is none (any more)."""
-    return next((node.GetNodeReference(_VOLUME_ROLE) for node in _nodes(segmentation_node)), None)
 
 
 def forget_orphans(scene) -> None:

@@ -13,6 +13,7 @@ from ..prompts.store import Prompts
 PROMPTS_ROLE = "PromptSegPrompts"
 _MARK = "PromptSeg.Prompts"
 _BACKBONE = "PromptSeg.Backbone"
+_SHA256 = "PromptSeg.BackboneSHA256"
 _CLASSES = "PromptSeg.Classes"
 
 
@@ -28,15 +29,23 @@ def add_prompts(scene, prompts: Prompts, name: str):
 def update_prompts(node, prompts: Prompts) -> None:
     """Put other prompts into a node of :func:`add_prompts`; its name stays.
 
-    What a list shows is in the attributes "PromptSeg.Backbone" and "PromptSeg.Classes" (names, joined by commas).
+    What a list shows is in the attributes "PromptSeg.Backbone", "PromptSeg.BackboneSHA256" and "PromptSeg.Classes"
+    (names, joined by commas).
     """
     was_modifying = node.StartModify()
     try:
         node.SetText(base64.b64encode(prompts.to_bytes()).decode("ascii"))
         node.SetAttribute(_BACKBONE, prompts.backbone)
+        node.SetAttribute(_SHA256, prompts.sha256)
         node.SetAttribute(_CLASSES, ", ".join(prompts.names))
     finally:
         node.EndModify(was_modifying)
+
+
+def backbone_of(node) -> tuple[str, str]:
+    """Name and SHA-256 of the backbone that the prompts in a node belong to, without decoding them; "" where the node
+    does not say."""
+    return node.GetAttribute(_BACKBONE) or "", node.GetAttribute(_SHA256) or ""
 
 
 def prompts_of(node) -> Prompts:

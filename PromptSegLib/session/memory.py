@@ -65,7 +65,7 @@ class Memory:
         self._follow(tag, segmentation_node)
         return self._versions[tag]
 
-    def write(self, segmentation_node, volume_node) -> None:
+    def write(self, segmentation_node) -> None:
         """Bring what the scene keeps up to date with the segmentation's tag."""
         tag = current_tag(segmentation_node)
         if tag not in self._versions:
@@ -74,7 +74,7 @@ class Memory:
         if segmentation_node.GetAttribute(_ATTRIBUTE) == tag:
             return
         version = self._versions[tag]
-        memory.write_memory(segmentation_node, volume_node, {"applied": version.applied, "strokes": version.strokes})
+        memory.write_memory(segmentation_node, {"applied": version.applied, "strokes": version.strokes})
         segmentation_node.SetAttribute(_ATTRIBUTE, tag)
 
     def _follow(self, tag: str, segmentation_node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Mapping, Optional, Sequence
 
 from ..errors import PromptSegError
 from ..models import catalogue
@@ -17,19 +17,17 @@ _OWNER_ROLE = "PromptSegOwner"
 
 
 def rows(scene, model: str, segmentation=None) -> tuple[PromptsRow, ...]:
-    """Shipped prompts of the model first, then the scene's; reading no file and decoding nothing."""
+    """Shipped prompts of the model first, then the scene's; decoding none, and hashing a model of the user's once."""
     known = catalogue.entries()
-    chosen = model or known[0].name
-    if all(entry.name != chosen for entry in known):
-        chosen = Path(model).stem  # a file of the user's
+    titles, own = _titles(known), _chosen_sha256(model)
     found = []
     for entry in known:
-        if entry.prompts is not None and entry.name == chosen and entry.installed:
+        if entry.prompts is not None and entry.sha256 == own and entry.installed:
             found.append(PromptsRow(SHIPPED + entry.name, f"{entry.title} (shipped)", entry.classes, True))
     current = prompt_nodes.linked(segmentation) if segmentation is not None else None
     for node in prompt_nodes.prompt_nodes(scene):
-        backbone = node.GetAttribute("PromptSeg.Backbone") or ""
-        reason = "" if backbone == chosen else f"These prompts belong to the model {backbone}; choose that model."
+        backbone, sha256 = prompt_nodes.backbone_of(node)
+        reason = _misfit(backbone, sha256, own, titles)
         names = tuple(name for name in (node.GetAttribute("PromptSeg.Classes") or "").split(", ") if name)
         found.append(PromptsRow(node.GetID(), node.GetName(), names, False, reason, node is current))
     return tuple(found)
@@ -62,12 +60,31 @@ def load(scene, path: Path, model: str = ""):
     """
     path = Path(path)
     prompts = Prompts.load(path)
-    if catalogue.find_sha256(prompts.sha256) is None and prompts.sha256 != _chosen_sha256(model):
-        raise PromptSegError(
-            f"{path.name} belongs to the model {prompts.backbone!r} (SHA-256 {prompts.sha256[:12]}...), "
-            "which is not in the catalogue; get that model first."
-        )
+    if prompts.sha256 not in {_chosen_sha256(model), *_titles(catalogue.entries())}:
+        raise PromptSegError(f"{path.name}: {why_not(prompts, model)}")
     return prompt_nodes.add_prompts(scene, prompts, path.stem)
+
+
+def why_not(prompts: Prompts, model: str) -> str:
+    """Why prompts do not work with the chosen model; "" when they do."""
+    return _misfit(prompts.backbone, prompts.sha256, _chosen_sha256(model), _titles(catalogue.entries()))
+
+
+def _titles(known: Sequence[catalogue.Entry]) -> dict[str, str]:
+    """SHA-256 -> title."""
+    return {entry.sha256: entry.title for entry in known}
+
+
+def _misfit(backbone: str, sha256: str, chosen: str, titles: Mapping[str, str]) -> str:
+    """:func:`why_not`, from the hashes of the prompts' model, of the chosen one and of those of the catalogue."""
+    if sha256 in ("", chosen):  # a node that does not say: it is looked into when its prompts are used
+        return ""
+    if sha256 in titles:
+        return f"These prompts belong to the model {titles[sha256]}; choose that model."
+    return (
+        f"These prompts belong to a version of the model {backbone} that is not here; put its file into the folder of "
+        "models, or tune again."
+    )
 
 
 def keep(scene, segmentation, prompts: Prompts) -> Any:
@@ -100,6 +117,7 @@ def current(segmentation) -> Optional[Prompts]:
 
 
 def _chosen_sha256(model: str) -> str:
+    """As :func:`sha256_of_model`; "" when there is no such model."""
     try:
         return sha256_of_model(model)
     except PromptSegError:
@@ -107,8 +125,8 @@ def _chosen_sha256(model: str) -> str:
 
 
 def sha256_of_model(model: str) -> str:
-    """The hash that prompts of a model carry; of a file of the user's it is computed once."""
-    entry = catalogue.find(model or None)
+    """The hash that prompts of a model carry, be it here or not; of a file of the user's it is computed once."""
+    entry = catalogue.find_known(model or None)
     return entry.sha256 or _hash(str(entry.path), entry.path.stat().st_mtime_ns)
 
 

@@ -88,7 +88,6 @@ def _why_no_tuning(now: Situation) -> str:
 
 def _entry(model: str) -> Optional[catalogue.Entry]:
     """The chosen model, here or not; None when there is no such model."""
-    for look_up in (catalogue.find, catalogue.find_name):
-        with contextlib.suppress(PromptSegError):
-            return look_up(model or catalogue.entries()[0].name)
+    with contextlib.suppress(PromptSegError):
+        return catalogue.find_known(model or None)
     return None

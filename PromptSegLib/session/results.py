@@ -218,7 +218,7 @@ class Results:
         def then(version: Version) -> None:
             self.memory.add(tag, version)
             if links.alive(self._scene, segmentation):
-                self.memory.write(segmentation, run.volume)
+                self.memory.write(segmentation)
 
         self.finish()
         self._task = (Task(work), then)

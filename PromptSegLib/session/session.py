@@ -284,8 +284,9 @@ class Session:
         with self._refusing():
             self._require("segment")
             prompts = prompts_list.prompts_of(self.scene, key)
-            if prompts.sha256 != prompts_list.sha256_of_model(self.parameters.model):
-                raise PromptSegError(f"These prompts belong to the model {prompts.backbone}; choose that model above.")
+            reason = prompts_list.why_not(prompts, self.parameters.model)
+            if reason:
+                raise PromptSegError(reason)
             self._results.drop()
             wanted = list(volumes) if volumes is not None else [self._volume()]
             self._queue = [partial(self._segment_one, key, prompts, each) for each in wanted]
@@ -395,7 +396,7 @@ class Session:
             now = prompts_list.current(segmentation)
             if now is None or now.to_bytes() != version.prompts.to_bytes():
                 prompts_list.keep(self.scene, segmentation, version.prompts)
-        self._results.memory.write(segmentation, self._volume())
+        self._results.memory.write(segmentation)
         self._followed = current_tag(segmentation)
 
     def _common(self) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from PromptSegLib.scene import links  # noqa: E402
 from PromptSegLib.scene.memory import (  # noqa: E402
     MEMORY_ROLE,
     forget_orphans,
-    memory_volume,
     read_memory,
     write_memory,
 )
@@ -53,11 +52,10 @@ def check(found, images, turned=()):
 @pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_images_come_back_also_from_a_saved_scene(tmp_path, transforms, direction):
     scene, volume, node = setup_nodes(transforms, direction)
-    assert read_memory(node) == {} and memory_volume(node) is None
+    assert read_memory(node) == {}
     images = two_images(volume)
-    write_memory(node, volume, images)
+    write_memory(node, images)
     check(read_memory(node), images)
-    assert memory_volume(node) is volume
     save_scene(scene, tmp_path / "a.mrb")
     opened = load_scene(tmp_path / "a.mrb")
     again = opened.GetFirstNodeByName("Segmentation")
@@ -65,7 +63,6 @@ def test_images_come_back_also_from_a_saved_scene(tmp_path, transforms, directio
     left_handed = np.linalg.det(np.reshape(images["applied"].GetDirection(), (3, 3))) < 0
     assert left_handed == (np.linalg.det(np.reshape(image_from_volume(volume).GetDirection(), (3, 3))) < 0)
     check(read_memory(again), images, ["applied"] if left_handed else [])
-    assert memory_volume(again) is opened.GetFirstNodeByName("CT")
     check(read_memory(node), images)
 
 
@@ -77,7 +74,7 @@ def memory_nodes(scene):
 def test_nodes_are_hidden_and_follow_the_segmentation():
     scene, volume, node = setup_nodes(TRANSFORMS["both"])
     images = two_images(volume)
-    write_memory(node, volume, images)
+    write_memory(node, images)
     for each in memory_nodes(scene):
         assert each.GetHideFromEditors() and each.GetSaveWithScene() and each.GetDisplayNode() is None
         assert each.GetName().startswith("Segmentation ") and each.GetName().endswith("(PromptSeg memory)")
@@ -95,32 +92,31 @@ def test_writing_again_replaces_everything():
     scene, volume, node = setup_nodes()
     images = two_images(volume)
     before = scene.GetNumberOfNodes()
-    write_memory(node, volume, images)
+    write_memory(node, images)
     assert scene.GetNumberOfNodes() == before + 2
     other = sitk.Image([3, 4, 5], sitk.sitkUInt8) + 9
     put_under(scene, node, ras(rotation(3), (5, 5, 5)))
     node.SetName("renamed")
-    write_memory(node, None, {"strokes": other})
+    write_memory(node, {"strokes": other})
     check(read_memory(node), {"strokes": other})
-    assert memory_volume(node) is None
     (only,) = memory_nodes(scene)
     assert only.GetName() == "renamed strokes (PromptSeg memory)"
     assert only.GetTransformNodeID() == node.GetTransformNodeID()
     assert node.GetNumberOfNodeReferences(MEMORY_ROLE) == 1
-    write_memory(node, volume, images)
+    write_memory(node, images)
     check(read_memory(node), images)
-    write_memory(node, volume, {})
+    write_memory(node, {})
     assert read_memory(node) == {} and scene.GetNumberOfNodes() == before + 1
 
 
 def test_forgetting():
     scene, volume, node = setup_nodes()
     before = scene.GetNumberOfNodes()
-    write_memory(node, volume, {})
-    write_memory(node, volume, two_images(volume))
+    write_memory(node, {})
+    write_memory(node, two_images(volume))
     for each in memory_nodes(scene):
         each.AddDefaultStorageNode()
-    write_memory(node, volume, {})
+    write_memory(node, {})
     assert read_memory(node) == {} and scene.GetNumberOfNodes() == before
     assert node.GetNumberOfNodeReferences(MEMORY_ROLE) == 0
 
@@ -128,11 +124,10 @@ def test_forgetting():
 def test_deleted_nodes():
     scene, volume, node = setup_nodes()
     images = two_images(volume)
-    write_memory(node, volume, images)
+    write_memory(node, images)
     scene.RemoveNode(memory_nodes(scene)[0])
     check(read_memory(node), {"strokes": images["strokes"]})
     scene.RemoveNode(volume)
-    assert memory_volume(node) is None
     forget_orphans(scene)
     check(read_memory(node), {"strokes": images["strokes"]})
     labelmap = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "the user's own")
@@ -144,14 +139,14 @@ def test_deleted_nodes():
 def test_a_clone_has_no_memory_and_never_writes_into_its_originals():
     scene, volume, node = setup_nodes()
     images = two_images(volume)
-    write_memory(node, volume, images)
+    write_memory(node, images)
     clone = slicer.vtkMRMLSegmentationNode()
     clone.Copy(node)
     clone = scene.AddNode(clone)
     assert clone.GetNumberOfNodeReferences(MEMORY_ROLE) == 2
     assert read_memory(clone) == {}
     check(read_memory(node), images)
-    write_memory(clone, volume, {"applied": sitk.Image([3, 4, 5], sitk.sitkUInt8) + 9})
+    write_memory(clone, {"applied": sitk.Image([3, 4, 5], sitk.sitkUInt8) + 9})
     check(read_memory(node), images)
     assert list(read_memory(clone)) == ["applied"]
 
@@ -159,7 +154,7 @@ def test_a_clone_has_no_memory_and_never_writes_into_its_originals():
 def test_two_scenes_in_one_keep_their_memories_apart(tmp_path):
     scene, volume, node = setup_nodes()
     images = two_images(volume)
-    write_memory(node, volume, images)
+    write_memory(node, images)
     save_scene(scene, tmp_path / "a.mrb")
     opened = load_scene(tmp_path / "a.mrb")
     first = opened.GetFirstNodeByName("Segmentation")
@@ -180,14 +175,14 @@ def test_two_scenes_in_one_keep_their_memories_apart(tmp_path):
 def test_transforms_that_no_image_can_follow_leave_the_memory_alone():
     scene, volume, node = setup_nodes()
     images = two_images(volume)
-    write_memory(node, volume, images)
+    write_memory(node, images)
     other = {"applied": sitk.Image([3, 4, 5], sitk.sitkUInt8)}
     put_under(scene, node, ras(rotation(20) @ np.diag([1, 1, 1.4]) @ rotation(30)))
     with pytest.raises(PromptSegError, match="shear"):
-        write_memory(node, volume, other)
+        write_memory(node, other)
     node.SetAndObserveTransformNodeID(bent(scene))
     with pytest.raises(PromptSegError, match="non-linear"):
-        write_memory(node, volume, other)
+        write_memory(node, other)
     node.SetAndObserveTransformNodeID(None)
     check(read_memory(node), images)
     assert links.alive(scene, memory_nodes(scene)[0])

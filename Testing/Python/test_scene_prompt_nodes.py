@@ -17,6 +17,7 @@ from PromptSegLib.prompts.classes import describe  # noqa: E402
 from PromptSegLib.prompts.store import ClassPrompts, Prompts  # noqa: E402
 from PromptSegLib.scene.prompt_nodes import (  # noqa: E402
     add_prompts,
+    backbone_of,
     link,
     linked,
     prompt_nodes,
@@ -81,6 +82,14 @@ def test_updated_prompts():
     assert prompts_of(node).to_bytes() == new.to_bytes()
     assert (node.GetName(), node.GetAttribute("PromptSeg.Backbone")) == ("mine", "mr-test")
     assert heard == ["liver, spleen"]  # once, when all of it is there
+
+
+def test_the_backbone_of_prompts():
+    scene = new_scene()
+    node = add_prompts(scene, some_prompts("liver"), "mine")
+    assert backbone_of(node) == ("ct-test", "ab" * 32)
+    node.RemoveAttribute("PromptSeg.BackboneSHA256")  # as in a scene saved before there was this attribute
+    assert backbone_of(node) == ("ct-test", "")
 
 
 @pytest.mark.parametrize("text", ["", "kein base64!", "AAAA", "truncated"])

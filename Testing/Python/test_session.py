@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
@@ -1103,12 +1104,26 @@ def test_own_prompts_of_a_model_that_is_a_file(desk, tmp_path):
 def test_prompts_of_another_backbone(desk, listed):
     desk.session.load_prompts(desk.models / "tiny1.prompts.safetensors")
     row = desk.session.view().prompts[-1]
-    assert "tiny1" in row.reason
+    assert row.reason == "These prompts belong to the model Tiny 1; choose that model."
     before, sent = desk.state(), len(desk.workers.jobs)
     desk.session.segment(row.key)
     run(desk.session)
-    assert desk.level == "error" and "tiny1" in desk.notice
+    assert desk.level == "error" and desk.notice == row.reason
     assert desk.state() == before and len(desk.workers.jobs) == sent
+
+
+def test_prompts_of_an_earlier_version_of_the_model(desk, listed, tmp_path):
+    """As after an update that came with other weights under the same name."""
+    desk.tuned()
+    earlier = replace(desk.own_prompts(), sha256="ab" * 32)
+    prompt_nodes.update_prompts(prompt_nodes.linked(desk.segmentation), earlier)
+    row = desk.session.view().prompts[-1]
+    assert "a version of the model tiny0 that is not here" in row.reason and row.current
+    desk.session.segment(row.key)
+    assert desk.level == "error" and desk.notice == row.reason
+    earlier.save(tmp_path / "earlier.safetensors")
+    desk.session.load_prompts(tmp_path / "earlier.safetensors")
+    assert desk.level == "error" and desk.notice == f"earlier.safetensors: {row.reason}"
 
 
 def test_prompts_of_the_scene_after_another_model_was_chosen(desk):

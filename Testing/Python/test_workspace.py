@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -12,7 +14,7 @@ import PromptSegLib as ps
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.inference.looking import places_to_look
-from PromptSegLib.inference.tiling import OVERLAP, aligned, overlaps, starts, steps
+from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, aligned, overlaps, starts, steps
 from PromptSegLib.models.workspace import IMAGES, EncoderMaps, Workspace
 
 BRIEF = ps.Settings(steps=2, token_steps=5)
@@ -71,15 +73,16 @@ def test_another_image_drops_the_maps_and_old_images_are_forgotten(backbone):
     assert workspace.volume(images[0], backbone.preprocessing) is not volumes[0]
 
 
+@pytest.mark.parametrize("overlap", [OVERLAP, OVERLAP_ALONE])
 @pytest.mark.parametrize("extent", [5, 16, 17, 30, 31, 45, 60, 100, 257])
-def test_tiles_are_few_overlap_and_spread_evenly(extent):
+def test_tiles_are_few_overlap_and_spread_evenly(extent, overlap):
     tile, shape = (16, 16, 16), (extent, 20, 20)
-    step = steps(shape, tile)
+    step = steps(shape, tile, overlap)
     rows = sorted({start[0] for start in starts(shape, tile, step)})
     assert rows[0] == 0 and rows[-1] == max(extent - 16, 0)
     gaps = np.diff(rows)
-    assert (gaps <= int(16 * (1 - OVERLAP))).all()
-    assert len(rows) == 1 + -(-max(extent - 16, 0) // int(16 * (1 - OVERLAP)))
+    assert (gaps <= int(16 * (1 - overlap))).all()
+    assert len(rows) == 1 + -(-max(extent - 16, 0) // int(16 * (1 - overlap)))
     # As MONAI computes its interval from an overlap.
     assert tuple(int(size * (1 - share)) for size, share in zip(tile, overlaps(step, tile))) == step
 
@@ -104,6 +107,22 @@ def test_evidence_in_a_box_is_that_of_the_whole_sweep_away_from_its_border(backb
     part = evidence(backbone, prompts, array[box], step=step)
     inner = (slice(None), slice(2, 10), slice(14, -14), slice(14, -14))
     assert np.abs(part[inner] - whole[(slice(None), *box)][inner]).max() < 0.05
+
+
+def test_without_strokes_tiles_overlap_more(backbone, encodings):
+    """With strokes they are the tiles that were encoded while the user painted."""
+    case = example(shape=(20, 40, 170))
+    prompts = replace(ps.tune([case], CLASSES, backbone, settings=BRIEF), strokes=())
+    shape = Workspace().volume(case.image, backbone.preprocessing).array.shape
+    few, many = (
+        len(starts(shape, backbone.tile, steps(shape, backbone.tile, overlap))) for overlap in (OVERLAP, OVERLAP_ALONE)
+    )
+    assert few < many
+    for strokes, encoded, kept in ((case, few, few), (None, many, 0)):
+        workspace = Workspace()
+        encodings.clear()
+        ps.segment(prompts, case.image, backbone, strokes=strokes, workspace=workspace)
+        assert (len(encodings), len(workspace.maps(case.image, backbone))) == (encoded, kept)
 
 
 def test_around_the_strokes_only_a_part_is_computed(backbone):
