@@ -120,8 +120,11 @@ def as_text(card: dict[str, Any], entry: dict[str, Any]) -> str:
         names = "; ".join(f"{s['name']}: {', '.join(s['validation'])}" for s in card["sources"] if s["validation"])
         mean = overall(scores)
         lines += [f"On {names or 'no case'}.", "", "| class | Dice |", "|---|---|"]
-        lines += [f"| {name} | {'-' if value is None else f'{value:.3f}'} |" for name, value in scores.items()]
+        lines += [f"| {name} | {value:.3f} |" for name, value in scores.items() if value is not None]
         lines += [f"| mean | {'-' if mean is None else f'{mean:.3f}'} |"]
+        unseen = [name for name, value in scores.items() if value is None]
+        if unseen:
+            lines += ["", f"No validation case has labels of: {', '.join(unseen)}."]
     else:
         lines.append("It ships no prompts.")
     hours = f"{card['steps']} steps of batch {card['batch']}, {card['hours']:g} h, {card['processes']} process(es)"

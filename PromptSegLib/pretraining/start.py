@@ -34,7 +34,9 @@ def begin_with(learner: Learner, start: str, log: Callable[[str], None]) -> list
     else:
         backbone = load_model(start, "cpu")
         body = backbone.net.state_dict()
-        earlier = [*backbone.card.get("earlier", []), f"the backbone {backbone.name}, SHA-256 {backbone.sha256}"]
+        card = backbone.card
+        done = f": {card['steps']} steps of batch {card['batch']}, {card['hours']} h" if "hours" in card else ""
+        earlier = [*card.get("earlier", []), f"the backbone {backbone.name} (SHA-256 {backbone.sha256[:12]}...){done}"]
         shipped = backbone.shipped.active if backbone.shipped else ()
         classes = {
             each.info.name: {key.replace(".", ":"): torch.from_numpy(array) for key, array in each.tensors.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -53,6 +55,14 @@ def phantom(tmp_path_factory) -> SimpleNamespace:
         truth=truth,
         painted=painted,
     )
+
+
+@pytest.fixture(scope="module")
+def benchmark_module() -> Iterator[Callable[[str], ModuleType]]:
+    """Gives a module of ``Testing/Benchmark`` by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).resolve().parents[1] / "Benchmark")
+        yield importlib.import_module
 
 
 @pytest.fixture(scope="module")

@@ -302,6 +302,19 @@ def test_publishing_gives_a_backbone_with_shipped_prompts(recipe, tmp_path):
     assert "A phantom." in text and "phantoms: 3 volumes (CT; ball, rod). none." in text and entry["sha256"] in text
 
 
+def test_a_class_that_no_validation_case_shows(values, tmp_path):
+    """As when every labelled case was trained on."""
+    values["sources"][0]["classes"] = {"cone": 77, **CLASSES}
+    run = Pretraining(loaded(values, tmp_path, steps=1), tmp_path / "run", log=quiet)
+    run.run()
+    entry = publish(run.recipe, run.checkpoint, tmp_path, run.validation, "cpu", quiet)
+    scores = entry["card"]["validation_dice"]
+    assert scores["cone"] is None
+    text = (tmp_path / "tiny.md").read_text()
+    assert "| cone |" not in text and "No validation case has labels of: cone.\n" in text
+    assert f"| mean | {(scores['ball'] + scores['rod']) / 2:.3f} |" in text
+
+
 def test_a_run_without_labels_ships_no_prompts(values, tmp_path):
     recipe = loaded(values, tmp_path, variant="self", steps=2)
     run = Pretraining(recipe, tmp_path / "run", log=quiet)
@@ -332,7 +345,8 @@ def test_a_run_begins_with_a_backbone_or_another_run(values, recipe, tmp_path):
                 known = average[f"prompts.{key}"]
                 wanted = fresh.prompts[key][index] if name == "cone" else known[list(CLASSES).index(name)]
                 assert torch.allclose(tensor[index], wanted, atol=tolerance), (name, key)
-    assert "6 steps" in earlier[0][0] and "the backbone tiny, SHA-256" in earlier[1][0]
+    assert "6 steps" in earlier[0][0]
+    assert earlier[1][0].startswith("the backbone tiny (SHA-256 ") and ": 6 steps of batch 2, 0" in earlier[1][0]
 
 
 def test_a_step_without_a_finite_gradient_is_left_out(recipe, tmp_path, monkeypatch):
