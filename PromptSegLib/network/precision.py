@@ -27,3 +27,11 @@ def autocast(device: torch.device, scaled: bool = False) -> torch.autocast:
         return torch.autocast(device.type, torch.float16)
     fast = has_bfloat16(device)
     return torch.autocast(device.type if fast else "cpu", torch.bfloat16, enabled=fast)
+
+
+def on_cpu_casts() -> bool:
+    """Whether the caller runs under an autocast of the CPU."""
+    try:
+        return torch.is_autocast_enabled("cpu")
+    except TypeError:  # torch < 2.4
+        return torch.is_autocast_cpu_enabled()

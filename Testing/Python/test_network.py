@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.profiler import profile
 
 from PromptSegLib.network.attention import PromptedWindowAttention, merge, partition, relative_index, window_mask
 from PromptSegLib.network.config import FURTHER_TOKENS, METHODS, MODES, OUTPUTS, NetworkConfig, outputs_of
-from PromptSegLib.network.punet import PUNet, ResidualConvolution
+from PromptSegLib.network.punet import Convolution, PUNet, ResidualConvolution
 from PromptSegLib.network.tokens import new_prompts, select, stack, touches_encoder, unstack, without_encoder
 
 SMALL = NetworkConfig(channels=(8, 16, 32), head_channels=8, tokens=4, dynamic_rank=4)
@@ -231,6 +233,35 @@ def test_weight_gradients_in_mixed_precision_are_the_same_each_time(extents):
         y.float().square().sum().backward()
         found.append(layer[2].weight.grad.clone())
     assert all(torch.equal(found[0], each) for each in found)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5, 6])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_small_image_is_convolved_as_any_other(depth, bias):
+    torch.manual_seed(0)
+    layer = Convolution(8, 4, 3, padding=1, bias=bias)
+    x = torch.randn(1, 8, depth, 5, 7, requires_grad=True)
+    found = layer(x)
+    found.square().sum().backward()
+    gradients = [x.grad.clone(), layer.weight.grad.clone()]
+    x.grad = layer.weight.grad = None
+    expected = F.conv3d(x, layer.weight, layer.bias, padding=1)
+    expected.square().sum().backward()
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(gradients, (x.grad, layer.weight.grad)))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN has no faster way")
+def test_no_small_image_is_convolved_the_slow_way():
+    layer, x = Convolution(8, 8, 3, padding=1), torch.randn(1, 8, 6, 6, 6)
+
+    def kernels(convolve):
+        with profile() as seen:
+            convolve(x).sum().backward()
+        return {event.key for event in seen.key_averages()}
+
+    assert "aten::slow_conv3d" in kernels(lambda x: F.conv3d(x, layer.weight, padding=1))  # else this can go
+    assert "aten::slow_conv3d" not in kernels(layer)
 
 
 def test_a_body_can_be_trained_after_it_was_used(image):
