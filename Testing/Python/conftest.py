@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import pytest
@@ -74,3 +74,44 @@ def models(tmp_path_factory) -> Path:
     for seed in (0, 1):
         tiny_backbone(folder, seed, shipped=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Any]:
+    """Worker processes that the sessions of a module share."""
+    from scenes import Workers
+
+    lent = Workers()
+    yield lent
+    lent.end()
+
+
+@pytest.fixture
+def desk(models, workers) -> Iterator[Any]:
+    """A desk with the usual strokes painted."""
+    from desk import Desk
+    from scenes import paint_strokes
+
+    desk = Desk(models, workers)
+    paint_strokes(desk.segmentation, desk.volume, desk.reference)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def blank_desk(models, workers) -> Iterator[Any]:
+    from desk import Desk
+
+    desk = Desk(models, workers)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def oblique_desk(models, workers) -> Iterator[Any]:
+    from desk import SHIFTED, Desk
+    from test_scene_volumes import rotation
+
+    desk = Desk(models, workers, direction=tuple(rotation(20, -35, 50).ravel()), matrix=SHIFTED)
+    yield desk
+    desk.close()

@@ -1,0 +1,313 @@
+"""The session's prompts: their list, segmenting with them, and examples on other volumes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("slicer")
+
+from desk import group_of
+from scenes import (
+    box_in,
+    content,
+    mask_of,
+    nodes_of,
+    paint,
+    run,
+)
+from tiny import CLASSES, painted, phantom
+
+from PromptSegLib.models import catalogue
+from PromptSegLib.prompts.store import Prompts
+from PromptSegLib.scene import links, prompt_nodes
+from PromptSegLib.scene.segmentations import segments, segments_by_name
+
+# Prompts
+
+
+@pytest.fixture
+def listed(models, monkeypatch) -> None:
+    """Both tiny backbones in the catalogue."""
+    items = json.loads(catalogue.CATALOGUE.read_text())
+    for seed in (0, 1):
+        path = models / f"tiny{seed}.safetensors"
+        item = {
+            "name": f"tiny{seed}",
+            "title": f"Tiny {seed}",
+            "modality": "CT",
+            "spacing": [3, 2, 2],
+            "classes": ["liver", "spleen", "aorta"],
+            "licence": "none",
+            "file": str(path),
+            "prompts": str(path.with_suffix(".prompts.safetensors")),
+            "sha256": catalogue.sha256_of(path),
+        }
+        items["models"].append(item)
+    path = models / "catalogue.json"
+    path.write_text(json.dumps(items))
+    monkeypatch.setattr(catalogue, "CATALOGUE", path)
+
+
+def test_the_list_of_prompts(desk, listed, tmp_path):
+    session = desk.session
+    shipped = session.view().prompts
+    assert [(row.key, row.classes, row.shipped) for row in shipped] == [
+        ("shipped:tiny0", ("liver", "spleen", "aorta"), True)
+    ]
+    desk.tuned()
+    own = next(row for row in session.view().prompts if not row.shipped)
+    assert own.current and own.classes == ("ball", "rod") and not own.reason
+
+    session.save_prompts(own.key, tmp_path / "mine.safetensors")
+    assert "Saved" in desk.notice
+    assert Prompts.load(tmp_path / "mine.safetensors").to_bytes() == desk.own_prompts().to_bytes()
+    session.save_prompts(shipped[0].key, tmp_path / "shipped.safetensors")
+    assert Prompts.load(tmp_path / "shipped.safetensors").names == ["liver", "spleen", "aorta"]
+
+    session.load_prompts(tmp_path / "mine.safetensors")
+    loaded = session.view().prompts[-1]
+    assert loaded.name == "mine" and not loaded.current and loaded.key != own.key
+    session.rename_prompts(loaded.key, "  thorax  ")
+    assert session.view().prompts[-1].name == "thorax"
+    session.delete_prompts(loaded.key)
+    assert [row.key for row in session.view().prompts] == [shipped[0].key, own.key]
+
+    # The current ones deleted: segments stay, and a retuning still goes on from them.
+    before = content(desk.segmentation)
+    session.delete_prompts(own.key)
+    assert content(desk.segmentation) == before and len(session.view().prompts) == 1
+    desk.paint("ball", box_in(desk.mask("ball")), "erase")
+    desk.tuned()
+    assert "start" in desk.last_job.arrays and set(desk.own_prompts().names) == {"ball", "rod"}
+
+
+def test_what_cannot_be_done_with_prompts(desk, listed, tmp_path):
+    desk.tuned()
+    key, nodes, session = desk.own_key(), nodes_of(desk.scene), desk.session
+    (tmp_path / "damaged.safetensors").write_bytes(b"no prompts")
+    for action in (
+        lambda: session.rename_prompts("shipped:tiny0", "mine"),
+        lambda: session.delete_prompts("shipped:tiny0"),
+        lambda: session.rename_prompts(key, "  "),
+        lambda: session.rename_prompts("vtkMRMLTextNode99", "mine"),
+        lambda: session.delete_prompts(desk.volume.GetID()),
+        lambda: session.save_prompts("", tmp_path / "none.safetensors"),
+        lambda: session.save_prompts(key, tmp_path / "mine.txt"),
+        lambda: session.save_prompts(key, tmp_path / "no folder" / "mine.safetensors"),
+        lambda: session.load_prompts(tmp_path / "missing.safetensors"),
+        lambda: session.load_prompts(tmp_path / "damaged.safetensors"),
+        lambda: session.load_prompts(tmp_path),
+        lambda: session.segment("shipped:nothing"),
+        lambda: session.segment(""),
+    ):
+        session.load_prompts(desk.models / "tiny1.prompts.safetensors")  # so that an older notice is gone
+        session.delete_prompts(session.view().prompts[-1].key)
+        assert session.view().notice.level == "info", session.view().notice
+        action()
+        assert session.view().notice.level == "error" and session.view().notice.text.endswith(".")
+        assert nodes_of(desk.scene) == nodes and not session.view().busy
+    assert {path.name for path in tmp_path.iterdir()} == {"damaged.safetensors"}
+
+
+def test_own_prompts_of_a_model_that_is_a_file(desk, tmp_path):
+    """They can be saved, so they can be loaded again."""
+    desk.tuned()
+    desk.session.save_prompts(desk.own_key(), tmp_path / "mine.safetensors")
+    desk.session.load_prompts(tmp_path / "mine.safetensors")
+    assert desk.level == "info", desk.notice
+    assert desk.session.view().prompts[-1].name == "mine" and not desk.session.view().prompts[-1].reason
+
+
+def test_prompts_of_another_backbone(desk, listed):
+    desk.session.load_prompts(desk.models / "tiny1.prompts.safetensors")
+    row = desk.session.view().prompts[-1]
+    assert row.reason == "These prompts belong to the model Tiny 1; choose that model."
+    before, sent = desk.state(), len(desk.workers.jobs)
+    desk.session.segment(row.key)
+    run(desk.session)
+    assert desk.level == "error" and desk.notice == row.reason
+    assert desk.state() == before and len(desk.workers.jobs) == sent
+
+
+def test_prompts_of_an_earlier_version_of_the_model(desk, listed, tmp_path):
+    """As after an update that came with other weights under the same name."""
+    desk.tuned()
+    earlier = replace(desk.own_prompts(), sha256="ab" * 32)
+    prompt_nodes.update_prompts(prompt_nodes.linked(desk.segmentation), earlier)
+    row = desk.session.view().prompts[-1]
+    assert "a version of the model tiny0 that is not here" in row.reason and row.current
+    desk.session.segment(row.key)
+    assert desk.level == "error" and desk.notice == row.reason
+    earlier.save(tmp_path / "earlier.safetensors")
+    desk.session.load_prompts(tmp_path / "earlier.safetensors")
+    assert desk.level == "error" and desk.notice == f"earlier.safetensors: {row.reason}"
+
+
+def test_prompts_of_the_scene_after_another_model_was_chosen(desk):
+    desk.tuned()
+    desk.paint("ball", box_in(desk.mask("ball")), "erase")
+    desk.session.parameters.model = str(desk.models / "tiny1.safetensors")
+    assert "tiny0" in desk.session.view().prompts[-1].reason
+    desk.tune()  # begins anew, on the strokes and corrections
+    assert "start" not in desk.last_job.arrays and set(desk.last_job.values["wanted"]) == {"ball", "rod"}
+    desk.apply()
+    assert desk.own_prompts().backbone == "tiny1"
+
+
+# Segmenting with prompts
+
+
+def test_own_prompts_on_the_current_volume(desk):
+    desk.tuned()
+    desk.session.undo()
+    before = desk.state()
+    desk.session.segment(desk.own_key())
+    run(desk.session)
+    assert desk.session.view().preview == "Result" and desk.level == "info"
+    assert content(desk.segmentation) == before[0]
+    desk.apply()
+    for name, value in CLASSES.items():  # what is painted is honoured, and grown
+        assert desk.mask(name)[desk.strokes == value].all()
+    assert desk.session.view().tune_text == "Retune"
+
+
+def test_shipped_prompts_then_correct_and_retune(desk, listed):
+    desk.segmentation.GetSegmentation().RemoveAllSegments()
+    desk.session.segment("shipped:tiny0")
+    run(desk.session)
+    assert desk.session.view().preview == "Result", desk.notice
+    desk.apply()
+    names = [each.name for each in segments(desk.segmentation)]
+    assert names == ["liver", "spleen", "aorta"]
+    largest = max(names, key=lambda name: desk.mask(name).sum())
+    erased = box_in(desk.mask(largest), 4)
+    desk.paint(largest, erased, "erase")
+    desk.tune()
+    assert set(desk.last_job.values["wanted"]) == {largest}
+    desk.apply()
+    assert not desk.mask(largest)[erased].any()
+
+
+def test_segmenting_with_other_prompts_keeps_what_was_tuned(desk, listed):
+    """A retuning goes on with what was tuned, whatever was segmented in between."""
+    desk.tuned()
+    tuned = desk.own_prompts()
+    desk.session.segment("shipped:tiny0")
+    run(desk.session)
+    desk.apply()
+    assert set(desk.own_prompts().names) >= {"ball", "rod"}
+    desk.paint("ball", box_in(desk.mask("ball")), "erase")
+    desk.tune()
+    start = Prompts.from_bytes(desk.last_job.arrays["start"].tobytes())
+    assert group_of(start, "rod") == group_of(tuned, "rod")
+    assert set(desk.last_job.values["wanted"]) == {"ball"}
+
+
+def test_prompts_on_other_volumes(desk):
+    desk.tuned()
+    one, other = desk.another_volume("One", paint_it=False), desk.another_volume("Two", seed=6)
+    before, strokes = content(desk.segmentation), content(links.remembered(other))
+    places = desk.session.view().look
+    desk.session.segment(desk.own_key(), [one, other])
+    run(desk.session)
+    assert desk.level == "info", desk.notice
+    assert content(desk.segmentation) == before and not desk.session.view().preview
+    assert desk.session.view().look == places
+    for volume in (one, other):
+        made = links.remembered(volume)
+        assert mask_of(made, volume, "ball").any() and mask_of(made, volume, "rod").any()
+    painted_there = sitk.GetArrayFromImage(painted(phantom(seed=6)[1]))
+    assert mask_of(links.remembered(other), other, "ball")[painted_there == CLASSES["ball"]].all()
+
+    # It is an AI step like any other: it can be undone, and corrected.
+    desk.session.choose_volume(other)
+    assert desk.session.view().tune_text == "Retune"
+    desk.session.undo()
+    assert content(links.remembered(other)) == strokes
+
+
+def test_a_result_on_another_volume_can_be_corrected_and_retuned(desk):
+    desk.tuned()
+    other = desk.another_volume(paint_it=False)
+    desk.session.segment(desk.own_key(), [other])
+    run(desk.session)
+    desk.session.choose_volume(other)
+    desk.volume, desk.segmentation = other, links.remembered(other)
+    erased = box_in(desk.mask("ball"), 3)
+    desk.paint("ball", erased, "erase")
+    desk.tune()
+    assert set(desk.last_job.values["wanted"]) == {"ball"} and "start" in desk.last_job.arrays
+    desk.apply()
+    assert not desk.mask("ball")[erased].any()
+
+
+def test_cancel_while_other_volumes_are_segmented(desk):
+    desk.tuned()
+    volumes = [desk.another_volume(name, paint_it=False) for name in ("One", "Two")]
+    before = desk.state()
+    desk.session.segment(desk.own_key(), volumes)
+    desk.session.cancel()
+    run(desk.session)
+    assert desk.state() == before
+    assert desk.notice.startswith("Cancelled")
+
+
+def test_one_of_several_volumes_cannot_be_segmented(desk):
+    desk.tuned()
+    gone, last = desk.another_volume("Gone", paint_it=False), desk.another_volume("Last", paint_it=False)
+    surfaces = desk.another_volume("Surfaces")
+    made_of_surfaces = links.remembered(surfaces).GetSegmentation()
+    made_of_surfaces.CreateRepresentation("Closed surface")
+    made_of_surfaces.SetSourceRepresentationName("Closed surface")
+    links.remove(gone)
+    empty = desk.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
+    nodes = nodes_of(desk.scene)
+    desk.session.segment(desk.own_key(), [gone, empty, surfaces, last])
+    run(desk.session)
+    assert not desk.session.view().busy
+    assert links.remembered(last) is not None and mask_of(links.remembered(last), last, "ball").any()
+    assert links.remembered(empty) is None
+    assert {"Empty segmentation", "Gone segmentation"}.isdisjoint(node[2] for node in nodes_of(desk.scene))
+    assert set(nodes) <= set(nodes_of(desk.scene))
+
+
+# Examples
+
+
+def test_further_volumes_teach(desk):
+    desk.session.add_example(desk.volume)
+    assert desk.level == "error"
+    plain = desk.another_volume("Plain", paint_it=False)
+    desk.session.add_example(plain)
+    assert desk.level == "error" and "segmentation" in desk.notice
+    one, other = desk.another_volume("One"), desk.another_volume("Two", seed=8)
+    others = links.remembered(other)
+    others.GetSegmentation().GetSegment(segments_by_name(others)["rod"]).SetName("unlike")
+    for volume in (one, other, one):
+        desk.session.add_example(volume)
+    assert desk.session.view().examples == (("Two", "Two strokes"), ("One", "One strokes"))
+    desk.tune()
+    job = desk.last_job
+    assert len(job.values["examples"]) == 3 and len({each["image"] for each in job.values["examples"]}) == 3
+    assert set(job.said(0)) == {"ball", "rod", "background"} == set(job.said(2))
+    assert set(job.said(1)) == {"ball", "background"}
+    desk.session.discard()
+
+    desk.session.remove_example(other)
+    links.remove(one)
+    desk.tune()
+    assert len(desk.last_job.values["examples"]) == 1 and desk.session.view().examples == ()
+
+
+def test_an_example_with_nothing_painted_teaches_nothing(desk):
+    other = desk.another_volume()
+    for name in ("ball", "rod", "background"):
+        paint(links.remembered(other), other, np.zeros((20, 40, 48), np.uint8), {name: 1})
+    desk.session.add_example(other)
+    desk.tune()
+    assert len(desk.last_job.values["examples"]) == 1

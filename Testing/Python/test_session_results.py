@@ -1,0 +1,252 @@
+"""What the session does with results: where to look next, clean-up, undo and redo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer")
+
+from desk import LONG, Desk, reported
+from scenes import (
+    box_in,
+    content,
+    mask_of,
+    nodes_of,
+    run,
+)
+from test_scene_looking import add_views
+from tiny import CLASSES
+
+from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.scene import links
+from PromptSegLib.scene.placement import to_array
+from PromptSegLib.scene.storage import load_scene, save_scene
+from PromptSegLib.scene.volumes import image_from_volume
+from PromptSegLib.session.session import Session
+
+# Where to look
+
+
+def test_where_to_look_and_the_map(desk):
+    views = add_views(desk.scene)
+    assert desk.session.view().reasons["look"] and desk.session.view().reasons["map"]
+    desk.session.look_next()
+    assert desk.level == "error"
+    desk.session.show_map(True)
+    assert not desk.session.view().map_shown
+    desk.tune()
+    nodes = nodes_of(desk.scene)
+    assert desk.session.view().look and not desk.session.view().reasons["look"]
+    seen = set()
+    for _ in range(3):
+        desk.session.look_next()
+        seen.add(tuple(to_array(views[0][0].GetSliceToRAS())[:3, 3]))
+    grid = Grid.of(image_from_volume(desk.volume))
+    z = [point[2] for point in seen]
+    assert len(seen) > 1 and all(grid.corners().min(0)[2] <= each <= grid.corners().max(0)[2] for each in z)
+
+    desk.session.show_map(True)
+    shown = [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
+    assert desk.session.view().map_shown and len([node for node in shown if "ScalarVolume" in node[0]]) >= 1
+    assert all(composite.GetForegroundVolumeID() == shown[0][0] for _, composite in views)
+    desk.apply()
+    desk.tune()
+    desk.session.show_map(False)
+    assert not [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
+    assert not any(composite.GetForegroundVolumeID() for _, composite in views)
+    assert desk.session.view().preview and nodes
+
+
+def test_what_is_remembered_goes_with_its_segmentation(desk):
+    before = desk.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
+    desk.tuned()
+    assert desk.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == before + 2
+    desk.scene.RemoveNode(desk.segmentation)
+    assert desk.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == before
+
+
+def test_the_map_goes_with_its_volume(desk):
+    desk.tune()
+    desk.session.show_map(True)
+    links.remove(desk.volume)
+    assert not desk.session.view().map_shown and desk.session.view().reasons["map"]
+    assert not [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
+    desk.session.show_map(True)
+    assert desk.level == "error"
+
+
+# Clean-up
+
+
+def test_clean_up_of_the_result(desk):
+    desk.tune()
+    plain = preview_mask(desk, "ball")
+    desk.session.parameters.smoothing = 2.0
+    desk.session.clean_up_changed()
+    run(desk.session)
+    smooth = preview_mask(desk, "ball")
+    assert desk.session.view().preview == "Result" and not np.array_equal(smooth, plain)
+    assert smooth[desk.strokes == CLASSES["ball"]].all()
+    desk.session.parameters.smoothing = 0.0
+    desk.session.clean_up_changed()
+    run(desk.session)
+    assert np.array_equal(preview_mask(desk, "ball"), plain)
+    desk.session.parameters.largestComponent = desk.session.parameters.fillHoles = True
+    desk.tune()
+    shown = preview_mask(desk, "ball")
+    desk.apply()
+    assert np.array_equal(desk.mask("ball"), shown)
+
+
+def preview_mask(desk: Desk, name: str) -> np.ndarray:
+    preview = next(node for node in nodes_of(desk.scene) if node[2] == "PromptSeg preview")
+    return mask_of(desk.scene.GetNodeByID(preview[0]), desk.volume, name)
+
+
+@pytest.mark.parametrize("how", ["erased", "background"])
+def test_filling_holes_respects_the_user(desk, how):
+    desk.session.parameters.fillHoles = True
+    inside = np.zeros(desk.strokes.shape, bool)
+    inside[9:12, 11:13, 18:20] = True
+    around = np.zeros_like(inside)
+    around[7:14, 9:15, 16:22] = True
+    if how == "erased":
+        desk.tuned()
+        desk.paint("ball", around)
+        desk.tuned()
+        desk.paint("ball", inside, "erase")
+    else:
+        desk.paint("ball", around & ~inside)
+        desk.paint("background", inside)
+    desk.tune()
+    assert not preview_mask(desk, "ball")[inside].any()
+    assert preview_mask(desk, "ball")[around & ~inside].all()
+
+
+def cleaning(session: Session) -> bool:
+    """The job is done, and a thread cleans its result."""
+    return not session.view().busy and session.busy
+
+
+@pytest.mark.parametrize("what", ["discard", "tune", "delete", "close"])
+def test_while_a_result_is_cleaned(desk, what):
+    desk.session.parameters.smoothing = 1.0
+    before = content(desk.segmentation)
+    desk.session.tune()
+    run(desk.session, until=cleaning)
+    if what == "discard":
+        desk.session.discard()
+    elif what == "tune":
+        desk.session.parameters.seconds = LONG
+        desk.session.tune()
+        run(desk.session, until=reported)
+        assert desk.session.view().preview != "Result"
+        desk.session.cancel()
+    elif what == "delete":
+        links.remove(desk.segmentation)
+    else:
+        desk.scene.Clear(0)
+    run(desk.session)
+    assert not desk.session.view().preview
+    assert not [node for node in nodes_of(desk.scene) if "preview" in node[2]]
+    if what in ("discard", "tune"):
+        assert content(desk.segmentation) == before
+
+
+# Undo
+
+
+def test_undo_and_redo_of_results(desk):
+    strokes = content(desk.segmentation)
+    assert desk.session.view().reasons["undo"] and desk.session.view().reasons["redo"]
+    desk.tuned()
+    first, prompts = content(desk.segmentation), desk.own_prompts().to_bytes()
+    erased = box_in(desk.mask("ball"))
+    desk.paint("ball", erased, "erase")
+    corrected = content(desk.segmentation)
+    desk.tuned()
+    second, later = content(desk.segmentation), desk.own_prompts().to_bytes()
+    assert prompts != later
+
+    desk.session.undo()
+    assert content(desk.segmentation) == corrected != first
+    assert desk.own_prompts().to_bytes() == prompts
+    desk.session.undo()
+    assert content(desk.segmentation) == strokes and desk.session.view().tune_text == "Tune prompts"
+    assert desk.session.view().reasons["undo"] and not desk.session.view().reasons["redo"]
+    desk.session.redo()
+    desk.session.redo()
+    assert content(desk.segmentation) == second and desk.own_prompts().to_bytes() == later
+    assert desk.session.view().tune_text == "Retune"
+
+
+def test_what_was_undone_says_nothing(desk):
+    desk.tuned()
+    desk.session.undo()
+    desk.tune()
+    job = desk.last_job
+    assert "start" not in job.arrays and set(job.values["classes"]) == set(CLASSES)
+    said = job.said()
+    assert set(said) == {*CLASSES, "background"}
+    for name, value in CLASSES.items():
+        assert said[name].sum() == (desk.strokes == value).sum()
+
+
+def test_corrections_are_those_of_the_step_that_is_there(desk):
+    desk.tuned()
+    first = desk.mask("ball")
+    one, two = box_in(first, 1), box_in(first & (np.arange(first.shape[2]) > 16), 1)
+    desk.paint("ball", one, "erase")
+    desk.tuned()
+    desk.session.undo()  # back to the first result with a correction
+    desk.paint("ball", two & ~one, "erase")
+    desk.tune()
+    assert desk.last_job.said()["not ball"].sum() == (one | two).sum()
+    desk.session.discard()
+    desk.session.undo()
+    desk.session.redo()
+    assert desk.session.view().tune_text == "Retune"
+
+
+def test_undo_right_after_apply_and_redo(desk):
+    """Before the thread has remembered what was applied."""
+    before = content(desk.segmentation)
+    desk.tune()
+    desk.session.apply()
+    desk.session.undo()
+    assert content(desk.segmentation) == before
+    desk.session.redo()
+    run(desk.session)
+    desk.paint("ball", box_in(desk.mask("ball")), "erase")
+    desk.tune()
+    assert set(desk.last_job.values["wanted"]) == {"ball"} and "start" in desk.last_job.arrays
+
+
+def test_undone_then_saved_and_reopened(desk, tmp_path):
+    desk.tuned()
+    erased = box_in(desk.mask("ball"))
+    desk.paint("ball", erased, "erase")
+    desk.tuned()
+    desk.session.undo()  # to the first result, corrected
+    save_scene(desk.scene, tmp_path / "undone.mrb")
+    desk.session.close()
+    desk.scene = load_scene(tmp_path / "undone.mrb")
+    desk.volume = desk.scene.GetFirstNodeByName("CT")
+    desk.session = desk.new_session(desk.scene)
+    desk.session.choose_volume(desk.volume)
+    desk.segmentation = desk.session.parameters.segmentation
+    desk.tune()
+    assert set(desk.last_job.values["wanted"]) == {"ball"}
+    assert desk.last_job.said()["not ball"].sum() == erased.sum()
+
+
+def test_a_result_that_cannot_be_applied_leaves_nothing_to_undo(desk):
+    desk.tune()
+    segmentation = desk.segmentation.GetSegmentation()
+    segmentation.CreateRepresentation("Closed surface")
+    segmentation.SetSourceRepresentationName("Closed surface")
+    desk.session.apply()
+    run(desk.session)
+    assert desk.level == "error" and "surface" in desk.notice
+    assert desk.session.view().reasons["undo"]
