@@ -328,3 +328,19 @@ def test_interrupting(monkeypatch, capsys):
     monkeypatch.setattr(commands.catalogue, "entries", interrupted)
     assert main(["models"]) == 130
     assert "Interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ranks", ["1", "2"])
+@pytest.mark.parametrize("words, code", [(["models"], 0), (["info", "none.safetensors"], 2)])
+def test_a_rank_of_several_ends_without_pythons_clean_up(ranks, words, code):
+    script = "import atexit; atexit.register(print, 'cleaned up'); from PromptSegLib.__main__ import run; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        cwd=ROOT,
+        env={**os.environ, "WORLD_SIZE": ranks},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code and ("ct-body" in done.stdout or "none.safetensors" in done.stderr)
+    assert ("cleaned up" in done.stdout) == (ranks == "1")
