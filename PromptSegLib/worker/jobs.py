@@ -1,6 +1,5 @@
 """The jobs a worker does. Values and arrays are those of a message of kind ``job``.
 
-``load``     model, device. Gives title; afterwards other jobs on that model start at once.
 ``prepare``  model, device, image. Brings an image to the model's grid and encodes it, so that what follows is quick.
 ``tune``     model, device, settings, classes (name -> value), wanted (those to preview), others (values of other
              classes that are painted too), appearance, previews (false for none), examples (the first is the one to
@@ -55,7 +54,7 @@ class Jobs:
         """Do a job; raises :class:`PromptSegError`, :class:`Cancelled`, or whatever goes wrong."""
         keep = set(message.values.get("keep", self._images))
         self._images = {key: image for key, image in self._images.items() if key in keep}
-        steps = {"load": self._load, "prepare": self._prepare, "tune": self._tune, "segment": self._segment}
+        steps = {"prepare": self._prepare, "tune": self._tune, "segment": self._segment}
         name = message.values["name"]
         if name not in steps:
             raise PromptSegError(f"The worker does not know the job {name!r}; update PromptSeg on both machines.")
@@ -72,9 +71,6 @@ class Jobs:
         count = torch.get_num_threads()
         processor = f"CPU, {count} thread{'s' if count > 1 else ''}"
         return {"cpu": processor, "mps": "Apple GPU"}.get(device.type, str(device))
-
-    def _load(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
-        return {"title": self._backbone(values, job).card.get("title", "")}, {}
 
     def _prepare(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
         from ..examples.checking import check_image

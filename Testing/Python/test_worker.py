@@ -197,10 +197,10 @@ def is_expected(event: Event, expected: SimpleNamespace, case: ps.Example) -> bo
     return bool(np.abs(event.arrays["map"] / 255 - unsure).max() <= 0.5 / 255 + 1e-6)
 
 
-def test_loading_tells_what_it_computes_on(worker, models):
-    job = worker.worker.submit("load", {"model": "ct-body", "device": "cpu"})
-    values = worker.last("done", job).values
-    assert values["title"] and values["device"].startswith("CPU, 1 thread")
+def test_a_job_tells_what_it_computes_on(worker, case):
+    values = {"model": "ct-body", "device": "cpu", "image": "seen"}
+    job = worker.worker.submit("prepare", values, {}, [image_of(case, "seen")])
+    assert worker.last("done", job).values["device"].startswith("CPU, 1 thread")
 
 
 def test_a_tuning_reports_and_previews_and_gives_what_it_gives_without_a_worker(worker, models, case, expected):
@@ -339,8 +339,8 @@ def test_bad_input_is_refused_with_the_sentence_of_the_library(worker, models, c
     "name, changes, words",
     [
         ("dance", {}, ["dance", "update PromptSeg"]),
-        ("load", {"model": "nothing-of-that-name"}, ["nothing-of-that-name"]),
-        ("load", {"device": "abacus"}, ["abacus", "cpu"]),
+        ("prepare", {"model": "nothing-of-that-name"}, ["nothing-of-that-name"]),
+        ("prepare", {"device": "abacus"}, ["abacus", "cpu"]),
         ("segment", {"image": "never sent"}, ["no longer has the volume"]),
         ("prepare", {"image": "never sent"}, ["no longer has the volume"]),
     ],
@@ -381,8 +381,9 @@ def test_what_should_not_happen_fails_with_details_and_the_next_job_works(worker
     failed = worker.last("failed", worker.worker.submit("tune", values))
     assert missing in failed.message and "Traceback" in failed.values["details"] and not failed.values["memory"]
     assert missing in worker.worker.log
-    values = {"model": values["model"], "device": "cpu"}
-    assert worker.last("done", worker.worker.submit("load", values)).values["device"].startswith("CPU")
+    values = {"model": values["model"], "device": "cpu", "image": "next"}
+    job = worker.worker.submit("prepare", values, {}, [image_of(case, "next")])
+    assert worker.last("done", job).values["device"].startswith("CPU")
 
 
 def test_an_image_that_is_none_fails_the_job_that_names_it(worker, models, case):
@@ -837,7 +838,7 @@ def test_the_same_job_works_over_ssh(ssh, models, case, expected, tmp_path):
 def test_an_ssh_that_fails_is_told_with_the_host(ssh, body, words):
     ssh(body)
     driven = Driven(lambda folder: ssh_command("me@gpu"), environment(), files=False, place="me@gpu")
-    driven.worker.submit("load", {})
+    driven.worker.submit("prepare", {})
     message = driven.end()
     assert message.startswith("No worker could be started on me@gpu (") and words in message
     assert message.endswith("try ssh me@gpu in a terminal first.")
