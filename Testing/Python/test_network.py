@@ -260,7 +260,8 @@ def test_no_small_image_is_convolved_the_slow_way():
             convolve(x).sum().backward()
         return {event.key for event in seen.key_averages()}
 
-    assert "aten::slow_conv3d" in kernels(lambda x: F.conv3d(x, layer.weight, padding=1))  # else this can go
+    if "aten::slow_conv3d" not in kernels(lambda x: F.conv3d(x, layer.weight, padding=1)):
+        pytest.skip("this torch has no slow way")
     assert "aten::slow_conv3d" not in kernels(layer)
 
 
