@@ -3,6 +3,7 @@
 # make bench-shipped  the shipped prompts on unseen cases (needs data)
 # make bench-interactive  how long a user waits (needs data)    make clean  forget the virtual environment
 # make bench-protocol  prompts against other ways to teach a body new classes (needs data, hours; goes on where it stopped)
+# make bench-levers  what more classes and data bring to the protocol's prompts (needs data)
 # make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
 
 # slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
@@ -13,7 +14,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-throughput clean
+.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-throughput clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +61,16 @@ bench-protocol: $(READY)
 	$(COMPARE) --methods "full fine-tuning" \
 	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
 	  --backbone self-supervision=$(PROTOCOL)/self/protocol-self.safetensors
+
+# Levers of pretraining are compared on training cases of the protocol, which its test never sees.
+bench-levers: $(READY)
+	for body in meta more; do \
+	  OMP_NUM_THREADS=1 $(RUN) -m PromptSegLib pretrain Testing/Benchmark/recipes/protocol-$$body.json \
+	    -o $(PROTOCOL)/$$body --threads 1 --device cpu || exit 1; done
+	$(COMPARE) --outputs all --methods prompts --training $(foreach n,00 01 02 03 04 05 06 07 08 09 10 11,case$(n)) \
+	  --test case12 case13 case14 case15 \
+	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
+	  --backbone more=$(PROTOCOL)/more/protocol-more.safetensors
 
 bench-throughput: $(READY)
 	$(RUN) Testing/Benchmark/throughput.py
