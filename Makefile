@@ -67,7 +67,8 @@ bench-levers: $(READY)
 	for body in meta more; do \
 	  OMP_NUM_THREADS=1 $(RUN) -m PromptSegLib pretrain Testing/Benchmark/recipes/protocol-$$body.json \
 	    -o $(PROTOCOL)/$$body --threads 1 --device cpu || exit 1; done
-	$(COMPARE) --outputs all --methods prompts --training $(foreach n,00 01 02 03 04 05 06 07 08 09 10 11,case$(n)) \
+	$(COMPARE) --out $(PROTOCOL)/levers.json --outputs all --methods prompts \
+	  --training $(foreach n,00 01 02 03 04 05 06 07 08 09 10 11,case$(n)) \
 	  --test case12 case13 case14 case15 \
 	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
 	  --backbone more=$(PROTOCOL)/more/protocol-more.safetensors
