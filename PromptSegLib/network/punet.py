@@ -31,7 +31,7 @@ class Convolution(nn.Conv3d):
     oneDNN's bfloat16 weight gradient of a kernel of 3 or 4 reads memory that nobody wrote where an extent of the
     input is 2 (torch 2.13): another result each time, at times NaN. Such maps are tiny, so precision costs nothing.
 
-    A single small image in float32, as on every CPU without AVX-512 BF16, goes to ``slow_conv3d`` instead of oneDNN: five
+    A single small image in float32, as on CPUs without AVX-512 BF16, goes to ``slow_conv3d`` instead of oneDNN: five
     to six times slower on maps of 32 x 24^3, forward and backward. Two halves of it are a batch, which does not.
     """
 
