@@ -12,7 +12,7 @@ from .cli.main import main
 def run() -> NoReturn:
     """Run the command and end this process with its exit code."""
     code = main()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         # DistributedDataParallel keeps gloo's threads alive, whatever is destroyed before. One that drops the last
         # tensor it summed only after Python has begun to end aborts the process (pytorch/pytorch issue 190489).
         sys.stdout.flush()
