@@ -7,7 +7,7 @@ Everything passes through physical space (SimpleITK, LPS millimetres). Arrays ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -143,3 +143,14 @@ def to_model_grid(image: sitk.Image, grid: Grid, fill: float) -> np.ndarray:
             part = sitk.DiscreteGaussian(part, (sigma**2).tolist(), 32, 0.02, True)
         array[start:stop] = sitk.GetArrayFromImage(resample(part, slab, sitk.sitkLinear, fill))
     return array
+
+
+def nonzero_extent(voxels: np.ndarray) -> Optional[tuple[int, int, int, int, int, int]]:
+    """First and last index of the non-zero voxels (k, j, i) along i, j and k, ends included; None when all are zero."""
+    along_k = np.flatnonzero(voxels.any(axis=(1, 2)))
+    if not along_k.size:
+        return None
+    plane: np.ndarray = np.any(voxels[along_k[0] : along_k[-1] + 1], axis=0)
+    along_j, along_i = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+    i0, i1, j0, j1, k0, k1 = (int(axis[end]) for axis in (along_i, along_j, along_k) for end in (0, -1))
+    return i0, i1, j0, j1, k0, k1

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
 
-import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
+from ..examples.geometry import nonzero_extent
 from ..examples.reading import check_intact, quiet
 from ..files import replacing
 from .result import Segmentation
 
 _PLAIN = (".nii.gz", ".nii", ".nrrd")
 SUFFIXES = (".seg.nrrd", *_PLAIN)
-
-
-def nonzero_extent(voxels: np.ndarray) -> Optional[tuple[int, int, int, int, int, int]]:
-    """First and last index of the non-zero voxels (k, j, i) along i, j and k, ends included; None when all are zero."""
-    along_k = np.flatnonzero(voxels.any(axis=(1, 2)))
-    if not along_k.size:
-        return None
-    plane: np.ndarray = np.any(voxels[along_k[0] : along_k[-1] + 1], axis=0)
-    along_j, along_i = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    i0, i1, j0, j1, k0, k1 = (int(axis[end]) for axis in (along_i, along_j, along_k) for end in (0, -1))
-    return i0, i1, j0, j1, k0, k1
 
 
 def write_segmentation(result: Segmentation, path: Path) -> None:

@@ -7,8 +7,7 @@ from typing import Any, Mapping
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.geometry import Grid
-from ..inference.writing import nonzero_extent
+from ..examples.geometry import Grid, nonzero_extent
 from ..prompts.classes import ClassInfo
 from ..prompts.store import Prompts
 

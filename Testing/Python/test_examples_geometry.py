@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from PromptSegLib.examples.geometry import Grid, resample, to_model_grid, upright_grid
+from PromptSegLib.examples.geometry import Grid, nonzero_extent, resample, to_model_grid, upright_grid
 
 CENTRE, RADIUS = np.array([12.0, -34.0, 56.0]), 22.0
 
@@ -106,3 +106,10 @@ def test_outside_the_image_is_fill():
     array = to_model_grid(image, Grid((16, 8, 8), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)), -1000.0)
     assert (array[..., :8] == 5).all()
     assert (array[..., 8:] == -1000).all()
+
+
+def test_extent_of_voxels():
+    array = np.zeros((5, 6, 7), bool)
+    assert nonzero_extent(array) is None
+    array[1, 2, 3] = array[4, 2, 5] = True
+    assert nonzero_extent(array) == (3, 5, 2, 2, 1, 4)

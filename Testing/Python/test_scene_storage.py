@@ -24,7 +24,7 @@ from test_scene_volumes import DIRECTIONS, put_under, ras, rotation  # noqa: E40
 
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
-from PromptSegLib.inference.writing import nonzero_extent, write_segmentation  # noqa: E402
+from PromptSegLib.inference.writing import write_segmentation  # noqa: E402
 from PromptSegLib.prompts.classes import ClassInfo  # noqa: E402
 from PromptSegLib.scene import storage  # noqa: E402
 from PromptSegLib.scene.placement import node_to_world  # noqa: E402
@@ -104,13 +104,6 @@ def test_wrong_suffix_or_folder(tmp_path):
     with pytest.raises(PromptSegError):
         write_segmentation(a_result(), tmp_path / "nowhere" / "labels.nii.gz")
     assert not list(tmp_path.iterdir())
-
-
-def test_extent_of_voxels():
-    array = np.zeros((5, 6, 7), bool)
-    assert nonzero_extent(array) is None
-    array[1, 2, 3] = array[4, 2, 5] = True
-    assert nonzero_extent(array) == (3, 5, 2, 2, 1, 4)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
