@@ -38,6 +38,11 @@ def is_integer(pixel_id: int) -> bool:
     return pixel_id in _INTEGER
 
 
+def holds(annotation: sitk.Image, value: int) -> bool:
+    """Whether any voxel of an annotation has this value."""
+    return bool((sitk.GetArrayViewFromImage(annotation) == value).any())
+
+
 def check_kind(
     name: str, size: Sequence[int], components: int = 1, pixel_id: int = sitk.sitkInt16, thin: bool = False
 ) -> None:
@@ -95,6 +100,23 @@ def check_image(image: sitk.Image, name: str) -> None:
         raise PromptSegError(
             f"All voxels of {name} have the same intensity ({low:g}); check that it is the right volume."
         )
+
+
+def check_extent(image: Grid, spacing: Sequence[float], name: str) -> None:
+    """Refuse an image that is next to nothing on a model's grid of ``spacing`` (z, y, x) mm."""
+    extents = [size * step for size, step in zip(image.size, image.spacing)]
+    if max(extents) < 4 * max(spacing):
+        size, voxel = (" x ".join(f"{each:.3g}" for each in values) for values in (extents, spacing[::-1]))
+        raise PromptSegError(
+            f"{name} measures only {size} mm, and a voxel of the model {voxel} mm; check the voxel spacing of the "
+            "image, or use a model for images as small as this."
+        )
+
+
+def check_strokes(strokes: Example, classes: Mapping[str, int]) -> None:
+    """Refuse strokes that cannot be meant for their image, or that say nothing of ``classes`` (name -> value)."""
+    check_classes(classes, strokes.background)
+    _check_annotation(strokes, classes, alone=False)
 
 
 def check_classes(classes: Mapping[str, int], background: int | None = None) -> None:

@@ -76,19 +76,18 @@ def evidence(
     :return: (classes, z, y, x) float16, classes in the order of ``prompts.active``.
 
     MONAI's sliding window with Gaussian blending. Working memory is bounded: a large
-    volume is swept in slabs along z that overlap by half a tile.
+    volume is swept in slabs along z, which change nothing of the result: how many there are
+    depends on the number of classes, and no class may depend on that.
     """
     job = job or Job()
     groups = group_tensors(prompts, backbone.device)
     rows = active_rows(prompts)
     count = len(rows)
     plane = array.shape[1] * array.shape[2] * count * 4
-    deep = max(2 * backbone.tile[0], int(SLAB_BYTES // plane))
-    slabs = _slabs(array.shape[0], deep, backbone.tile[0] // 2)
-    # Each slab spreads its tiles by itself, unless the caller says how.
+    step = step or steps(array.shape, backbone.tile, overlap)
+    slabs = _slabs(array.shape, backbone.tile, step, int(SLAB_BYTES // plane))
     shapes = [(outer[1] - outer[0], *array.shape[1:]) for outer, _ in slabs]
-    each_step = [step or steps(shape, backbone.tile, overlap) for shape in shapes]
-    total = sum(len(starts(shape, backbone.tile, own)) for shape, own in zip(shapes, each_step))
+    total = sum(len(starts(shape, backbone.tile, step)) for shape in shapes)
     result = np.empty((count, *array.shape), np.float16)
     done = 0
 
@@ -104,7 +103,7 @@ def evidence(
         return tile_evidence(backbone, groups, tile, lambda image: maps.of(backbone, image, (z, y, x)))[:, rows]
 
     first = 0
-    for (outer, inner), own in zip(slabs, each_step):
+    for outer, inner in slabs:
         first = outer[0]
         inputs = torch.from_numpy(array[outer[0] : outer[1]])[None, None]
         values = sliding_window_inference(
@@ -112,7 +111,7 @@ def evidence(
             backbone.tile,
             1,
             predict,
-            overlap=overlaps(own, backbone.tile),
+            overlap=overlaps(step, backbone.tile),
             mode="gaussian",
             cval=-1.0,
             sw_device=backbone.device,
@@ -162,10 +161,23 @@ class Probabilities:
         return np.exp(self._values[index - 1].astype(np.float32) - self._best) / self._total
 
 
-def _slabs(depth: int, deep: int, halo: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Pairs of (slab with halo, part kept) along z; one slab when the volume is small enough."""
-    if depth <= deep:
-        return [((0, depth), (0, depth))]
-    count = -(-depth // deep)
-    edges = [round(index * depth / count) for index in range(count + 1)]
-    return [((max(a - halo, 0), min(b + halo, depth)), (a, b)) for a, b in zip(edges, edges[1:])]
+def _slabs(
+    shape: Sequence[int], tile: Sequence[int], step: Extents, deep: int
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Pairs of (slab, part kept) along z; one where ``deep`` voxels hold the volume.
+
+    A slab is made of tiles of the sweep over all of ``shape``: of every one that reaches into the part kept.
+    """
+    if shape[0] <= max(deep, 2 * tile[0]):
+        return [((0, shape[0]), (0, shape[0]))]
+    rows = sorted({start[0] for start in starts(shape, tile, step)})
+    pairs, row = [], 0
+    while row < len(rows):
+        first = min(start for start in rows if start + tile[0] > rows[row])
+        last = row
+        while last + 1 < len(rows) and rows[last + 1] + tile[0] - first <= deep:
+            last += 1
+        end = rows[last + 1] if last + 1 < len(rows) else shape[0]
+        pairs.append(((first, rows[last] + tile[0]), (rows[row], end)))
+        row = last + 1
+    return pairs

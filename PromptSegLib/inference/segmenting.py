@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from ..errors import PromptSegError
 from ..examples.annotation import UNKNOWN, labels_on_grid
-from ..examples.checking import check_image
+from ..examples.checking import check_extent, check_image
 from ..examples.example import Example
 from ..examples.geometry import Grid
 from ..examples.volume import Volume
@@ -71,8 +71,8 @@ def segment(
         their groups still compete, so that a class never depends on what else is asked for.
     :param strokes: what the user painted on this very image, label values as the prompts'
         classes have them. By default: the strokes that the prompts were tuned on, if the image is the same.
-    :param grow_strokes: grow strokes over the network's evidence; by default where there are any.
-        Strokes are honoured either way.
+    :param grow_strokes: grow strokes over the network's evidence; by default where a class has any.
+        Strokes are honoured either way, those of the background and what was erased as well.
     :param region: first and last voxel index + 1, ((x, y, z), (x, y, z)), outside which nothing is labelled.
     :param probabilities_wanted: also give each class's probability (the network's, before growing).
     :param uncertainty_wanted: also give the normalised entropy of the probabilities, and where to look next.
@@ -96,12 +96,15 @@ def segment(
     infos = [each.info for each in kept.active]
     values = [info.value for info in infos]
     native = Grid.of(image)
+    check_extent(native, backbone.preprocessing.spacing, name)
     if region is not None:
         _check_region(region, native, name)
 
     whole = workspace.volume(image, backbone.preprocessing)
     painted = _strokes(kept, image, native, strokes, values, workspace)
-    coarse = None if painted is None else on_model_grid(painted, image, native, whole.grid, len(values))
+    coarse = None
+    if painted is not None and (painted > 0).any():  # background alone says nothing of where a class is
+        coarse = on_model_grid(painted, image, native, whole.grid, len(values))
     volume, offset = whole, (0, 0, 0)
     if around is not None and painted is not None and coarse is not None and (coarse > 0).any():
         box = box_around(coarse > 0, around, whole, backbone.tile)
@@ -110,7 +113,7 @@ def segment(
         painted, native = painted[part], volume.native
     seconds["resampling"] = time.perf_counter() - clock
     sweep = job.part(0.0, 0.75)
-    if painted is None:
+    if coarse is None:
         scores = evidence(backbone, kept, volume.array, sweep, overlap=OVERLAP_ALONE)
     else:  # the tiles that were encoded while the user painted
         maps = workspace.maps(image, backbone)
@@ -167,17 +170,17 @@ def _strokes(
     if strokes is not None:
         classes = {f"class {value}": value for value in values}
         labels = labels_on_grid(replace(strokes, image=image), classes, native)
-    elif prompts.strokes:
-        own = workspace.fingerprint(image)
-        packed = [each for each in prompts.strokes if each.image == own and each.shape == native.shape]
-        if not packed:
-            return None
-        try:
-            labels = packed[-1].unpack(values)
-        except ValueError as error:
-            raise PromptSegError(f"The strokes in these prompts cannot be used: {error}; tune again.") from error
-    else:
+        return labels if (labels != UNKNOWN).any() else None
+    if not prompts.strokes:
         return None
+    own = workspace.fingerprint(image)
+    packed = [each for each in prompts.strokes if each.image == own and each.shape == native.shape]
+    if not packed:
+        return None
+    try:
+        labels = packed[-1].unpack(values)
+    except ValueError as error:
+        raise PromptSegError(f"The strokes in these prompts cannot be used: {error}; tune again.") from error
     return labels if (labels > 0).any() else None
 
 

@@ -89,5 +89,8 @@ class Workspace:
         kept = self._images.setdefault(id(image), _Kept(image))
         self._images.move_to_end(id(image))
         while len(self._images) > IMAGES:
-            self._images.popitem(last=False)
+            dropped, _ = self._images.popitem(last=False)
+            if dropped == self._current[0]:
+                # The id may soon be another image's, which must not get these maps.
+                self._current, self._maps = (None, ""), EncoderMaps(0)
         return kept

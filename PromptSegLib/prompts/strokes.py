@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import dataclass
-from typing import Optional
+from typing import Mapping, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -59,18 +59,49 @@ class Strokes:
         if labels.size > _MAX_VOXELS:
             return None
         positions = np.flatnonzero(labels >= 0)
-        if not 0 < len(positions) <= MAX_SHARE * labels.size:
+        if len(positions) > MAX_SHARE * labels.size:
             return None
         known = np.asarray([0, *values], np.uint16)[labels.reshape(-1)[positions]]
+        z, y, x = labels.shape
+        return cls._packed(image, (z, y, x), positions, known)
+
+    @classmethod
+    def _packed(
+        cls, image: str, shape: tuple[int, int, int], positions: np.ndarray, known: np.ndarray
+    ) -> Optional[Strokes]:
+        """From flat indices in ascending order, and the label value at each."""
         steps = np.diff(positions, prepend=0).astype("<u4")
         data = np.frombuffer(zlib.compress(steps.tobytes() + known.astype("<u2").tobytes(), 9), np.uint8)
-        if len(data) > MAX_BYTES:
+        if not len(positions) or len(data) > MAX_BYTES:
             return None
-        z, y, x = labels.shape
-        return cls(image, (z, y, x), len(positions), data)
+        return cls(image, shape, len(positions), data)
 
     def unpack(self, values: list[int]) -> np.ndarray:
-        """Labels int16 (z, y, x) as :meth:`pack` took them; strokes of values that are not listed are unknown."""
+        """Labels int16 (z, y, x) as :meth:`pack` took them; strokes of values that are not listed are unknown.
+
+        Raises ``ValueError`` for damaged strokes, as :meth:`with_values` does.
+        """
+        positions, known = self._unpacked()
+        labels = np.full(self.shape, -1, np.int16)
+        lookup = np.full(65536, -1, np.int16)
+        lookup[[0, *values]] = np.arange(len(values) + 1)
+        labels.reshape(-1)[positions] = lookup[known]
+        return labels
+
+    def with_values(self, changed: Mapping[int, int]) -> Optional[Strokes]:
+        """The same strokes where classes have other values (old -> new); those of values that are not listed are gone.
+
+        None when none of a class is left: background of classes that are gone may be one that comes.
+        """
+        positions, known = self._unpacked()
+        lookup = np.full(65536, -1, np.int32)
+        lookup[[0, *changed]] = [0, *changed.values()]
+        known = lookup[known]
+        if not (known > 0).any():
+            return None
+        return self._packed(self.image, self.shape, positions[known >= 0], known[known >= 0])
+
+    def _unpacked(self) -> tuple[np.ndarray, np.ndarray]:
         limit = self.count * 6
         decoder = zlib.decompressobj()
         try:
@@ -81,15 +112,10 @@ class Strokes:
         if len(raw) != limit or more or not decoder.eof:
             raise ValueError("strokes are damaged")
         positions = np.cumsum(np.frombuffer(raw, "<u4", self.count).astype(np.int64))
-        known = np.frombuffer(raw, "<u2", self.count, offset=4 * self.count)
         z, y, x = self.shape
         if positions[-1] >= z * y * x:
             raise ValueError("strokes lie outside their image")
-        labels = np.full(self.shape, -1, np.int16)
-        lookup = np.full(65536, -1, np.int16)
-        lookup[[0, *values]] = np.arange(len(values) + 1)
-        labels.reshape(-1)[positions] = lookup[known]
-        return labels
+        return positions, np.frombuffer(raw, "<u2", self.count, offset=4 * self.count)
 
     def to_dict(self) -> dict:
         return {"image": self.image, "shape": list(self.shape), "count": self.count}

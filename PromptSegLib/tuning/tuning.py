@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from ..errors import PromptSegError
-from ..examples.annotation import labels_on_grid, strokes_on_image
-from ..examples.checking import check_examples
+from ..examples.annotation import barred_label, labels_on_grid, strokes_on_image
+from ..examples.checking import check_examples, check_extent
 from ..examples.example import Example
 from ..examples.geometry import Grid
 from ..models.backbone import Backbone, load_model
@@ -25,7 +25,7 @@ from ..progress import Job
 from ..prompts.classes import ClassInfo, describe
 from ..prompts.store import MAX_CLASSES, ClassPrompts, Prompts
 from ..prompts.strokes import Strokes
-from .crops import cover
+from .crops import Crop, cover
 from .encoded import EncodedCrops
 from .objective import mean
 from .settings import Settings
@@ -57,7 +57,7 @@ def tune(
     :param start: prompts to go on from: classes of the same name start there, all other
         classes are kept as they are, bit-identical.
     :param keep_strokes: let the prompts carry sparse annotations, so that the same images are
-        grown from the same strokes when they are segmented.
+        grown from the same strokes when they are segmented; if not, those of ``start`` are left out as well.
     :param appearance: colour and terminology of classes, where the user has chosen them.
     :param on_preview: called with prompts worth a look: after the warm start, after the output tokens, and then
         whenever three times as long as its last call took has passed. Its time counts towards the budget.
@@ -81,19 +81,25 @@ def tune(
     rng = np.random.default_rng(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
 
-    crops, kept, shapes = [], [], []
+    crops, shapes = [], []
+    carried = _carried(start, classes) if keep_strokes and start is not None else []
+    kept: list[Strokes] = []
     for index, example in enumerate(examples):
         job.part(0.0, 0.05).report("reading examples", index / len(examples))
+        check_extent(Grid.of(example.image), backbone.preprocessing.spacing, example.name)
         volume = workspace.volume(example.image, backbone.preprocessing)
         labels = labels_on_grid(example, classes, volume.grid)
         limit = max(MAX_CROPS // len(examples), len(classes) + 1)
         crops += cover(volume.array, labels, backbone.tile, limit, rng)
         shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
-        if keep_strokes and not example.complete:
-            strokes = _strokes(example, classes, start, workspace)
+        if keep_strokes and (carried or not example.complete):
+            image, strokes = _strokes(example, classes, start, workspace)
             kept += [strokes] if strokes else []
+            # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
+            carried = [each for each in carried if each.image != image]
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
+    _check_seen(crops, classes, backbone.preprocessing.spacing)
 
     cached = settings.mode in ("decoder", "end")
     maps = workspace.maps(examples[0].image, backbone) if len(examples) == 1 else None
@@ -121,7 +127,7 @@ def tune(
             "device": str(backbone.device),
             "versions": {"torch": torch.__version__, "monai": monai.__version__, "python": platform.python_version()},
         }
-        return _assemble(backbone, settings, infos, state, record, start, kept)
+        return _assemble(backbone, settings, infos, state, record, start, [*carried, *kept])
 
     def look() -> None:
         if on_preview:
@@ -155,24 +161,59 @@ def _check_start(start: Prompts, backbone: Backbone, settings: Settings, classes
             )
 
 
+def _check_seen(crops: Sequence[Crop], classes: Mapping[str, int], spacing: Sequence[float]) -> None:
+    """Refuse classes of which nothing is left on the model's grid, of ``spacing`` (z, y, x) mm."""
+    seen = set().union(*(crop.labels.unique().tolist() for crop in crops))
+    gone = [name for index, name in enumerate(classes, 1) if not seen & {index, barred_label(index)}]
+    if gone:
+        voxel = " x ".join(f"{step:g}" for step in spacing[::-1])
+        raise PromptSegError(
+            f"What is painted of {', '.join(gone)} disappears among other strokes on the model's voxels of {voxel} mm; "
+            "paint more of it, or less close to others."
+        )
+
+
+def _carried(start: Prompts, classes: Mapping[str, int]) -> list[Strokes]:
+    """The strokes of ``start``, with the values that its classes have from now on."""
+    if not start.strokes:
+        return []
+    changed = {value: classes.get(name, value) for name, value in start.values.items()}
+    try:
+        # Always, as a value that was given up may be given to another class.
+        found = [each.with_values(changed) for each in start.strokes]
+    except ValueError as error:
+        raise _unusable(error) from error
+    return [each for each in found if each]
+
+
 def _strokes(
     example: Example, classes: Mapping[str, int], start: Optional[Prompts], workspace: Workspace
-) -> Optional[Strokes]:
-    """What was painted on an example, with the strokes that ``start`` holds of its other classes on the same image."""
+) -> tuple[str, Optional[Strokes]]:
+    """Fingerprint of an example's image, and the strokes to keep of it.
+
+    These are what was painted on it, unless that is no strokes, and what ``start`` holds of its other classes there.
+    """
     image, labels = workspace.fingerprint(example.image), strokes_on_image(example, classes)
-    values = list(classes.values())
+    values, painted = list(classes.values()), None if example.complete else labels
     for each in start.strokes if start else ():
         if start and each.image == image and each.shape == labels.shape:
             others = [value for name, value in start.values.items() if name not in classes]
             try:
                 earlier = each.unpack(others)
             except ValueError as error:
-                raise PromptSegError(f"The strokes in the given prompts are unusable: {error}; start anew.") from error
+                raise _unusable(error) from error
             if (labels == 0).any():
                 earlier[earlier == 0] = -1  # background was painted anew: what was erased stays erased
-            earlier[earlier > 0] += len(classes)
-            labels, values = np.where(labels != -1, labels, earlier), values + others
-    return Strokes.pack(image, labels, values)
+            packed = None
+            if painted is not None:
+                both = np.where(labels >= 0, labels, np.where(earlier > 0, earlier + len(classes), earlier))
+                packed = Strokes.pack(image, both, values + others)
+            return image, packed or Strokes.pack(image, np.where(labels > 0, -1, earlier), others)
+    return image, None if painted is None else Strokes.pack(image, painted, values)
+
+
+def _unusable(error: ValueError) -> PromptSegError:
+    return PromptSegError(f"The strokes in the given prompts are unusable: {error}; start anew.")
 
 
 def _beginning(start: Optional[Prompts], name: str) -> Beginning:
@@ -211,10 +252,8 @@ def _assemble(
     )
     records = dict(start.tuning) if start else {}
     before = dict.fromkeys(str(start.find(name).group) for name in tuned if name in start.names) if start else {}
-    earlier = [records[key] for key in before if isinstance(records.get(key), dict)]
-    record["earlier"] = [step for each in earlier for step in (*each.get("earlier", []), _brief(each))]
+    record["earlier"] = [step for key in before for step in _history(records.get(key))]
     records = {key: value for key, value in records.items() if key in {str(each.group) for each in kept}}
-    images = {each.image for each in strokes}
     return Prompts(
         (*kept, *added),
         backbone.name,
@@ -224,7 +263,7 @@ def _assemble(
         settings.mode,
         settings.method,
         {**records, str(group): record},
-        (*(each for each in (start.strokes if start else ()) if each.image not in images), *strokes),
+        tuple(strokes),
     ).fitted()
 
 
@@ -241,9 +280,13 @@ def _infos(
     return infos
 
 
-def _brief(record: Any) -> dict[str, Any]:
-    """What is kept of a tuning that a later one went on from."""
-    return {key: record[key] for key in ("steps", "seconds", "seed", "examples") if key in record}
+def _history(record: Any) -> list[dict[str, Any]]:
+    """What is kept of a tuning that a later one went on from, and of those before it; of a file from anywhere."""
+    if not isinstance(record, dict):
+        return []
+    before = record.get("earlier")
+    steps = [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
+    return [*steps, {key: record[key] for key in ("steps", "seconds", "seed", "examples") if key in record}]
 
 
 def _rounded(grid: Grid) -> list[float]:

@@ -16,6 +16,7 @@ from PromptSegLib.inference import evidence as evidence_module
 from PromptSegLib.inference import native as native_module
 from PromptSegLib.inference.evidence import Probabilities, evidence
 from PromptSegLib.inference.native import labels_on_native, native_slabs, winner
+from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, starts, steps
 
 TILTED = tuple(np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0], [0, 0, 1]]).ravel())
 LEFT_HANDED = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
@@ -125,17 +126,61 @@ def test_values_above_255_widen_the_labels(backbone):
     assert 700 in np.unique(sitk.GetArrayFromImage(result.labels))
 
 
-def test_slabs_bound_memory_and_leave_no_seam(backbone, prompts, monkeypatch):
+@pytest.mark.parametrize("overlap", [OVERLAP, OVERLAP_ALONE, 0.6])
+def test_slabs_bound_memory_and_change_nothing(backbone, prompts, monkeypatch, overlap):
     volume = Volume.of(phantom()[0], backbone.preprocessing).array
     array = np.concatenate([volume, volume[::-1]] * 4)
-    whole = evidence(backbone, prompts, array)
+    monkeypatch.setattr(evidence_module, "SLAB_BYTES", 2**40)
+    whole = evidence(backbone, prompts, array, overlap=overlap)
     monkeypatch.setattr(evidence_module, "SLAB_BYTES", 1)
-    slabs = evidence_module._slabs(len(array), 32, 8)
-    assert len(slabs) > 3 and all(outer[1] - outer[0] <= 48 for outer, _ in slabs)
-    assert [kept for _, inner in slabs for kept in range(*inner)] == list(range(len(array)))
-    pieces = evidence(backbone, prompts, array)
-    # The slabs spread their tiles differently, and a random network answers to that more than a trained one.
-    assert (winner(pieces) == winner(whole)).mean() > 0.9
+    shapes, inferer = [], evidence_module.sliding_window_inference
+    monkeypatch.setattr(
+        evidence_module,
+        "sliding_window_inference",
+        lambda inputs, *words, **more: shapes.append(inputs.shape[2]) or inferer(inputs, *words, **more),
+    )
+    pieces = evidence(backbone, prompts, array, overlap=overlap)
+    assert len(shapes) > 3 and max(shapes) <= 3 * backbone.tile[0]
+    assert np.array_equal(pieces, whole)
+
+
+@pytest.mark.parametrize("deep", [0, 40, 75, 200])
+@pytest.mark.parametrize("depth", [5, 16, 32, 33, 47, 64, 100, 193])
+def test_slabs_are_whole_tiles_of_one_sweep_and_keep_every_voxel_once(depth, deep):
+    tile, shape = (16, 32, 32), (depth, 40, 40)
+    step = steps(shape, tile)
+    rows = {start[0] for start in starts(shape, tile, step)}
+    slabs = evidence_module._slabs(shape, tile, step, deep)
+    assert [kept for _, inner in slabs for kept in range(*inner)] == list(range(depth))
+    for outer, inner in slabs:
+        own = {outer[0] + start[0] for start in starts((outer[1] - outer[0], *shape[1:]), tile, step)}
+        assert own <= rows and own >= {row for row in rows if row < inner[1] and row + tile[0] > inner[0]}
+        assert outer[1] - outer[0] <= max(deep, 3 * tile[0])
+
+
+def test_background_alone_is_honoured_and_changes_nothing_else(backbone, prompts):
+    shown = example()
+    bare = replace(prompts, strokes=())
+    plain = sitk.GetArrayFromImage(ps.segment(bare, shown.image, backbone).labels)
+    labels = np.zeros_like(plain)
+    labels[5] = BACKGROUND
+    strokes = sitk.GetImageFromArray(labels)
+    strokes.CopyInformation(shown.annotation)
+    result = ps.segment(bare, shown.image, backbone, strokes=replace(shown, annotation=strokes))
+    assert plain[5].any() and np.array_equal(
+        sitk.GetArrayFromImage(result.labels), np.where(labels == BACKGROUND, 0, plain)
+    )
+
+
+@pytest.mark.parametrize("spacing", [(0.05, 0.05, 0.05), (0.003, 0.003, 0.003)])
+def test_an_image_that_is_a_single_voxel_to_the_model_is_refused(backbone, prompts, spacing):
+    shown = example(spacing=spacing)
+    for work in (
+        lambda: ps.segment(prompts, shown.image, backbone, name="ct.nrrd"),
+        lambda: ps.tune([replace(shown, name="ct.nrrd")], CLASSES, backbone),
+    ):
+        with pytest.raises(ps.PromptSegError, match="ct.nrrd measures only .* check the voxel spacing"):
+            work()
 
 
 def test_tiles_of_air_hold_no_class(backbone, prompts):

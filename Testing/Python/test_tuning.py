@@ -146,14 +146,87 @@ def test_strokes_that_were_erased_stay_erased(backbone):
     assert (second.strokes[0].unpack(list(CLASSES.values()))[6] == -1).all()
 
 
+def with_labels(shown: Example, labels: np.ndarray, **changes) -> Example:
+    annotation = sitk.GetImageFromArray(labels)
+    annotation.CopyInformation(shown.annotation)
+    return replace(shown, annotation=annotation, **changes)
+
+
+@pytest.mark.parametrize("dense", ["complete", "too dense to be strokes"])
+def test_an_annotation_that_is_no_strokes_replaces_those_of_its_classes(backbone, dense):
+    shown = example()
+    reference = sitk.GetArrayFromImage(shown.annotation)
+    wrong, right = reference.copy(), sitk.GetArrayFromImage(phantom()[1])
+    wrong[2:4, 2:6, 40:44] = CLASSES["ball"]
+    rest = 0 if dense == "complete" else BACKGROUND
+    right = np.where(right == CLASSES["ball"], right, rest).astype(np.uint8)
+    first = ps.tune([with_labels(shown, wrong)], CLASSES, backbone, settings=BRIEF)
+    corrected = with_labels(shown, right, **({"complete": True, "background": None} if not rest else {}))
+    second = ps.tune([corrected], {"ball": 5}, backbone, start=first, settings=BRIEF)
+    assert not (sitk.GetArrayFromImage(ps.segment(second, shown.image, backbone).labels)[wrong != reference] == 5).all()
+    (strokes,) = second.strokes  # those of the other class stay
+    kept = strokes.unpack([5, 9])
+    assert not (kept == 1).any() and np.array_equal(kept == 2, (wrong == CLASSES["rod"]) & (right != CLASSES["ball"]))
+
+
+def test_strokes_that_disappear_on_the_models_grid_are_refused(backbone):
+    shown = example()
+    labels = np.full_like(sitk.GetArrayFromImage(shown.annotation), BACKGROUND)
+    labels[10, 20, 20] = CLASSES["ball"]
+    fine = sitk.GetImageFromArray(labels)
+    fine.SetSpacing((0.7, 0.7, 0.7))
+    image = sitk.Image(shown.image)
+    image.CopyInformation(fine)
+    with pytest.raises(ps.PromptSegError, match="of ball disappears .* 2 x 2 x 3 mm; paint more"):
+        ps.tune([Example(image, fine, BACKGROUND)], {"ball": 5}, backbone, settings=BRIEF)
+
+
+def test_strokes_can_be_left_out_with_those_of_the_start(backbone):
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    other = example(seed=1)
+    assert ps.tune([other], CLASSES, backbone, start=first, settings=BRIEF, keep_strokes=True).strokes[0].image
+    assert not ps.tune([other], CLASSES, backbone, start=first, settings=BRIEF, keep_strokes=False).strokes
+
+
+def test_strokes_follow_their_class_to_another_value(backbone):
+    shown, other = example(), example(seed=1)
+    first = ps.tune([shown], CLASSES, backbone, settings=BRIEF)
+    swapped = sitk.ChangeLabel(other.annotation, {5: 9.0, 9: 5.0})
+    second = ps.tune([replace(other, annotation=swapped)], {"ball": 9, "rod": 5}, backbone, start=first, settings=BRIEF)
+    before = first.strokes[0].unpack([5, 9])
+    assert np.array_equal(second.strokes[0].unpack([9, 5]), before)
+    result = sitk.GetArrayFromImage(ps.segment(second, shown.image, backbone).labels)
+    assert (result[before == 1] == 9).all() and (result[before == 2] == 5).all()
+
+
+def test_a_value_that_was_given_up_brings_no_strokes_to_its_next_class(backbone):
+    ball = ps.tune([example()], {"ball": 5}, backbone, settings=BRIEF)
+    both = ps.tune([example()], {"rod": 9}, backbone, start=ball, settings=BRIEF)
+    second = ps.tune([example(seed=1)], {"tube": 9}, backbone, start=both.only(["ball"]), settings=BRIEF)
+    old, new = (each.unpack([5, 9]) for each in second.strokes)
+    assert (old == 1).any() and not (old == 2).any() and (new == 2).any()
+
+
+@pytest.mark.parametrize("earlier", [5, [3, {"steps": 2}], "text"])
+def test_a_strange_history_loses_no_tuning(backbone, earlier):
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    strange = {key: {**record, "earlier": earlier} for key, record in first.tuning.items()}
+    second = ps.tune([example()], CLASSES, backbone, start=replace(first, tuning=strange), settings=BRIEF)
+    (record,) = second.tuning.values()
+    assert [each["steps"] for each in record["earlier"]] == ([2] if isinstance(earlier, list) else []) + [BRIEF.steps]
+
+
 def test_strokes_never_push_a_file_over_its_size(backbone):
     first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
-    noise = np.random.default_rng(0).integers(0, 256, 60_000).astype(np.uint8)
-    heavy = tuple(Strokes(f"{index:064d}", (20, 40, 48), 10_000, noise) for index in range(10))
+    labels = np.full((100, 200, 200), -1, np.int16)
+    labels.flat[np.random.default_rng(0).choice(labels.size, 30_000, replace=False)] = 1
+    one = Strokes.pack("0" * 64, labels, [CLASSES["ball"]])
+    assert len(one.data) > 40_000
+    heavy = tuple(replace(one, image=f"{index:064d}") for index in range(40))
     again = ps.tune([example()], CLASSES, backbone, start=replace(first, strokes=heavy), settings=BRIEF)
     assert len(again.to_bytes()) <= 2 * MAX_BYTES_PER_CLASS
     assert again.strokes[-1].image == first.strokes[0].image  # the newest stay
-    assert 1 < len(again.strokes) < 11
+    assert 1 < len(again.strokes) < 41
 
 
 def test_previews_come_before_the_first_step_and_on_the_way(backbone):

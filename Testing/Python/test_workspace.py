@@ -73,6 +73,17 @@ def test_another_image_drops_the_maps_and_old_images_are_forgotten(backbone):
     assert workspace.volume(images[0], backbone.preprocessing) is not volumes[0]
 
 
+def test_maps_go_with_their_image(backbone):
+    """Its id may be given to the next image, which must not get them."""
+    workspace = Workspace()
+    first = example().image
+    maps = workspace.maps(first, backbone)
+    later = [example(seed=seed).image for seed in range(1, IMAGES + 1)]
+    for image in later:
+        workspace.volume(image, backbone.preprocessing)
+    assert workspace.maps(first, backbone) is not maps
+
+
 @pytest.mark.parametrize("overlap", [OVERLAP, OVERLAP_ALONE])
 @pytest.mark.parametrize("extent", [5, 16, 17, 30, 31, 45, 60, 100, 257])
 def test_tiles_are_few_overlap_and_spread_evenly(extent, overlap):
