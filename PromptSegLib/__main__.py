@@ -6,13 +6,14 @@ import os
 import sys
 from typing import NoReturn
 
+from .cli.commands import launched
 from .cli.main import main
 
 
 def run() -> NoReturn:
     """Run the command and end this process with its exit code."""
     code = main()
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if launched():
         # DistributedDataParallel keeps gloo's threads alive, whatever is destroyed before. One that drops the last
         # tensor it summed only after Python has begun to end aborts the process (pytorch/pytorch issue 190489).
         sys.stdout.flush()

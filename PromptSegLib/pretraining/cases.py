@@ -17,6 +17,7 @@ from monai.transforms import Compose, Transform
 from ..errors import PromptSegError, is_out_of_memory
 from ..examples.checking import check_grid, check_image, check_kind
 from ..examples.geometry import Grid, resample, upright_grid
+from ..examples.reading import _sentence as unreadable
 from ..examples.reading import check_intact, quiet, read_annotation, read_image
 from ..examples.volume import Volume
 from .recipe import Recipe
@@ -61,7 +62,7 @@ def find_cases(recipe: Recipe) -> tuple[list[CaseFile], list[CaseFile]]:
     """Files of the training and of the validation cases, without opening one.
 
     Raises :class:`PromptSegError` for a folder that is missing or holds no image, a named case that is not
-    there, and a recipe without any training case.
+    there, an image both of training and of validation, and a recipe without any training case.
     """
     training, validation = [], []
     for index, source in enumerate(recipe.sources):
@@ -72,6 +73,14 @@ def find_cases(recipe: Recipe) -> tuple[list[CaseFile], list[CaseFile]]:
         validation += [found[name] for name in names]
     if not training:
         raise PromptSegError('No case is left to train on; name fewer cases under "validation".')
+    kept = {file.image.resolve(): file for file in validation}
+    for file in training:
+        twin = kept.get(file.image.resolve())
+        if twin:
+            raise PromptSegError(
+                f"{file.image} is {case_key(recipe, twin)} for validation and {case_key(recipe, file)} for training; "
+                'name its case under "validation" of both sources.'
+            )
     return training, validation
 
 
@@ -142,7 +151,7 @@ def check_cases(
     strange: dict[str, int] = {}
     undeclared: list[tuple[CaseFile, list[int]]] = []
     for file, answer in zip(files, answers):
-        key = _key(recipe, file)
+        key = case_key(recipe, file)
         if isinstance(answer, str):
             skipped[key] = answer
         elif isinstance(answer, int):
@@ -160,14 +169,14 @@ def check_cases(
             )
         raise PromptSegError(
             f"{len(strange)} of {len(files)} images are not 3D volumes ({which}), others such as "
-            f"{_key(recipe, usable[0])} are; move those away, or name the cases to use under "
+            f"{case_key(recipe, usable[0])} are; move those away, or name the cases to use under "
             '"training" and "validation".'
         )
     if undeclared:
         file, values = undeclared[0]
         more = f", as do {len(undeclared) - 1} others" if len(undeclared) > 1 else ""
         raise PromptSegError(
-            f"The label of {_key(recipe, file)} holds values that its source does not declare "
+            f"The label of {case_key(recipe, file)} holds values that its source does not declare "
             f"({_listed([str(value) for value in values])}){more}; "
             'give each a name under "classes" or list it under "unused_values".'
         )
@@ -232,7 +241,7 @@ def _header(path: Path) -> sitk.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise PromptSegError(f"{path} is damaged, or not of the format that its name says; copy it again.") from error
+        raise PromptSegError(unreadable(path, str(error))) from error
     return reader
 
 
@@ -330,7 +339,7 @@ class Cases:
     @property
     def files(self) -> list[CaseFile]:
         """Files of the cases that can be drawn."""
-        return [file for file in self._files if _key(self.recipe, file) not in self.skipped]
+        return [file for file in self._files if case_key(self.recipe, file) not in self.skipped]
 
     @property
     def cached(self) -> int:
@@ -357,7 +366,7 @@ class Cases:
                 return case
 
     def _case(self, index: int) -> Optional[Case]:
-        key = _key(self.recipe, self._files[index])
+        key = case_key(self.recipe, self._files[index])
         if key in self.skipped:
             return None
         case = self._volumes[index]
@@ -369,11 +378,11 @@ class Cases:
         return None
 
     def _still_some(self, labelled: bool = False) -> None:
-        if labelled and not any(file.label for file in self.files):
-            raise PromptSegError('No case with labels can be read; correct "label" of the sources, or train "self".')
         if not len(self):
             first = next(iter(self.skipped.values()))
             raise PromptSegError(f"None of the {len(self._files)} cases can be read; the first: {first}")
+        if labelled and not any(file.label for file in self.files):
+            raise PromptSegError('No case with labels can be read; correct "label" of the sources, or train "self".')
 
     def _bytes(self, workers: int) -> list[int]:
         """Memory of each case, from its header."""
@@ -389,7 +398,8 @@ class Cases:
             return list(pool.map(estimate, self._files))
 
 
-def _key(recipe: Recipe, file: CaseFile) -> str:
+def case_key(recipe: Recipe, file: CaseFile) -> str:
+    """What a case is called in messages and on the model card, "source/case"."""
     return f"{recipe.sources[file.source].name}/{file.name}"
 
 

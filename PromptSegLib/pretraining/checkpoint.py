@@ -62,6 +62,11 @@ def restore(
     return state
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint without its tensors; raises :class:`PromptSegError` where it is none."""
+    return _read_header(path)[1]
+
+
 def averages(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The averaged weights of a checkpoint, by the names of the learner, and its state."""
     names, state = _read_header(path)
@@ -82,7 +87,10 @@ def is_checkpoint(path: Path) -> bool:
 def _read_header(path: Path) -> tuple[set[str], dict[str, Any]]:
     try:
         with safe_open(str(path), "pt") as file:
-            return set(file.keys()), json.loads(file.metadata()["state"])
+            names, state = set(file.keys()), json.loads(file.metadata()["state"])
+        if any(key not in state for key in ("classes", "step", "seconds")):
+            raise ValueError("a state of something else")
+        return names, dict(state)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise PromptSegError(f"{path} is not a checkpoint of a pretraining run, or it is damaged.") from error
 
@@ -91,7 +99,7 @@ def check_room(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise :class:`PromptSegError` where the disk has no room for two checkpoints (the old one and the new)."""
     needed = 2 * 4 * sum(4 * tensor.numel() for tensor in tensors.values())
     free = shutil.disk_usage(path.parent).free
-    if free < needed:
+    if free + (path.stat().st_size if path.exists() else 0) < needed:
         raise PromptSegError(
             f"The disk of {path.parent} has {free / 2**20:.0f} MiB free, and a run needs {needed / 2**20:.0f} MiB for "
             "its checkpoints; free space or choose another output folder."

@@ -17,12 +17,13 @@ class Curves:
             log("TensorBoard is not installed, so no curves are written (pip install tensorboard).")
             return
         # What an earlier process wrote beyond the checkpoint is taken back: those steps are done again.
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+            self._writer.flush()
 
     def close(self) -> None:
         if self._writer is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from ..models.backbone import load_model, save_backbone
 from ..models.catalogue import CATALOGUE, MODALITIES
 from . import checkpoint
-from .cases import CaseFile
+from .cases import CaseFile, case_key
 from .learner import Learner
 from .recipe import Recipe
 from .validation import line, means, overall, prompts_of, tile, validate
@@ -28,8 +28,8 @@ def publish(
 ) -> dict[str, Any]:
     """Write ``NAME.safetensors`` (fp16 body, averaged weights), ``NAME.prompts.safetensors`` and ``NAME.md``.
 
-    Validates what was written on the validation cases (never those of a test) and returns the catalogue entry. A run
-    without labels ships no prompts: its tokens stand for no structure.
+    Validates what was written on the validation cases (never those of a test), without those that cannot be used, and
+    returns the catalogue entry. A run without labels ships no prompts: its tokens stand for no structure.
     """
     weights = folder / f"{recipe.name}.safetensors"
     learner = Learner(recipe)
@@ -55,7 +55,12 @@ def publish(
         # What users get is halved in precision: validate that, not the run's own numbers.
         written = load_model(str(weights), device)
         assert written.shipped is not None
-        scores = means(validate(recipe, written, written.shipped, validation))
+        usable = [file for file in validation if case_key(recipe, file) not in card["skipped"]]
+        skipped: dict[str, str] = {}
+        scores = means(validate(recipe, written, written.shipped, usable, skipped))
+        for key, why in skipped.items():
+            log(f"{key} is skipped: {why}")
+        card["skipped"] = {**card["skipped"], **skipped}
         log(f"validation of the published model: {line(scores)}")
         card["validation_dice"] = scores
     entry["card"] = card
@@ -91,8 +96,8 @@ def describe_run(recipe: Recipe, state: dict[str, Any]) -> dict[str, Any]:
         "processes": state.get("ranks", 1),
         "device": state.get("device", ""),
         "earlier": state.get("earlier", []),
-        "command": f"python -m PromptSegLib pretrain {recipe.name}",
-        "commit": _commit(),
+        "command": state.get("command", ""),
+        "commit": state.get("commit", ""),
     }
 
 
@@ -112,7 +117,7 @@ def as_text(card: dict[str, Any], entry: dict[str, Any]) -> str:
         count = len(training) if isinstance(training, list) else training
         lines.append(f"- {source['name']}: {count} volumes ({source['modality']}; {labelled}). {source['licence']}.")
     if card["skipped"]:
-        lines.append(f"- {len(card['skipped'])} files could not be read and were skipped.")
+        lines.append(f"- {len(card['skipped'])} files could not be used and were skipped.")
     spacing = " x ".join(f"{step:g}" for step in entry["spacing"])
     lines += ["", f"Images are seen at {spacing} mm (z, y, x).", "", "## Validation (Dice of the shipped prompts)", ""]
     scores = card.get("validation_dice", {})
@@ -130,7 +135,8 @@ def as_text(card: dict[str, Any], entry: dict[str, Any]) -> str:
     hours = f"{card['steps']} steps of batch {card['batch']}, {card['hours']:g} h, {card['processes']} process(es)"
     lines += ["", "## How", "", f"- {card['variant']}; {hours} on {card['device'] or 'an unnamed device'}"]
     lines += [f"- before: {each}" for each in card["earlier"]]
-    lines += [f"- `{card['command']}`, commit {card['commit'] or 'unknown'}", f"- SHA-256 {entry['sha256']}"]
+    command = f"`{card['command']}`" if card["command"] else "unknown command"
+    lines += [f"- {command}, commit {card['commit'] or 'unknown'}", f"- SHA-256 {entry['sha256']}"]
     return "\n".join(lines) + "\n"
 
 
@@ -141,10 +147,17 @@ def register(entry: dict[str, Any]) -> None:
     CATALOGUE.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of this code, with "-dirty" where files were changed since; empty where it is no checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+
     try:
-        folder = Path(__file__).parent
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+        top = git("rev-parse", "--show-toplevel")
+        if not top or Path(top).resolve() != root:  # installed inside a checkout of something else
+            return ""
+        return git("--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except OSError:
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -11,13 +11,17 @@ from ..errors import PromptSegError
 from ..examples.preprocessing import Preprocessing
 from ..network.config import NetworkConfig
 from ..prompts.classes import MAX_CLASSES, is_name
-from .settings import Assignment
+from .settings import Assignment, settings_of
 from .source import Source
 
 # The paper's variants (METHODS.md 1.6): segmentation and self-supervision, segmentation alone, self-supervision alone.
 VARIANTS = ("meta_self", "meta", "self")
 _POSITIVE = ("batch", "body_rate", "prompt_rate", "validations", "cache_gib")
+_NOT_NEGATIVE = ("steps", "minutes", "weight_decay", "seed")
 _SHARES = ("warm_up", "ema", "all_classes", "foreground", "encoder_prompts", "taught", "contrast")
+_GROUPS: dict[str, Any] = {"preprocessing": Preprocessing, "network": NetworkConfig, "assignment": Assignment}
+# What may change while a run is resumed: what is said of it, where its files lie and are kept, how long it goes on.
+_FREE = ("name", "title", "card", "validations", "cache_gib", "folder", "licence", "modality")
 
 
 @dataclass(frozen=True)
@@ -80,28 +84,22 @@ class Recipe:
     def load(cls, path: Path) -> Recipe:
         """Read a recipe; raises :class:`PromptSegError` with what is wrong."""
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            values = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # Windows' Notepad begins with a mark
+        except (OSError, ValueError, RecursionError) as error:
             raise PromptSegError(f"Cannot read the pretraining recipe {path}: {error}.") from error
         if not isinstance(values, dict):
             raise PromptSegError(f"The recipe {path} is not a JSON object.")
-        unknown = set(values) - {item.name for item in fields(cls)}
-        if unknown:
-            raise PromptSegError(f"The recipe {path} has unknown settings: {', '.join(sorted(unknown))}.")
-        builders = {
-            "preprocessing": Preprocessing.from_dict,
-            "network": NetworkConfig.from_dict,
-            "assignment": Assignment.from_dict,
-        }
         try:
-            for key in builders.keys() & values.keys():
-                values[key] = builders[key](values[key])
-            if "sources" in values:
-                values["sources"] = tuple(Source.from_dict(each) for each in values["sources"])
-            settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-            recipe = cls(**settings)
+            for key, group in _GROUPS.items():
+                if key in values:
+                    values[key] = group.from_dict(settings_of(group, values[key], f' of "{key}"'))
+            if isinstance(values.get("sources"), list):
+                values["sources"] = [Source.from_dict(each) for each in values["sources"]]
+            recipe = cls(**settings_of(cls, values))
             recipe._check()
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except KeyError as error:
+            raise PromptSegError(f"The recipe {path} is incomplete: the setting {error} is missing.") from error
+        except ValueError as error:
             raise PromptSegError(f"The recipe {path} is incomplete or wrong: {error}.") from error
         return recipe
 
@@ -126,13 +124,15 @@ class Recipe:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f'"{name}" must be above 0')
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f'"{name}" must not be below 0')
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'"{name}" must lie between 0 and 1')
         for name in ("crop", "small_crop"):
-            crop = getattr(self, name)
-            if len(crop) != 3 or not all(type(size) is int and 0 < size <= 1024 for size in crop):
-                raise ValueError(f'"{name}" is not three sizes')
+            if not all(0 < size <= 1024 for size in getattr(self, name)):
+                raise ValueError(f'"{name}" must be three sizes from 1 to 1024')
         for source in self.sources:
             strangers = set(source.absent) - set(self.class_names)
             if strangers:
@@ -140,6 +140,14 @@ class Recipe:
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+    def differences(self, earlier: dict) -> list[str]:
+        """Names of the settings of an ``earlier`` recipe (:meth:`to_dict`, from JSON) with which this one cannot go on.
+
+        What an earlier version did not know had its default.
+        """
+        before, now = _flat(earlier), _flat(json.loads(json.dumps(self.to_dict())))
+        return [name for name in now if name in before and before[name] != now[name]]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -155,3 +163,17 @@ class Recipe:
     def taught_share(self) -> float:
         """Share of steps with self-supervision."""
         return {"meta": 0.0, "meta_self": self.taught, "self": 1.0}[self.variant]
+
+
+def _flat(recipe: dict) -> dict[str, Any]:
+    """Setting -> value of what must stay in a run: "seed", "network.window", "sources.NAME.weight"."""
+    defaults = json.loads(json.dumps(asdict(Recipe("", "", "", ()))))
+    of_source = json.loads(json.dumps(asdict(Source("", "", "", "", ""))))
+    values = {**defaults, **recipe}
+    groups = {name: {**defaults[name], **values.pop(name)} for name in _GROUPS}
+    sources = values.pop("sources")
+    groups.update({f"sources.{source['name']}": {**of_source, **source} for source in sources})
+    values["sources"] = [source["name"] for source in sources]
+    values.update({bound: bool(values[bound]) for bound in ("steps", "minutes")})  # the kind of bound, not how far
+    values.update({f"{group}.{name}": value for group, each in groups.items() for name, value in each.items()})
+    return {name: value for name, value in values.items() if name.rpartition(".")[2] not in _FREE}

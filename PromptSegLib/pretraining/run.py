@@ -7,11 +7,15 @@ foreground-centred crops as in the authors' revision (1.13).
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
+import multiprocessing
+import shutil
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
@@ -24,17 +28,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..errors import PromptSegError
+from ..files import check_writable
 from ..network.precision import needs_scaling
 from . import checkpoint
-from .cases import CaseFile, Cases, check_cases, find_cases
+from .cases import CaseFile, Cases, case_key, check_cases, find_cases
 from .curves import Curves
 from .learner import Learner
+from .publish import commit
 from .recipe import Recipe
 from .start import begin_with
 from .validation import as_backbone, line, means, overall, prompts_of, validate
 from .views import Views, collate, to_device
 
 REPORT_EVERY = 30.0  # seconds
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 MOST_UNUSABLE = 50  # steps in a row without a finite gradient; a single one is left out
 
 
@@ -43,6 +50,12 @@ class Pretraining:
 
     Under ``torchrun`` (or any launcher that initialised ``torch.distributed``) the processes share each batch, and
     take the steps that a single process takes.
+
+    :param device: a CPU or a CUDA device.
+    :param workers: processes that prepare views, forked from this one.
+    :param command: how the run was asked for, for the model card.
+    :raises PromptSegError: unusable data, an output folder that cannot be written or has no room, a checkpoint there
+        that is of another run, a device or a number of processes that cannot train.
     """
 
     def __init__(
@@ -52,9 +65,14 @@ class Pretraining:
         device: str = "cpu",
         log: Callable[[str], None] = print,
         workers: int = 0,
+        command: str = "",
     ):
-        self.recipe, self.folder, self.workers = recipe, Path(folder), workers
+        self.recipe, self.folder, self.workers, self.command = recipe, Path(folder), workers, command
         self.device = torch.device(device)
+        if self.device.type not in ("cpu", "cuda"):
+            raise PromptSegError(f"Pretraining does not run on {self.device.type}; choose the device cpu or cuda.")
+        if workers and "fork" not in multiprocessing.get_all_start_methods():
+            raise PromptSegError("This system cannot fork processes to prepare views; leave out --workers.")
         self.ranks = distributed.get_world_size() if distributed.is_initialized() else 1
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.log = log if not self.rank else lambda text: None
@@ -62,54 +80,70 @@ class Pretraining:
             raise PromptSegError(
                 f'A batch of {recipe.batch} cannot be shared by {self.ranks} processes; change "batch" in the recipe.'
             )
-        self.training, self.validation, self.skipped = self._files()
-        self.folder.mkdir(parents=True, exist_ok=True)
         set_determinism(recipe.seed)
         self.learner = Learner(recipe)
-        self.earlier: list[str] = []
+        self._prepare_folder()
         resuming = self.checkpoint.exists()
+        if resuming:
+            self._check_same_run(checkpoint.read_state(self.checkpoint))
+        self.training, self.validation, self.skipped = self._files()
+        self.earlier: list[str] = []
         if recipe.start and not resuming:
             self.earlier = begin_with(self.learner, recipe.start, self.log)
         self.learner.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.teacher = copy.deepcopy(self.learner).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
-        scaled = recipe.mixed_precision and needs_scaling(self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
-        self.step, self.seconds, self.recent, self.unusable = 0, 0.0, 0.0, 0
+        self.scaler = _scaler(self.device, recipe.mixed_precision and needs_scaling(self.device))
+        self.step, self.seconds, self.recent, self.unusable, self.validated = 0, 0.0, 0.0, 0, 0
+        self.commit = commit()
         if resuming:
             self._resume()
-        elif not self.rank:
-            checkpoint.check_room(self.checkpoint, dict(self.learner.named_parameters()))
+        self._check_processes()
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
+    def _prepare_folder(self) -> None:
+        """Make the output folder; see to it that it can be written, without leftovers, and has room."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PromptSegError(f"Cannot make the folder {self.folder}: {error.strerror or error}.") from error
+        if self.rank:
+            return
+        check_writable(self.checkpoint)
+        for leftover in self.folder.glob(f".promptseg-*/{self.checkpoint.name}"):  # killed while it saved
+            shutil.rmtree(leftover.parent, ignore_errors=True)
+        checkpoint.check_room(self.checkpoint, dict(self.learner.named_parameters()))
+
     def _files(self) -> tuple[list[CaseFile], list[CaseFile], dict[str, str]]:
         training, validation = find_cases(self.recipe)
         training, skipped = check_cases(self.recipe, training, self.log)
-        if self.recipe.supervised and not any(file.label for file in training):
-            raise PromptSegError(
-                f'No image has labels, and the variant "{self.recipe.variant}" learns from them; correct "label" of '
-                'the sources, or choose the variant "self".'
-            )
+        self._check_labels(training)
         if validation:
             validation, more = check_cases(self.recipe, validation, self.log)
             skipped = {**skipped, **more}
         return training, validation, skipped
 
+    def _check_labels(self, training: list[CaseFile]) -> None:
+        if self.recipe.supervised and not any(file.label for file in training):
+            raise PromptSegError(
+                f'No usable image has labels, and the variant "{self.recipe.variant}" learns from them; correct '
+                '"label" of the sources, or choose the variant "self".'
+            )
+
     def _optimizer(self) -> torch.optim.Optimizer:
         recipe, body = self.recipe, list(self.learner.net.parameters())
-        prompts = list(self.learner.prompts.values())
-        return torch.optim.AdamW(
-            [
-                {"params": [p for p in body if p.ndim > 1], "base": recipe.body_rate},
-                {"params": [p for p in body if p.ndim <= 1], "base": recipe.body_rate, "weight_decay": 0.0},
-                {"params": prompts, "base": recipe.prompt_rate, "weight_decay": 0.0},
-            ],
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in body if p.ndim > 1], "base": recipe.body_rate},
+            {"params": [p for p in body if p.ndim <= 1], "base": recipe.body_rate, "weight_decay": 0.0},
+            {"params": list(self.learner.prompts.values()), "base": recipe.prompt_rate, "weight_decay": 0.0},
+        ]
+        try:
+            return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
+        except RuntimeError:  # on the CPU, torch < 2.4
+            return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
     def save(self) -> None:
         """Write the checkpoint (first process only)."""
@@ -117,11 +151,15 @@ class Pretraining:
             return
         names: dict[str, list[str]] = {source.name: [] for source in self.recipe.sources}
         for file in self.training:
-            names[self.recipe.sources[file.source].name].append(file.name)
+            if case_key(self.recipe, file) not in self.skipped:
+                names[self.recipe.sources[file.source].name].append(file.name)
         state: dict[str, Any] = {
             "step": self.step,
             "seconds": self.seconds,
             "recent": self.recent,
+            "validated": self.validated,
+            "command": self.command,
+            "commit": self.commit,
             "ranks": self.ranks,
             "device": _device_name(self.device),
             "scaler": self.scaler.state_dict(),
@@ -134,16 +172,50 @@ class Pretraining:
         now, average = (dict(each.named_parameters()) for each in (self.learner, self.teacher))
         checkpoint.save(self.checkpoint, now, average, self.optimizer, state)
 
+    def _check_same_run(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with the checkpoint of a run that was described otherwise."""
+        changed = self.recipe.differences(state["recipe"]) if "recipe" in state else []
+        if not changed and state["classes"] != list(self.recipe.class_names):
+            changed = ["the order of the classes"]
+        if changed:
+            raise PromptSegError(
+                f"{self.checkpoint} was trained with other settings ({', '.join(changed)}); restore them in the "
+                'recipe, or give another output folder, with this checkpoint as "start" to go on with its weights.'
+            )
+
     def _resume(self) -> None:
         now, average = (dict(each.named_parameters()) for each in (self.learner, self.teacher))
         state = checkpoint.restore(self.checkpoint, now, average, self.optimizer)
-        if state["classes"] != list(self.recipe.class_names):
-            raise PromptSegError(f"{self.checkpoint} was trained for other classes; give another output folder.")
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds, self.recent = state["step"], state["seconds"], state["recent"]
+        self.validated = min(state.get("validated", self._due()), self._due())
         self.earlier = state.get("earlier", [])
+        self.command = state.get("command") or self.command
+        commits = (state.get("commit") or "unknown").split(", ")
+        self.commit = ", ".join(dict.fromkeys([*commits, self.commit or "unknown"]))
         self.log(f"resumed at step {self.step}")
+
+    def _check_processes(self) -> None:
+        """Stop all processes where they would not take the same steps."""
+        if self.ranks == 1:
+            return
+        recipe = self.recipe.to_dict()
+        for source in recipe["sources"]:
+            del source["folder"]  # machines may have the same data in different places
+        cases = [(file.source, file.name, bool(file.label)) for file in (*self.training, *self.validation)]
+        mine = {
+            what: hashlib.sha256(json.dumps(value).encode()).hexdigest()
+            for what, value in (("step", self.step), ("recipe", recipe), ("cases", cases))
+        }
+        everyone: list[Any] = [None] * self.ranks
+        distributed.all_gather_object(everyone, mine)
+        differing = [what for what in mine if any(each[what] != mine[what] for each in everyone)]
+        if differing:
+            raise PromptSegError(
+                f"The processes differ in {' and '.join(differing)}; give all machines the same recipe, the same "
+                "images and the same output folder."
+            )
 
     def share(self) -> float:
         """How much of the run's bound is spent, 0..1."""
@@ -157,26 +229,37 @@ class Pretraining:
             return max(share / self.recipe.warm_up, 0.02)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))
 
+    def _due(self) -> int:
+        """How many validations should have been made by now."""
+        return math.floor(min(self.share(), 1.0) * self.recipe.validations)
+
     def run(self, stop: Optional[Callable[[], bool]] = None, save_every: float = 300.0) -> None:
         """Train until the bound is spent, ``stop`` says so, or the process is asked to end (SIGTERM, Ctrl+C).
 
-        Saves every ``save_every`` seconds and at the end, whatever ended it.
+        Saves every ``save_every`` seconds, before each validation and at the end, whatever ended it.
         """
-        recipe = self.recipe
-        views = Views(recipe, Cases(recipe, self.training, self.log))
+        if self.share() >= 1.0 and self.validated >= self._due():
+            return  # a finished run that is published again keeps what it says of its making
+        cases = Cases(self.recipe, self.training, self.log)
+        self._check_labels(cases.files)
+        self.skipped.update(cases.skipped)
         self.learner.train()
         model = self.learner
         if self.ranks > 1:
             # Which prompts and blocks a step uses depends on its classes.
             model = DistributedDataParallel(self.learner, find_unused_parameters=True)  # type: ignore[assignment]
-        curves = Curves(self.folder / "curves", self.step, self.log) if not self.rank else None
-        batches = self._batches(views)
         saved = reported = time.monotonic()
-        reported_step = first = self.step
-        with _asked_to_end() as ended:
-            while self.share() < 1.0:
-                before, clock = self.share(), self._clock()
+        reported_step = self.step
+        with _asked_to_end(alone=self.ranks == 1) as ended, self._batches(Views(self.recipe, cases)) as batches:
+            curves = Curves(self.folder / "curves", self.step, self.log) if not self.rank else None
+            while True:
+                if self._due() > self.validated:  # also one that was due when the run was stopped
+                    self._validate(curves)
+                if self.share() >= 1.0:
+                    break
+                clock = self._clock()
                 batch = to_device(next(batches), self.device)
+                self.skipped.update(batch.pop("skipped"))
                 found = self._step(model, batch)
                 spent, over = self._agree(self._clock() - clock, float(ended() or bool(stop and stop())))
                 value = float(found["loss"])
@@ -194,9 +277,7 @@ class Pretraining:
                 if now - saved > save_every:
                     saved = now
                     self.save()
-                if math.floor(self.share() * recipe.validations) > math.floor(before * recipe.validations):
-                    self._validate(curves)
-        if self.step > first:  # a finished run that is published again keeps what it says of its making
+            self._share_skipped()
             self.save()
         if curves:
             curves.close()
@@ -224,22 +305,25 @@ class Pretraining:
             torch._foreach_lerp_(list(self.teacher.parameters()), list(self.learner.parameters()), 1 - decay)
         return {**{name: value.detach() for name, value in found.items()}, "gradient": norm}
 
-    def _batches(self, views: Views) -> Iterator[dict[str, Any]]:
+    @contextmanager
+    def _batches(self, views: Views) -> Iterator[Iterator[dict[str, Any]]]:
         """This process's part of every batch from the present step on."""
         batch = self.recipe.batch
         mine = ([step * batch + each for each in range(self.rank, batch, self.ranks)] for step in count(self.step))
         more: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 2} if self.workers else {}
         pinned = self.device.type == "cuda"
-        return iter(
-            DataLoader(
-                views,
-                batch_sampler=mine,
-                num_workers=self.workers,
-                collate_fn=collate,
-                pin_memory=pinned,
-                **more,
-            )
+        loader: DataLoader = DataLoader(
+            views, batch_sampler=mine, num_workers=self.workers, collate_fn=collate, pin_memory=pinned, **more
         )
+        with _deaf_children() if self.workers else nullcontext():
+            batches: Any = iter(loader)
+        try:
+            yield batches
+        except PromptSegError as error:  # torch puts the traceback of a worker process before its sentence
+            raise PromptSegError(str(error).rpartition("PromptSegError: ")[2].strip()) from error
+        finally:
+            if self.workers:  # they would not hear the signal that ends forgotten ones
+                batches._shutdown_workers()
 
     def _clock(self) -> float:
         return time.process_time() if self.recipe.clock == "processor" else time.monotonic()
@@ -264,11 +348,31 @@ class Pretraining:
             rates = {"rate": self.rate(), "steps per second": pace, "smoothed loss": self.recent}
             curves.add(self.step, {**rates, **{name: float(value) for name, value in found.items()}})
 
+    def _share_skipped(self) -> None:
+        """Let every process know the cases that any of them found unusable."""
+        if self.ranks > 1:
+            everyone: list[Any] = [None] * self.ranks
+            distributed.all_gather_object(everyone, self.skipped)
+            self.skipped = {key: why for each in everyone for key, why in each.items()}
+
     def _validate(self, curves: Optional[Curves]) -> None:
-        if not self.validation or not self.recipe.supervised:
-            return
-        own = self.validation[self.rank :: self.ranks]
-        found = validate(self.recipe, as_backbone(self.teacher), prompts_of(self.teacher), own)
+        if self.validation and self.recipe.supervised:
+            self.save()  # not one step is lost to what may happen now
+            self._score(curves)
+        self.validated = self._due()
+
+    def _score(self, curves: Optional[Curves]) -> None:
+        self._share_skipped()
+        known = set(self.skipped)
+        usable = [file for file in self.validation if case_key(self.recipe, file) not in known]
+        own = usable[self.rank :: self.ranks]
+        found = validate(self.recipe, as_backbone(self.teacher), prompts_of(self.teacher), own, self.skipped)
+        self._share_skipped()
+        unusable = [key for key in self.skipped if key not in known]
+        for key in unusable:
+            self.log(f"{key} is skipped: {self.skipped[key]}")
+        if unusable:
+            self.log(f"{len(unusable)} of {len(usable)} validation cases are skipped")
         if self.ranks > 1:
             pairs = [[sum(values), len(values)] for values in found.values()]
             sums = torch.tensor(pairs, device=self.device, dtype=torch.float64)
@@ -277,14 +381,33 @@ class Pretraining:
         scores = means(found)
         self.log(f"step {self.step}  validation: {line(scores)}")
         if curves:
-            known = {f"validation/{name}": value for name, value in scores.items() if value is not None}
+            points = {f"validation/{name}": value for name, value in scores.items() if value is not None}
             mean = overall(scores)
-            curves.add(self.step, {**known, **({"validation/mean": mean} if mean is not None else {})})
+            curves.add(self.step, {**points, **({"validation/mean": mean} if mean is not None else {})})
 
 
 @contextmanager
-def _asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Whether the process was asked to end (SIGTERM of a cluster, Ctrl+C); a second Ctrl+C ends it at once."""
+def _deaf_children() -> Iterator[None]:
+    """Processes forked meanwhile do not hear what asks the whole group to end: they end with the run."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _scaler(device: torch.device, enabled: bool) -> Any:
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device.type, enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)  # torch < 2.3
+
+
+@contextmanager
+def _asked_to_end(alone: bool) -> Iterator[Callable[[], bool]]:
+    """Whether the process was asked to end (SIGTERM of a cluster, Ctrl+C).
+
+    A second Ctrl+C ends one that is ``alone`` at once; launchers pass on what they and the group were sent already.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
@@ -293,9 +416,10 @@ def _asked_to_end() -> Iterator[Callable[[], bool]]:
 
     def end(number: int, _: Any) -> None:
         asked.set()
-        signal.signal(number, before[number])
+        if alone and number == signal.SIGINT:
+            signal.signal(number, before[number])
 
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in _ENDING:
         before[each] = signal.signal(each, end)
     try:
         yield asked.is_set

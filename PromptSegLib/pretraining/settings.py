@@ -1,10 +1,70 @@
-"""Numbers of the self-supervision; needs no torch."""
+"""Numbers of the self-supervision, and how settings are taken from JSON; needs no torch."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+_LARGEST = 2**53  # beyond it floats skip whole numbers; keeps infinity and NaN out as well
+_WORDS = {
+    bool: ("true or false", ""),
+    int: ("a whole number", "whole numbers"),
+    float: ("a finite number", "finite numbers"),
+    str: ("a text", "texts"),
+}
+
+
+def settings_of(cls: type, values: Any, whose: str = "") -> dict[str, Any]:
+    """Arguments for the dataclass ``cls`` from a JSON object, as its annotations want them; lists become tuples.
+
+    :param whose: how a sentence goes on after the name of a setting, such as `` of the network``.
+    :raises ValueError: no object, an unknown or missing setting, one of another type, a number that is not finite.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"the settings{whose} must be an object")
+    hints = get_type_hints(cls)
+    unknown = [str(key) for key in values if key not in hints]
+    if unknown:
+        raise ValueError(f"there are unknown settings{whose}: {', '.join(sorted(unknown))}")
+    for each in fields(cls):
+        if each.name not in values and each.default is MISSING and each.default_factory is MISSING:
+            raise ValueError(f'"{each.name}"{whose} is missing')
+    settings: dict[str, Any] = {}
+    for key, value in values.items():
+        if not _fits(value, hints[key]):
+            raise ValueError(f'"{key}"{whose} must be {_words(hints[key])}')
+        settings[key] = tuple(value) if isinstance(value, list) else float(value) if hints[key] is float else value
+    return settings
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value, as JSON has it, is of an annotated type."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Union:
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        wanted = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(wanted) == len(value) and all(map(_fits, value, wanted))
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
+    if kind in (int, float):  # true and false are no numbers
+        return type(value) in (int, kind) and abs(value) <= _LARGEST
+    return isinstance(value, kind)
+
+
+def _words(kind: Any) -> str:
+    """An annotated type in plain words."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Union:
+        return " or ".join(_words(part) for part in parts if part is not type(None))
+    if origin is tuple:
+        count = "" if parts[-1] is ... else f"{len(parts)} "
+        return f"a list of {count}{_WORDS.get(parts[0], ('', 'objects'))[1]}"
+    if origin is dict:
+        return f"an object of names and {_WORDS[parts[1]][1]}"
+    return _WORDS.get(kind, ("an object", ""))[0]
 
 
 @dataclass(frozen=True)
@@ -30,18 +90,8 @@ class Assignment:
     @classmethod
     def from_dict(cls, values: dict) -> Assignment:
         """From a JSON object; unknown keys and values that make no sense raise ``ValueError``."""
-        if not isinstance(values, dict):
-            raise ValueError("the prototype assignment is not described by an object")
-        known: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
-        unknown = [str(key) for key in values if key not in known]
-        if unknown:
-            raise ValueError(f"unknown settings of the prototype assignment: {', '.join(sorted(unknown))}")
-        settings: dict[str, Any] = {}
-        for key, value in values.items():
-            whole = known[key] is int
-            if type(value) not in ((int,) if whole else (int, float)):
-                raise ValueError(f'"{key}" of the prototype assignment is not a {"whole " if whole else ""}number')
-            if not (0 < value < math.inf or (key == "weight" and value == 0)):
-                raise ValueError(f'"{key}" of the prototype assignment is not a positive number')
-            settings[key] = known[key](value)
+        settings = settings_of(cls, values, " of the prototype assignment")
+        for key, value in settings.items():
+            if not (value > 0 or (key == "weight" and value == 0)):
+                raise ValueError(f'"{key}" of the prototype assignment must be above 0')
         return cls(**settings)

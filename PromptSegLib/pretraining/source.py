@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Optional
+from dataclasses import dataclass, field
+from typing import Optional
 
 from ..prompts.classes import is_name
+from .settings import settings_of
 
 PLACE = "{case}"
 MISSING = ("absent", "unknown")
@@ -35,7 +36,7 @@ class Source:
     modality: str
     licence: str
     label: Optional[str] = None
-    classes: dict[str, int] = None  # type: ignore[assignment]
+    classes: dict[str, int] = field(default_factory=dict)
     unused_values: tuple[int, ...] = ()
     missing: str = "absent"
     absent: tuple[str, ...] = ()
@@ -45,25 +46,22 @@ class Source:
 
     @classmethod
     def from_dict(cls, values: dict) -> Source:
-        """From a JSON object; raises ``ValueError``, ``KeyError`` or ``TypeError`` for one that makes no sense."""
-        if not isinstance(values, dict):
-            raise ValueError("a source is not an object")
-        unknown = set(values) - {each.name for each in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown settings of a source: {', '.join(sorted(unknown))}")
-        settings: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        source = cls(**{"classes": {}, **settings})
+        """From a JSON object; raises ``ValueError`` for one that makes no sense."""
+        name = values.get("name") if isinstance(values, dict) else None
+        source = cls(**settings_of(cls, values, f" of the source {name}" if is_name(name) else " of a source"))
         source._check()
         return source
 
     def _check(self) -> None:
+        if not is_name(self.name):
+            raise ValueError("the name of a source is empty, too long or unprintable")
         for pattern in (self.image, self.label):
             if pattern is not None and pattern.count(PLACE) != 1:
                 raise ValueError(f"{self.name}: the pattern {pattern!r} must hold {PLACE} once")
         if self.missing not in MISSING:
             raise ValueError(f'{self.name}: "missing" is none of {", ".join(MISSING)}')
         values = list(self.classes.values())
-        if not all(type(value) is int and value > 0 for value in values) or len(set(values)) < len(values):
+        if not all(value > 0 for value in values) or len(set(values)) < len(values):
             raise ValueError(f"{self.name}: each class needs a whole number above 0 of its own")
         if not all(is_name(name) for name in self.classes):
             raise ValueError(f"{self.name}: a class name is empty, too long or unprintable")

@@ -17,7 +17,7 @@ from ..models.backbone import Backbone
 from ..network.tokens import unstack
 from ..prompts.classes import ClassInfo, describe
 from ..prompts.store import ClassPrompts, Prompts
-from .cases import CaseFile
+from .cases import CaseFile, case_key
 from .learner import Learner
 from .recipe import Recipe
 
@@ -51,10 +51,19 @@ def as_backbone(learner: Learner) -> Backbone:
     return Backbone(recipe.name, "", learner.net, recipe.preprocessing, tile(recipe), device, {})
 
 
-def validate(recipe: Recipe, backbone: Backbone, prompts: Prompts, files: Sequence[CaseFile]) -> dict[str, list[float]]:
+def validate(
+    recipe: Recipe,
+    backbone: Backbone,
+    prompts: Prompts,
+    files: Sequence[CaseFile],
+    skipped: Optional[dict[str, str]] = None,
+) -> dict[str, list[float]]:
     """Dice per class, one number per case in which the class is labelled and there.
 
-    A case that cannot be read is left out. The label value of a class is looked up by its name.
+    The label value of a class is looked up by its name.
+
+    :param skipped: notes each case that cannot be read or segmented, "source/case" -> why; without it, such a case
+        raises :class:`PromptSegError`.
     """
     found: dict[str, list[float]] = {name: [] for name in recipe.class_names}
     for file in files:
@@ -62,9 +71,12 @@ def validate(recipe: Recipe, backbone: Backbone, prompts: Prompts, files: Sequen
             continue
         try:
             image, reference = read_image(file.image), read_annotation(file.label)
-        except PromptSegError:
+            labels = sitk.GetArrayFromImage(segment(prompts, image, backbone, name=file.image.name).labels)
+        except (PromptSegError, OSError) as error:
+            if skipped is None:
+                raise
+            skipped[case_key(recipe, file)] = str(error)
             continue
-        labels = sitk.GetArrayFromImage(segment(prompts, image, backbone).labels)
         grid = Grid.of(image)
         if not Grid.of(reference).same_as(grid):
             reference = resample(reference, grid, sitk.sitkNearestNeighbor, 0)

@@ -46,7 +46,8 @@ class Views(Dataset):
     A sample is a dictionary: ``active`` (n,) indices (from 0) of the step's classes, ``known`` (n,) bool, ``encoder``
     (whether prompts enter the encoder), and for the view ``large`` and, in a step with self-supervision, ``small`` and
     ``teacher``: ``NAME`` (1, D, H, W) float32, ``NAME_affine`` (4, 4), index in the view -> index in the volume, both
-    (z, y, x), and, of the students, ``NAME_label`` (D, H, W) int64 with k for the k-th active class.
+    (z, y, x), and, of the students, ``NAME_label`` (D, H, W) int64 with k for the k-th active class. ``skipped`` is
+    what this process has noted in :attr:`Cases.skipped` so far.
     """
 
     def __init__(self, recipe: Recipe, cases: Cases):
@@ -82,6 +83,7 @@ class Views(Dataset):
         if taught:
             image, _, sample["teacher_affine"] = view(case, center, recipe.crop, self.teacher, draw)
             sample["teacher"] = plain(image)
+        sample["skipped"] = dict(self.cases.skipped)  # worker processes tell the run so
         return sample
 
     def asked(self, step: int) -> tuple[np.ndarray, bool, bool]:
@@ -252,7 +254,9 @@ def center_crop(x: Tensor, size: Sequence[int]) -> tuple[Tensor, list[int]]:
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Samples of one step as a batch; classes and prompts' places are the step's, not the sample's."""
     first = samples[0]
-    batch: dict[str, Any] = {"active": first["active"].tolist(), "encoder": first["encoder"]}
+    batch: dict[str, Any] = {"active": first["active"].tolist(), "encoder": first["encoder"], "skipped": {}}
+    for sample in samples:
+        batch["skipped"].update(sample["skipped"])
     for key in first.keys() - batch.keys():
         batch[key] = torch.stack([sample[key] for sample in samples])
     return batch

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +17,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import CLASSES, phantom
 
-from PromptSegLib.cli.main import main
+from PromptSegLib import files
+from PromptSegLib.cli import commands
+from PromptSegLib.cli.main import _parser, main
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models.backbone import load_model
 from PromptSegLib.network.config import NetworkConfig
 from PromptSegLib.pretraining import checkpoint
+from PromptSegLib.pretraining import publish as publishing
+from PromptSegLib.pretraining import run as running
 from PromptSegLib.pretraining.cases import Cases, find_cases
 from PromptSegLib.pretraining.learner import Learner
 from PromptSegLib.pretraining.objective import segmentation_loss
@@ -82,6 +88,10 @@ def recipe(values, tmp_path) -> Recipe:
 
 def quiet(_: str) -> None:
     pass
+
+
+def never(*_, **__) -> None:
+    raise AssertionError("this must not be reached")
 
 
 def views_of(recipe: Recipe) -> Views:
@@ -145,6 +155,44 @@ def test_a_run_that_is_killed_goes_on_from_its_checkpoint(recipe, tmp_path):
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_saves(values, tmp_path, number):
+    """As clusters, torchrun and a terminal send it: the processes that prepare views get it as well."""
+    loaded(values, tmp_path, steps=100_000)
+    root, folder = str(RECIPES.parents[2]), tmp_path / "run"
+    arguments = [str(tmp_path / "tiny.json"), "-o", str(folder), "--device", "cpu", "--workers", "2"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "PromptSegLib", "pretrain", *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while process.poll() is None and not list(folder.glob("curves/*")):
+            time.sleep(0.1)
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "the same command goes on" in out and "Traceback" not in err, err
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, 0)
+    state = checkpoint.read_state(folder / "checkpoint.safetensors")
+    resumed = Pretraining(loaded(values, tmp_path, steps=100_000), folder, log=quiet)
+    assert resumed.step == state["step"] > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_the_sentence_of_a_process_that_prepares_views(values, tmp_path):
+    recipe = loaded(values, tmp_path, cache_gib=1e-9)
+    run = Pretraining(recipe, tmp_path / "run", log=quiet, workers=1)
+    for path in tmp_path.glob("*_ct.nii.gz"):
+        path.write_bytes(b"broken")
+    with pytest.raises(PromptSegError, match=r"^None of the 3 cases can be read; the first: .*\.$"):
+        run.run()
+
+
 def command_line(*arguments: str, ranks: int = 1) -> subprocess.CompletedProcess:
     """``promptseg ARGUMENTS``, under torchrun where there are several ranks."""
     root = str(RECIPES.parents[2])
@@ -206,6 +254,75 @@ def test_bad_data_gets_a_sentence_before_training_or_is_skipped(values, tmp_path
         assert code == 2 and said in err and err.count("\n") == 1 and not (tmp_path / "run" / "curves").exists()
 
 
+def spoil(path: Path, value: float) -> None:
+    """Give a volume, or one voxel of it, a value that no image can have."""
+    image = sitk.ReadImage(str(path))
+    if np.isnan(value):
+        image[3, 3, 3] = value
+    else:
+        image = image * 0 + value
+    path.unlink()
+    sitk.WriteImage(image, str(path.with_suffix("").with_suffix(".nrrd")))
+
+
+@pytest.mark.parametrize("value", [7.0, float("nan")])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_found_unusable_when_they_are_read_are_counted(values, tmp_path, value, workers):
+    for index in range(4):
+        path = tmp_path / f"case{index}_ct.nii.gz"
+        if index in (0, 2):  # one to train on, one to validate on
+            spoil(path, value)
+        else:
+            sitk.WriteImage(sitk.ReadImage(str(path)), str(tmp_path / f"case{index}_ct.nrrd"))
+    values["sources"][0]["image"] = "{case}_ct.nrrd"
+    recipe = loaded(values, tmp_path, steps=4, cache_gib=1e-9)  # each process finds them for itself
+    said: list[str] = []
+    run = Pretraining(recipe, tmp_path / "run", log=said.append, workers=workers)
+    run.run()
+    state = checkpoint.read_state(run.checkpoint)
+    assert set(state["skipped"]) == {"phantoms/case0", "phantoms/case2"}
+    assert "case2_ct.nrrd" in state["skipped"]["phantoms/case2"]
+    assert state["training"] == {"phantoms": ["case1", "case3"]}
+    assert "1 of 1 validation cases are skipped" in said
+    card = publish(recipe, run.checkpoint, tmp_path, run.validation, "cpu", quiet)["card"]
+    assert card["skipped"] == state["skipped"]
+    assert "2 files could not be used" in (tmp_path / "tiny.md").read_text()
+
+
+def test_a_validation_image_that_breaks_at_the_end_is_named(recipe, tmp_path):
+    run = Pretraining(replace(recipe, steps=1), tmp_path / "run", log=quiet)
+    run.run()
+    (tmp_path / "case2_ct.nii.gz").unlink()
+    said: list[str] = []
+    card = publish(recipe, run.checkpoint, tmp_path, run.validation, "cpu", said.append)["card"]
+    assert list(card["skipped"]) == ["phantoms/case2"] and "phantoms/case2 is skipped" in said[0]
+
+
+def test_no_usable_labelled_image_stops_before_the_first_step(values, tmp_path):
+    for index in range(2):
+        image = sitk.ReadImage(str(tmp_path / f"case{index}_ct.nii.gz"))
+        sitk.WriteImage(image * 0, str(tmp_path / f"case{index}_ct.nii.gz"))
+    run = Pretraining(loaded(values, tmp_path), tmp_path / "run", log=quiet)
+    with pytest.raises(PromptSegError, match="No usable image has labels"):
+        run.run()
+    assert run.step == 0
+
+
+def test_nothing_is_lost_to_a_validation_that_fails(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "validate", never)
+    run = Pretraining(recipe, tmp_path / "run", log=quiet)
+    with pytest.raises(AssertionError):
+        run.run()
+    monkeypatch.undo()
+    said: list[str] = []
+    run = Pretraining(recipe, tmp_path / "run", log=said.append)
+    run.run()
+    assert said[0] == "resumed at step 6" and "validation: mean Dice" in said[1]
+    said.clear()
+    Pretraining(recipe, tmp_path / "run", log=said.append).run()
+    assert said == ["resumed at step 6"]
+
+
 def test_views_are_a_function_of_seed_and_number(recipe):
     views = views_of(recipe)
     first = views[7]
@@ -244,7 +361,7 @@ def test_the_affine_of_a_view_says_where_its_voxels_are(values, tmp_path):
     for axis in range(3):
         ramp = (grid[axis] / shape[axis]).astype(np.float16)
         case = SimpleNamespace(name="", source=0, image=ramp, label=np.zeros(shape, np.uint8), known=known, members={})
-        views = Views(recipe, SimpleNamespace(draw=lambda rng, labelled, case=case: case))
+        views = Views(recipe, SimpleNamespace(draw=lambda rng, labelled, case=case: case, skipped={}))
         turned = 0
         for index in range(12):
             sample = views[index]
@@ -376,10 +493,49 @@ def test_validation_is_written_to_tensorboard(recipe, tmp_path):
     assert [each.step for each in events.Scalars("validation/mean")] == [recipe.steps]
 
 
-def test_a_full_disk_stops_before_training(recipe, tmp_path, monkeypatch):
+def test_stopping_loses_no_validation(values, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = loaded(values, tmp_path, validations=3)
+    trained(recipe, tmp_path / "run", stops=(2, 4))  # asked to end in the very steps after which one is due
+    events = EventAccumulator(str(tmp_path / "run" / "curves")).Reload()
+    assert [each.step for each in events.Scalars("validation/mean")] == [2, 4, 6]
+    longer: list[str] = []
+    Pretraining(replace(recipe, steps=8, validations=1), tmp_path / "run", log=longer.append).run()
+    assert any("step 8  validation" in text for text in longer)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_full_disk_stops_before_any_image_is_read(recipe, tmp_path, monkeypatch, resumed):
+    if resumed:
+        trained(replace(recipe, steps=1), tmp_path / "run")
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(running, "check_cases", never)
     with pytest.raises(PromptSegError, match="free space or choose another"):
         Pretraining(recipe, tmp_path / "run", log=quiet)
+
+
+def test_a_folder_that_cannot_be_written_stops_before_any_image_is_read(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "check_cases", never)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PromptSegError, match="Cannot make the folder"):
+        Pretraining(recipe, tmp_path / "file" / "run", log=quiet)
+
+    def refused(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refused)  # root may write where others may not
+    with pytest.raises(PromptSegError, match="Cannot write .*Permission denied"):
+        Pretraining(recipe, tmp_path / "run", log=quiet)
+
+
+def test_what_a_killed_save_left_is_removed(recipe, tmp_path):
+    left, strange = tmp_path / "run" / ".promptseg-left", tmp_path / "run" / ".promptseg-strange"
+    for folder, name in ((left, "checkpoint.safetensors"), (strange, "prompts.safetensors")):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(b"half")
+    Pretraining(recipe, tmp_path / "run", log=quiet)
+    assert strange.exists() and not left.exists()
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(recipe, tmp_path, monkeypatch):
@@ -405,82 +561,160 @@ def test_a_damaged_checkpoint_gets_a_sentence(recipe, tmp_path, content):
         Pretraining(recipe, tmp_path / "run", log=quiet)
 
 
+@pytest.mark.parametrize("state", ["{}", "[]", "3"])
+def test_a_file_with_another_state_is_no_checkpoint(recipe, tmp_path, state):
+    path = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(1)}, str(path), {"state": state})
+    with pytest.raises(PromptSegError, match="not a checkpoint"):
+        checkpoint.read_state(path)
+    with pytest.raises(PromptSegError, match="not a PromptSeg backbone"):
+        Pretraining(replace(recipe, start=str(path)), tmp_path / "run", log=quiet)
+
+
 def test_a_checkpoint_of_another_run_gets_a_sentence(values, recipe, tmp_path):
     trained(replace(recipe, steps=1), tmp_path / "run")
     wider = loaded(values, tmp_path, network={"channels": [16, 32, 32], "head_channels": 8, "tokens": 4})
-    with pytest.raises(PromptSegError, match="another network or"):
+    with pytest.raises(PromptSegError, match=r"other settings \(network.channels\)"):
         Pretraining(wider, tmp_path / "run", log=quiet)
-    renamed = json.loads(json.dumps(values))
-    renamed["sources"][0]["classes"] = {"egg": 5, "rod": 9}
-    with pytest.raises(PromptSegError, match="other classes"):
-        Pretraining(loaded(renamed, tmp_path), tmp_path / "run", log=quiet)
     with pytest.raises(PromptSegError, match="another architecture"):
         Pretraining(replace(wider, start=str(tmp_path / "run" / "checkpoint.safetensors")), tmp_path / "new", log=quiet)
 
 
-def test_bundled_recipes_load():
-    benches = RECIPES.parents[2] / "Testing" / "Benchmark" / "recipes"
-    assert list(RECIPES.glob("*.json")) and list(benches.glob("*.json"))
-    for path in [*RECIPES.glob("*.json"), *benches.glob("*.json")]:
-        recipe = Recipe.load(path)
-        for source in recipe.sources:
-            if "btcv" in source.folder:  # 16-19 are for tests
-                assert source.training and not any(name > "case15" for name in (*source.training, *source.validation))
+def test_the_card_says_how_and_with_which_code_the_run_began(recipe, tmp_path, monkeypatch):
+    for now, command, steps in (("aa-dirty", "first", 1), ("bb", "second", 2), ("bb", "third", 3)):
+        monkeypatch.setattr(running, "commit", lambda now=now: now)
+        run = Pretraining(replace(recipe, steps=steps), tmp_path / "run", log=quiet, command=command)
+        run.run()
+    publish(recipe, run.checkpoint, tmp_path, [], "cpu", quiet)
+    assert "- `first`, commit aa-dirty, bb\n" in (tmp_path / "tiny.md").read_text()
 
 
-def source_with(**changes):
-    return lambda values: values["sources"][0].update(changes)
+def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    code = tmp_path / "code" / "PromptSegLib" / "pretraining" / "publish.py"
+    monkeypatch.setattr(publishing, "__file__", str(code))
+    code.parent.mkdir(parents=True)
+    code.write_text("")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "another project")
+    assert publishing.commit() == ""  # it is installed inside it
+    monkeypatch.setattr(publishing, "__file__", str(tmp_path / "PromptSegLib" / "pretraining" / "publish.py"))
+    clean = publishing.commit()
+    assert len(clean) == 40
+    code.write_text("changed")
+    (tmp_path / "PromptSegLib").mkdir()
+    assert publishing.commit() == f"{clean}-dirty"
 
 
-def recipe_with(**changes):
-    return lambda values: values.update(changes)
+def test_an_older_torch_will_do(recipe, tmp_path, monkeypatch):
+    class Old(torch.optim.AdamW):
+        def __init__(self, *arguments, fused=False, **settings):
+            if fused:
+                raise RuntimeError("`fused=True` requires all the params to be floating point Tensors on CUDA")
+            super().__init__(*arguments, **settings)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Old)
+    monkeypatch.delattr(torch.amp, "GradScaler")
+    found = trained(recipe, tmp_path / "run", stops=(2,))
+    straight = trained(recipe, tmp_path / "straight")
+    assert all(torch.equal(found[name], straight[name]) for name in straight)
 
 
 @pytest.mark.parametrize(
-    "change",
+    "settings, said", [({"device": "mps"}, "does not run on mps"), ({"workers": 1}, "cannot fork")]
+)
+def test_what_cannot_train_is_refused(recipe, tmp_path, monkeypatch, settings, said):
+    monkeypatch.setattr(running.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    with pytest.raises(PromptSegError, match=said):
+        Pretraining(recipe, tmp_path / "run", log=quiet, **settings)
+
+
+@pytest.mark.parametrize("other", [{}, {"step": "x"}, {"recipe": "x", "cases": "x"}])
+def test_processes_that_differ_are_stopped(recipe, tmp_path, monkeypatch, other):
+    def gather(everyone: list, mine: dict) -> None:
+        everyone[:] = [mine, {**mine, **other}]
+
+    run = Pretraining(recipe, tmp_path / "run", log=quiet)
+    run.ranks = 2
+    monkeypatch.setattr(running.distributed, "all_gather_object", gather)
+    if not other:
+        run._check_processes()
+        return
+    with pytest.raises(PromptSegError, match=f"differ in {' and '.join(other)};"):
+        run._check_processes()
+
+
+@pytest.mark.parametrize(
+    "words, environment, said",
     [
-        recipe_with(network={"widths": 3}),
-        recipe_with(preprocessing={"spacing": [1, 1, 1]}),
-        recipe_with(network=5),
-        recipe_with(stepz=3),
-        recipe_with(steps=0),
-        recipe_with(minutes=3),
-        recipe_with(sources=[]),
-        recipe_with(sources=[3]),
-        recipe_with(variant="mata"),
-        recipe_with(name="a/b"),
-        recipe_with(name=""),
-        source_with(classes={" ": 3}),
-        source_with(classes={f"class {value}": value for value in range(1, 300)}),
-        recipe_with(crop=[8, 16]),
-        recipe_with(small_crop=[8, 16, 0]),
-        recipe_with(batch=0),
-        recipe_with(foreground=1.5),
-        recipe_with(clock="sun"),
-        recipe_with(assignment={"temperature": 1}),
-        recipe_with(assignment={"fwhm": -1}),
-        source_with(image="ct.nii.gz"),
-        source_with(label="{case}/{case}.nii.gz"),
-        source_with(classes={"a": 1, "b": 1}),
-        source_with(classes={"a": 0}),
-        source_with(classes={}),
-        source_with(unused_values=[5]),
-        source_with(missing="maybe"),
-        source_with(absent=["ball"]),
-        source_with(absent=["nobody's"]),
-        source_with(weight=0),
-        source_with(training=["case2"]),
-        source_with(folders="x"),
+        (["--workers", "-1"], {}, "--workers: '-1' is not a whole number from 0"),
+        (["--threads", "many"], {}, "--threads: 'many' is not a whole number from 0"),
+        ([], {"WORLD_SIZE": "abc", "RANK": "0"}, "WORLD_SIZE is 'abc', not a number"),
+        ([], {"WORLD_SIZE": "2", "RANK": "2"}, "RANK 2 is not below WORLD_SIZE 2"),
+        (["--device", "cuda:0"], {"WORLD_SIZE": "2", "RANK": "0"}, "give --device cuda"),
     ],
 )
-def test_a_recipe_that_is_wrong_gets_a_sentence(values, tmp_path, change):
-    change(values)
-    with pytest.raises(PromptSegError, match=r"\.$"):
-        loaded(values, tmp_path)
+def test_a_launch_that_is_wrong_gets_a_sentence(values, tmp_path, monkeypatch, capsys, words, environment, said):
+    loaded(values, tmp_path)
+    for name, value in {**environment, **({"MASTER_ADDR": "here", "MASTER_PORT": "1"} if environment else {})}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        code = main(["pretrain", str(tmp_path / "tiny.json"), "-o", str(tmp_path / "run"), *words])
+    except SystemExit as stopped:  # argparse
+        code = stopped.code
+    err = capsys.readouterr().err
+    assert code == 2 and said in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"name": "x"}'])
-def test_what_is_no_recipe_gets_a_sentence(tmp_path, text):
-    (tmp_path / "recipe.json").write_text(text)
-    with pytest.raises(PromptSegError, match=r"\.$"):
-        Recipe.load(tmp_path / "recipe.json")
+@pytest.mark.parametrize("size", ["abc", "2"])
+def test_a_world_size_without_a_launcher_means_nothing(values, tmp_path, monkeypatch, capsys, size):
+    loaded(values, tmp_path, steps=1)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    words = [str(tmp_path / "tiny.json"), "--output", str(tmp_path / "my run"), "--device", "cpu"]
+    assert main(["pretrain", *words]) == 0
+    out = capsys.readouterr().out
+    card = json.loads(out[out.index("{\n") :])["card"]
+    assert card["command"] == f"python -m PromptSegLib pretrain {shlex.join(words)}" and card["processes"] == 1
+
+
+def test_processes_that_do_not_find_each_other(values, tmp_path, monkeypatch, capsys):
+    loaded(values, tmp_path)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+    def lost(_: str) -> None:
+        raise torch.distributed.DistError("The client socket has timed out\nand more")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", lost)
+    assert main(["pretrain", str(tmp_path / "tiny.json"), "-o", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    assert "do not find each other (The client socket has timed out); start them with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "ranks, here, launcher",
+    [
+        (1, None, "python -m PromptSegLib"),
+        (4, "4", "torchrun --nproc-per-node 4 -m PromptSegLib"),
+        (8, "4", "torchrun --nnodes 2 --nproc-per-node 4 -m PromptSegLib"),
+    ],
+)
+def test_the_command_on_the_card(monkeypatch, ranks, here, launcher):
+    if here:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    options = _parser().parse_args(["pretrain", "my recipe.json", "-o", "run", "--workers", "3", "--bundle"])
+    wanted = f"{launcher} pretrain 'my recipe.json' --output run --workers 3 --bundle"
+    assert commands._pretrain_command(options, ranks) == wanted
+
+
+def test_a_launcher_may_pass_on_what_the_group_was_sent():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with running._asked_to_end(alone=False) as ended:
+            for _ in range(2):
+                signal.raise_signal(number)
+                assert ended()
+    with pytest.raises(KeyboardInterrupt), running._asked_to_end(alone=True):
+        for _ in range(2):  # a user who does not want to wait
+            signal.raise_signal(signal.SIGINT)

@@ -124,6 +124,9 @@ def test_refuses_what_cannot_be_found(tmp_path):
     assert "no image of z" in refused(source(tmp_path, training=["a", "z"]))
     assert "no image of y" in refused(source(tmp_path, validation=["y"]))
     assert "train on" in refused(source(tmp_path, validation=["a", "b"]))
+    (tmp_path / "link").symlink_to(tmp_path)
+    twice = refused(source(tmp_path, validation=["a"]), source(tmp_path / "link", "other"))
+    assert "ct/a for validation and other/a for training" in twice
 
 
 def test_classes_of_two_sources(tmp_path):
@@ -302,6 +305,14 @@ def test_image_that_is_not_usable_is_skipped(tmp_path):
     assert "values per voxel" in skipped["ct/b"]
     assert "24 m long" in skipped["ct/c"]
     assert "outside its image" in skipped["ct/d"]
+
+
+def test_a_file_whose_format_is_not_known(tmp_path):
+    write(tmp_path, "a", **SMALL)
+    (tmp_path / "a_ct.nii.gz").rename(tmp_path / "a_ct")
+    described = recipe(source(tmp_path, image="{case}_ct"))
+    with pytest.raises(PromptSegError, match="format of .*a_ct is not known; save the volume as"):
+        check_cases(described, find_cases(described)[0], str)
 
 
 def test_little_memory_gives_the_same_draws(tmp_path):
