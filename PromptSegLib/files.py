@@ -40,6 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Raise :class:`PromptSegError` before a long job when its result could not be written to ``path``."""
     path = Path(path)
+    check_name(path.absolute())
     try:
         _check_replaceable(path)
         if not path.parent.is_dir():
@@ -48,6 +49,14 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise PromptSegError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
+
+
+def check_name(path: Path) -> None:
+    """Raise :class:`PromptSegError` for a name that is not UTF-8, as in old archives: on such, SimpleITK aborts."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise PromptSegError(f"The name {ascii(str(path))} is not UTF-8; rename the file or its folder.") from error
 
 
 def _check_replaceable(path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -59,7 +61,8 @@ def tune(options: argparse.Namespace) -> None:
         raise PromptSegError(f"Prompts are saved as .safetensors; {output.name} ends otherwise.")
     check_writable(output)
     _keep_apart([output], [file for pair in options.example for file in pair] + [options.model])
-    start = Prompts.load(Path(options.start)) if options.start else None
+    start = Prompts.load(_prompts_file(options.start)) if options.start else None
+    from ..examples.checking import check_examples, holds
     from ..examples.example import Example
     from ..examples.reading import read_annotation, read_image
 
@@ -67,6 +70,12 @@ def tune(options: argparse.Namespace) -> None:
         Example(read_image(image), read_annotation(annotation), options.background, options.complete, Path(image).name)
         for image, annotation in options.example
     ]
+    check_examples(examples, classes)  # what else is wrong with an annotation says more than this
+    if options.background and not any(holds(each.annotation, options.background) for each in examples):
+        raise PromptSegError(
+            f"No annotation holds the value {options.background} of the background; correct --background, or leave it "
+            "out."
+        )
     from ..tuning.settings import Settings
     from ..tuning.tuning import tune as tune_prompts
 
@@ -105,6 +114,10 @@ def segment(options: argparse.Namespace) -> None:
         raise PromptSegError(f"The uncertainty is written as {', '.join(SUFFIXES[1:])}; {options.uncertainty} is not.")
     if len(images) > 1 and (options.strokes or options.region or options.uncertainty):
         raise PromptSegError("--strokes, --region and --uncertainty belong to one image; give one image at a time.")
+    if options.strokes and Path(options.strokes).resolve() == images[0].resolve():
+        raise PromptSegError(
+            "What is given as --strokes is the image itself; give the file with what was painted on it."
+        )
     targets = _targets(images, Path(options.output))
     maps = [Path(options.uncertainty)] if options.uncertainty else []
     shares: dict[tuple[Path, str], Path] = {}
@@ -118,6 +131,7 @@ def segment(options: argparse.Namespace) -> None:
     _keep_apart([*targets, *maps, *shares.values()], [*images, options.strokes, options.prompts, options.model])
     for path in [*targets, *maps, *shares.values()]:
         check_writable(path)
+    from ..examples.checking import check_strokes
     from ..examples.example import Example
     from ..examples.reading import read_annotation, read_image
     from ..inference.segmenting import backbone_for
@@ -129,6 +143,7 @@ def segment(options: argparse.Namespace) -> None:
         strokes = None
         if options.strokes:
             strokes = Example(image, read_annotation(options.strokes), options.background, name=path.name)
+            check_strokes(strokes, prompts.values)
         region = None
         if options.region:
             x0, x1, y0, y1, z0, z1 = options.region
@@ -193,12 +208,13 @@ def info(options: argparse.Namespace) -> None:
 
 
 def pretrain(options: argparse.Namespace) -> None:
-    import os
-
     from ..pretraining.recipe import Recipe
 
     bundled = Path(__file__).parents[1] / "pretraining" / "recipes" / f"{options.recipe}.json"
     recipe = Recipe.load(bundled if bundled.is_file() else Path(options.recipe))
+    ranks, local = _processes()
+    if ranks > 1 and ":" in options.device:
+        raise PromptSegError(f"Each of the {ranks} processes takes a GPU of its own; give --device cuda.")
     import torch
 
     from ..models.backbone import choose_device
@@ -208,16 +224,24 @@ def pretrain(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = str(choose_device(options.device))
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if device == "cuda" and ranks > 1:
-        device = str(choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
+        device = str(choose_device(f"cuda:{local}"))
         torch.cuda.set_device(device)
     if ranks > 1:
-        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        try:
+            torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        except (RuntimeError, ValueError) as error:
+            raise PromptSegError(
+                f"The {ranks} processes do not find each other ({str(error).splitlines()[0][:100]}); start them with "
+                "torchrun."
+            ) from error
     output = Path(options.output or recipe.name)
-    _make(output)
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
     try:
-        run = Pretraining(recipe, output, device, lambda line: print(line, flush=True), options.workers)
+        run = Pretraining(recipe, output, device, log, options.workers, _pretrain_command(options, ranks))
         run.run()
     finally:
         if ranks > 1:
@@ -232,6 +256,40 @@ def pretrain(options: argparse.Namespace) -> None:
     if options.bundle:
         register(entry)
     print(json.dumps(entry, indent=2))
+
+
+def launched() -> bool:
+    """Whether this is one of several processes, started by torchrun or a launcher that sets what it sets."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def _processes() -> tuple[int, int]:
+    """How many processes train together, and the number of this one on its machine."""
+    if not launched():
+        return 1, 0
+    names = ("WORLD_SIZE", "RANK", "MASTER_PORT", "LOCAL_RANK")
+    values = [os.environ.get(name, "0") for name in names]
+    for name, value in zip(names, values):
+        if not value.isdecimal():
+            raise PromptSegError(f"The environment's {name} is {value!r}, not a number; start with torchrun.")
+    ranks, rank, _, local = map(int, values)
+    if rank >= ranks:
+        raise PromptSegError(f"The environment's RANK {rank} is not below WORLD_SIZE {ranks}; start with torchrun.")
+    return ranks, local
+
+
+def _pretrain_command(options: argparse.Namespace, ranks: int) -> str:
+    """The command of a run, for its model card."""
+    words = ["python", "-m", "PromptSegLib", "pretrain", options.recipe]
+    if ranks > 1:
+        here = os.environ.get("LOCAL_WORLD_SIZE", str(ranks))
+        nodes = ranks // int(here) if here.isdecimal() and int(here) else 1
+        launcher = ["torchrun", *(["--nnodes", str(nodes)] if nodes > 1 else []), "--nproc-per-node", here]
+        words = [*launcher, *words[1:]]
+    for name, default in (("output", None), ("workers", 0), ("threads", 0), ("device", "auto")):
+        if getattr(options, name) != default:
+            words += [f"--{name}", str(getattr(options, name))]
+    return shlex.join([*words, "--bundle"] if options.bundle else words)
 
 
 def _of_the_catalogue(name: str, otherwise: str) -> catalogue.Entry:
@@ -254,11 +312,16 @@ def _presence(entry: catalogue.Entry) -> str:
 
 
 def _prompts_file(name: str) -> Path:
-    """A prompts file by its path, or by the name of the model that ships it."""
-    for entry in catalogue.entries():
-        if entry.name == name and entry.prompts is not None:
-            return entry.prompts
-    return Path(name)
+    """A prompts file by its path, or by the name of the model that ships it.
+
+    Raises :class:`PromptSegError` for a model that is not downloaded, or that ships none.
+    """
+    if all(entry.name != name for entry in catalogue.entries()):
+        return Path(name)
+    prompts = catalogue.find(name).prompts
+    if prompts is None:
+        raise PromptSegError(f"The model {name} has no prompts of its own; give a prompts file.")
+    return prompts
 
 
 def _targets(images: list[Path], output: Path) -> list[Path]:

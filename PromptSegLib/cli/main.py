@@ -13,6 +13,7 @@ from . import commands
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+_MOST = 1024  # processes or threads
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--seconds", type=float, help="time budget (default: 60)")
     budget.add_argument("--steps", type=int, help="step budget; reproducible for a seed on the CPU")
     tune.add_argument("--start", metavar="PROMPTS", help="go on from these prompts; their other classes are kept")
-    tune.add_argument("--forget-strokes", action="store_true", help="do not let the prompts carry the strokes")
+    tune.add_argument(
+        "--forget-strokes", action="store_true", help="the prompts carry no strokes, those of --start neither"
+    )
     tune.add_argument("--seed", type=int, default=0)
     _device(tune)
     tune.add_argument("-o", "--output", required=True, metavar="PROMPTS", help="prompts file to write (.safetensors)")
@@ -152,10 +155,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="checkpoint, curves and results; resumes there (default: the recipe's name)",
     )
-    pretrain.add_argument("--workers", type=int, default=0, help="processes that prepare views, for a GPU to wait less")
-    pretrain.add_argument("--threads", type=int, default=0, help="CPU threads of this process")
+    pretrain.add_argument(
+        "--workers", type=_count, default=0, help="processes that prepare views, for a GPU to wait less"
+    )
+    pretrain.add_argument("--threads", type=_count, default=0, help="CPU threads of this process")
     pretrain.add_argument("--bundle", action="store_true", help="put the result into this checkout's catalogue")
-    _device(pretrain)
+    _device(pretrain, "auto, cpu or cuda")
     pretrain.set_defaults(run=commands.pretrain)
 
     worker = subparsers.add_parser("worker", help="do the Slicer module's jobs (started by it, here or over ssh)")
@@ -164,5 +169,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+def _count(text: str) -> int:
+    """How many of something the user wants."""
+    if not (text.isdecimal() and len(text) < 5 and int(text) <= _MOST):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {_MOST}")
+    return int(text)
+
+
+def _device(parser: argparse.ArgumentParser, names: str = "auto, cpu, cuda or mps") -> None:
+    parser.add_argument("--device", default="auto", help=f"{names} (default: auto)")

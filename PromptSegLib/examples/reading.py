@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
+from ..files import check_name
 from .checking import check_kind, is_integer
 
 _KNOWN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -63,6 +64,7 @@ def read_annotation(path: Union[str, Path]) -> sitk.Image:
 
 def _open(path: Path) -> sitk.ImageFileReader:
     """A reader that has read the header of an intact file."""
+    check_name(path)
     if path.is_dir():
         raise PromptSegError(
             f"{path} is a folder; give a file (in Slicer: load the DICOM series and save it as .nrrd)."
@@ -139,11 +141,12 @@ def _whole_numbers(image: sitk.Image, path: Path) -> sitk.Image:
 
 
 def check_intact(path: Path) -> None:
-    """Refuse a truncated or damaged file that SimpleITK would read without a word.
+    """Refuse a truncated or damaged file that SimpleITK would read without a word, and a name that it cannot take.
 
     It fills what is missing of a NIfTI file with zeros, and does not look at the checksums
     of compressed NRRD and MetaImage files.
     """
+    check_name(path)
     name = path.name.lower()
     if path.stat().st_size == 0:
         raise PromptSegError(f"{path} is empty; {_AGAIN}.")

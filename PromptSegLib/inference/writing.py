@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from ..errors import PromptSegError
 from ..examples.geometry import nonzero_extent
 from ..examples.reading import check_intact, quiet
-from ..files import replacing
+from ..files import check_name, replacing
 from .result import Segmentation
 
 _PLAIN = (".nii.gz", ".nii", ".nrrd")
@@ -42,6 +42,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
     path = Path(path)
     if not path.name.endswith(SUFFIXES):
         raise PromptSegError(f"Cannot tell the format of {path}; use {', '.join(_PLAIN)}.")
+    check_name(path.absolute())  # tempfile makes an absolute path of it
     with replacing(path) as temporary:
         try:
             with quiet():

@@ -160,16 +160,21 @@ def model_folders() -> list[Path]:
 
     Downloads go to the first; more of them (separated as in PATH) are only read, e.g. one that a group shares.
     """
-    named = [Path(each).expanduser() for each in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if each.strip()]
+    named = [_expanded(each) for each in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if each.strip()]
     if named:
         return named
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = Path(os.environ.get("LOCALAPPDATA") or _expanded("~/AppData/Local"))
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = _expanded("~/Library/Caches")
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = Path(os.environ.get("XDG_CACHE_HOME") or _expanded("~/.cache"))
     return [base / "promptseg" / "models"]
+
+
+def _expanded(folder: str) -> Path:
+    """With the home folder for ``~``; as it is where there is none, for which ``Path.expanduser`` would raise."""
+    return Path(os.path.expanduser(folder))
 
 
 def download_paths(name: str) -> tuple[Path, Path]:

@@ -8,11 +8,12 @@ import os
 import shutil
 import socket
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Iterator, Optional
 
@@ -25,6 +26,7 @@ ATTEMPTS = 3
 _BLOCK = 2**18
 _REPORT_SECONDS = 0.1
 _BY_HAND = "or put the file into"
+_HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # the last on Windows
 
 
 def download(entry: Entry, job: Optional[Job] = None) -> Entry:
@@ -37,25 +39,35 @@ def download(entry: Entry, job: Optional[Job] = None) -> Entry:
     :param job: gets the share of the bytes, and ``megabytes`` and ``of`` as figures; cancelling keeps what has come.
 
     Raises :class:`PromptSegError` for no network, another answer than the file, a wrong hash, a full disk or a folder
-    that cannot be written, and :class:`~PromptSegLib.progress.Cancelled`.
+    that cannot be written, while another PromptSeg downloads it, and :class:`~PromptSegLib.progress.Cancelled`.
     """
     job = job or Job()
-    if entry.weights_download is None:
+    if entry.weights_download is None or entry.installed:
         return entry
-    wanted = [
-        (part, path)
-        for part, path, present in (
-            (entry.weights_download, download_paths(entry.name)[0], entry.path),
-            (entry.prompts_download, download_paths(entry.name)[1], entry.prompts),
-        )
-        if part is not None and not (present is not None and is_file_with(present, part.sha256, part.size))
-    ]
-    whole = sum(part.size for part, _ in wanted) or 1
-    done = 0
-    for part, path in wanted:
-        _check_room(part, path)
-        _get(part, path, _reporter(job, entry.name, done, whole))
-        done += part.size
+    folder = download_paths(entry.name)[0].parent
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _alone(entry.name):
+        entry = find_name(entry.name)  # another PromptSeg may just have got it
+        wanted = [
+            (part, path)
+            for part, path, present in (
+                (entry.weights_download, download_paths(entry.name)[0], entry.path),
+                (entry.prompts_download, download_paths(entry.name)[1], entry.prompts),
+            )
+            if part is not None and not (present is not None and is_file_with(present, part.sha256, part.size))
+        ]
+        whole = sum(part.size for part, _ in wanted) or 1
+        done = 0
+        for part, path in wanted:
+            _check_room(part, path)
+            try:
+                _get(part, path, _reporter(job, entry.name, done, whole))
+            except PromptSegError:
+                # Where a file system has no locks, another PromptSeg may have got it.
+                if not is_file_with(path, part.sha256, part.size):
+                    raise
+            done += part.size
     job.report(f"Downloaded {entry.name}", 1.0)
     return find_name(entry.name)
 
@@ -63,8 +75,8 @@ def download(entry: Entry, job: Optional[Job] = None) -> Entry:
 def delete(entry: Entry) -> None:
     """Delete what was downloaded of an entry, finished or not; nothing happens when nothing was.
 
-    Raises :class:`PromptSegError` for a bundled model, for a file that somebody placed by hand, and for a file that
-    cannot be deleted.
+    Raises :class:`PromptSegError` for a bundled model, for a file that somebody placed by hand, for a file that
+    cannot be deleted, and while another PromptSeg downloads the model.
     """
     if entry.weights_download is None:
         raise PromptSegError(f"The model {entry.name} is part of PromptSeg and stays; only downloads can be deleted.")
@@ -72,15 +84,85 @@ def delete(entry: Entry) -> None:
     for path in (entry.path, entry.prompts):
         if path is not None and path not in paths and path.exists():
             raise PromptSegError(f"{path} was not downloaded by PromptSeg; delete it by hand if you want it gone.")
-    for path in (*paths, *map(_partial, paths)):
+    with _alone(entry.name):
+        for path in (*paths, *map(_partial, paths)):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise PromptSegError(
+                    f"Cannot delete {path}: {error.strerror or error}; close what uses it and try again."
+                ) from error
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Keep others from downloading and deleting that model: processes, and threads of this one.
+
+    The system ends a lock with its process, however that ends. Where a file system has no locks, nobody is kept out.
+    Raises :class:`PromptSegError` while another holds the lock.
+    """
+    place = download_paths(name)[0].with_name(f"{name}.lock")
+    try:
+        handle = _locked(place)
+    except BlockingIOError as error:
+        raise PromptSegError(
+            f"The model {name} is being downloaded by another PromptSeg; wait until that has ended, and try again."
+        ) from error
+    try:
+        yield
+    finally:
+        if handle is not None:
+            # Windows deletes no open file; elsewhere, nobody else may have locked what is deleted.
+            steps = [lambda: os.unlink(place), lambda: os.close(handle)]
+            for step in steps[::-1] if sys.platform == "win32" else steps:
+                with suppress(OSError):
+                    step()
+
+
+def _locked(place: Path) -> Optional[int]:
+    """A handle of the file ``place``, made where needed, with its lock; None where there are no locks.
+
+    Raises ``BlockingIOError`` while another holds the lock.
+    """
+    for _ in range(ATTEMPTS):
         try:
-            path.unlink()
+            handle = _lock_file(place)
+        except OSError:
+            return None
+        try:
+            _lock(handle)
+            if os.path.samestat(os.fstat(handle), os.stat(place)):
+                return handle
         except FileNotFoundError:
-            continue
+            pass
         except OSError as error:
-            raise PromptSegError(
-                f"Cannot delete {path}: {error.strerror or error}; close what uses it and try again."
-            ) from error
+            os.close(handle)
+            if error.errno in _HELD:
+                raise BlockingIOError(*error.args) from error
+            return None
+        os.close(handle)  # whoever had the lock deleted the file before this one got it
+    return None
+
+
+def _lock_file(place: Path) -> int:
+    try:
+        return os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's, in a folder that a group shares
+        return os.open(place, os.O_RDONLY)
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file until it is closed; raises ``OSError`` with one of ``_HELD`` when another has the lock."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _partial(path: Path) -> Path:
@@ -106,7 +188,6 @@ def _reporter(job: Job, name: str, done: int, whole: int) -> Callable[[int], Non
 
 def _check_room(part: Download, path: Path) -> None:
     with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         lacking = part.size - _size(_partial(path))
         free = shutil.disk_usage(path.parent).free
     if free < lacking:
@@ -128,7 +209,8 @@ def _get(part: Download, path: Path, report: Callable[[int], None]) -> None:
                 _fetch(part, partial, report)
         except (OSError, http.client.HTTPException) as error:  # the network's; the disk's are PromptSegErrors
             if isinstance(error, urllib.error.HTTPError) and error.code == 416 and resumed:
-                partial.unlink()  # what is here is not the start of what is there
+                with _writing(partial):
+                    partial.unlink()  # what is here is not the start of what is there
                 continue
             if attempt + 1 == ATTEMPTS or not _may_pass(error):
                 raise _unreachable(part, path, error) from error
@@ -148,7 +230,10 @@ def _get(part: Download, path: Path, report: Callable[[int], None]) -> None:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _fetch(part: Download, partial: Path, report: Callable[[int], None]) -> None:
@@ -160,6 +245,8 @@ def _fetch(part: Download, partial: Path, report: Callable[[int], None]) -> None
     # An opener of its own follows the proxy settings as they are now.
     with urllib.request.build_opener().open(request, timeout=TIMEOUT_SECONDS) as answer:
         goes_on = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {there}-")
+        if answer.status == 206 and not goes_on:
+            raise urllib.error.HTTPError(part.url, 416, "another range than asked for", answer.headers, None)
         arrived = there if goes_on else 0
         announced = answer.headers.get("Content-Length")
         if announced and announced.isdecimal() and arrived + int(announced) != part.size:
@@ -169,7 +256,7 @@ def _fetch(part: Download, partial: Path, report: Callable[[int], None]) -> None
             )
         with _writing(partial):
             file = open(partial, "ab" if goes_on else "wb")  # noqa: SIM115  (closed below)
-        with file:
+        try:
             while arrived < part.size:
                 report(arrived)
                 block = answer.read1(min(_BLOCK, part.size - arrived))  # what is there: read() waits for all
@@ -181,6 +268,9 @@ def _fetch(part: Download, partial: Path, report: Callable[[int], None]) -> None
             with _writing(partial):
                 file.flush()
                 os.fsync(file.fileno())
+        finally:
+            with _writing(partial):  # it writes what it still holds, which a full disk refuses again
+                file.close()
     report(arrived)
 
 

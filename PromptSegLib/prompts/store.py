@@ -20,13 +20,14 @@ from ..examples.preprocessing import Preprocessing
 from ..files import replacing
 from ..network.config import METHODS, MODES, NetworkConfig, outputs_of
 from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, is_name
-from .strokes import Strokes, is_sha256
+from .strokes import MAX_BYTES, Strokes, is_sha256
 
 FORMAT = 1
-MAX_BYTES_PER_CLASS = 256 * 1024
+MAX_BYTES_PER_CLASS = 384 * 1024  # of any mode and method of the default network, with its share of the strokes
 _MAX_HEADER = 4 * 1024 * 1024
 _MAX_DEPTH = 16
 _STROKES_OVERHEAD = 512  # bytes in the header for one image's strokes
+_STROKES_PER_CLASS = MAX_BYTES + _STROKES_OVERHEAD  # so that those of one image always fit, whatever the tokens take
 _MAX_TOKEN = 65504.0  # the largest number of half precision, in which accelerators compute
 
 
@@ -136,8 +137,8 @@ class Prompts:
             raise PromptSegError(f"These prompts are damaged: their tensors do not fit {name!r}; choose another file.")
 
     def fitted(self) -> Prompts:
-        """These prompts with as many strokes, the newest first, as 256 kB a class leave room for."""
-        room = MAX_BYTES_PER_CLASS * len(self.classes) - len(replace(self, strokes=()).to_bytes())
+        """These prompts with as many strokes, the newest first, as fit into 64 kB a class."""
+        room = _STROKES_PER_CLASS * len(self.classes)
         kept: list[Strokes] = []
         for each in reversed(self.strokes):
             room -= each.data.size + _STROKES_OVERHEAD

@@ -35,7 +35,7 @@ def draw(path: Path = PATH) -> None:
     _box(axes, 101, 48, 24, 16, RESULT, "evidence", "for each class,\nvoxel by voxel")
     _box(axes, 133, 48, 24, 16, RESULT, "segments", "on the image's\nown grid")
     _box(axes, 3, 22, 22, 14, DATA, "strokes", "a few voxels, and\nsome background")
-    _box(axes, 67, 22, 26, 14, LEARNED, "prompts", "tens of kB a class:\nall that is learned")
+    _box(axes, 67, 22, 26, 14, LEARNED, "prompts", "about 100 kB a class:\nall that is learned")
     _box(axes, 101, 22, 24, 14, LEARNED, "agreement", "with the painted\nvoxels only")
     _box(axes, 133, 22, 24, 14, RESULT, "growing", "strokes spread where\nthe evidence lets them")
 

@@ -100,7 +100,7 @@ def test_tune_on(phantom, tuned, promptseg, tmp_path):
         assert all(np.array_equal(old.tensors[name], new.tensors[name]) for name in old.tensors)
     assert [each.retired for each in after.classes] == [False, True, False]
     assert after.find("spleen").group == 1
-    assert [each.image for each in after.strokes] == [each.image for each in before.strokes]
+    assert before.strokes and not after.strokes
 
 
 # Segmenting
@@ -330,17 +330,18 @@ def test_interrupting(monkeypatch, capsys):
     assert "Interrupted" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ranks", ["1", "2"])
+@pytest.mark.parametrize("launched", [False, True])
 @pytest.mark.parametrize("words, code", [(["models"], 0), (["info", "none.safetensors"], 2)])
-def test_a_rank_of_several_ends_without_pythons_clean_up(ranks, words, code):
+def test_a_rank_of_several_ends_without_pythons_clean_up(launched, words, code):
+    launcher = {"RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"} if launched else {}
     script = "import atexit; atexit.register(print, 'cleaned up'); from PromptSegLib.__main__ import run; run()"
     done = subprocess.run(
         [sys.executable, "-c", script, *words],
         cwd=ROOT,
-        env={**os.environ, "WORLD_SIZE": ranks},
+        env={**os.environ, "WORLD_SIZE": "2", **launcher},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == code and ("ct-body" in done.stdout or "none.safetensors" in done.stderr)
-    assert ("cleaned up" in done.stdout) == (ranks == "1")
+    assert ("cleaned up" in done.stdout) != launched

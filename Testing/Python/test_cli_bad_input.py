@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from test_models_catalogue import remote, set_up
+from tiny import tiny_backbone
 
 from PromptSegLib.cli.main import main
 from PromptSegLib.examples.geometry import Grid
@@ -164,6 +166,22 @@ def test_an_image_that(kind, phantom, tmp_path, refuse, out, labels):
     assert labels.read_bytes() == out.read_bytes() == OLD
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such names")
+def test_names_that_are_not_utf_8(phantom, tmp_path, refuse, out, labels):
+    """As old archives have them; on one, SimpleITK ends the process."""
+    bad = tmp_path / os.fsdecode(b"bad\xff.nrrd")
+    for image, word in ((bad.with_suffix(".mha"), "not UTF-8"), (bad, r"bad\udcff.nrrd' is not UTF-8")):
+        bad.write_bytes(phantom.image.read_bytes())
+        assert word in refuse(*tune(image, phantom.annotation, out))
+        assert word in refuse(*tune(phantom.image, image, out))
+        assert word in refuse("segment", SHIPPED, image, "-o", labels)
+        assert word in refuse("segment", SHIPPED, phantom.image, "-o", labels, "--strokes", image)
+    assert "not UTF-8" in refuse("segment", SHIPPED, phantom.image, "-o", bad)
+    assert "not UTF-8" in refuse("segment", SHIPPED, phantom.image, "-o", labels, "--uncertainty", bad)
+    with pytest.raises(ValueError, match="not UTF-8"):
+        write_image(sitk.ReadImage(str(phantom.image)), bad)
+
+
 def test_one_bad_image_of_two(phantom, tmp_path, refuse, out):
     bad = write(tmp_path / "n.nrrd", with_value(np.nan))
     words = tune(phantom.image, phantom.annotation, out, *CLASSES, "--example", bad, phantom.annotation)
@@ -209,6 +227,31 @@ def test_an_annotation_that(kind, phantom, tmp_path, refuse, out):
     make, word = ANNOTATIONS[kind]
     assert word in refuse(*tune(phantom.image, make(tmp_path, phantom), out))
     assert out.read_bytes() == OLD
+
+
+def test_a_background_that_no_annotation_has(phantom, refuse, out):
+    assert "No annotation holds the value 25 of" in refuse(
+        *tune(phantom.image, phantom.annotation, out, "--background", "25")
+    )
+
+
+STROKES = {
+    "lie elsewhere": ((6, 300), ELSEWHERE, (), "different patients"),
+    "are of other classes": ((77, 78), None, (), "holds none of the classes"),
+    "have a background that is a class": ((6, 300), None, ("--background", "6"), "both the background"),
+    "have a background of 0": ((6, 300), None, ("--background", "0"), "unannotated"),
+}
+
+
+@pytest.mark.parametrize("kind", STROKES)
+def test_strokes_that(kind, phantom, tmp_path, refuse, labels):
+    values, grid, more, word = STROKES[kind]
+    path = annotated(*values, **({"grid": grid} if grid else {}))(tmp_path, phantom)
+    assert word in refuse("segment", SHIPPED, phantom.image, "--strokes", path, *more, "-o", labels)
+
+
+def test_strokes_that_are_the_image(phantom, refuse, labels):
+    assert "the image itself" in refuse("segment", SHIPPED, phantom.image, "--strokes", phantom.image, "-o", labels)
 
 
 def test_one_class_alone(phantom, tmp_path, refuse, out):
@@ -335,8 +378,25 @@ def test_going_on_in_another_mode(phantom, tmp_path, refuse, out):
     for more in (["--mode", "decoder"], ["--method", "dvpt"]):
         words = [*CLASSES, "--steps", 0, "--start", start, *more]
         assert "mode full" in refuse(*tune(phantom.image, phantom.annotation, out, *words))
-    words = ["--classes", "tumour=6", "--background", 255, "--steps", 0, "--start", start]
+    words = ["--classes", "tumour=6", "--background", 255, "--steps", 0, "--start", SHIPPED]
     assert "already belongs to liver" in refuse(*tune(phantom.image, phantom.annotation, out, *words))
+
+
+def test_a_model_that_is_not_downloaded(phantom, tmp_path, refuse, labels, out, monkeypatch):
+    set_up(monkeypatch, tmp_path, remote())
+    for words in (
+        ("segment", "mr-knee", phantom.image, "-o", labels),
+        ("info", "mr-knee"),
+        tune(phantom.image, phantom.annotation, out, "--start", "mr-knee"),
+    ):
+        assert "get it with promptseg models --download mr-knee" in refuse(*words)
+
+
+def test_a_model_without_prompts(tmp_path, refuse, monkeypatch):
+    folder = set_up(monkeypatch, tmp_path)
+    folder.mkdir()
+    tiny_backbone(folder)
+    assert "tiny0 has no prompts of its own" in refuse("info", "tiny0")
 
 
 @pytest.mark.parametrize(

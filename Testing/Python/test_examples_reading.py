@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.reading import read_annotation, read_image
+from PromptSegLib.examples.reading import check_intact, read_annotation, read_image
 
 FORMATS = ("nii", "nii.gz", "nrrd", "mha")
 
@@ -100,6 +100,14 @@ def test_missing_and_folder(tmp_path, capfd):
     sentence(lambda: read_image(tmp_path / "no.nii.gz"), "does not exist")
     sentence(lambda: read_image(tmp_path), "folder")
     assert capfd.readouterr().err == ""
+
+
+def test_a_name_that_is_not_utf_8(tmp_path):
+    """SimpleITK would end the process. The sentence itself can be printed."""
+    said = sentence(lambda: read_image(tmp_path / "bad\udcff.nrrd"), "not UTF-8")
+    assert said.isascii()
+    with pytest.raises(PromptSegError, match="not UTF-8"):
+        check_intact(tmp_path / "bad\udcff.nrrd")
 
 
 def test_headers_that_place_voxels_nowhere(volume, tmp_path, capfd):

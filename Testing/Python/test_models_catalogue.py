@@ -238,11 +238,21 @@ def test_folders_that_are_only_read(folder, tmp_path, monkeypatch):
 def test_the_folder_of_the_user(platform, variable, place, tmp_path, monkeypatch):
     for name in ("PROMPTSEG_MODELS", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setattr(sys, "platform", platform)
     if variable:
         monkeypatch.setenv(variable, str(tmp_path))
     assert catalogue.model_folders() == [tmp_path / place]
+
+
+def test_folders_of_a_user_who_is_not_there(folder, monkeypatch):
+    monkeypatch.setenv("PROMPTSEG_MODELS", os.pathsep.join(["~nobodyx/x", str(folder)]))
+    assert catalogue.model_folders() == [Path("~nobodyx/x"), folder]
+    assert main(["models"]) == 0
+    monkeypatch.delenv("PROMPTSEG_MODELS")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where there is no home folder
+    assert main(["models"]) == 0
 
 
 def test_a_file_is_hashed_once(folder, monkeypatch):

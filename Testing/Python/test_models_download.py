@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,7 +71,8 @@ class Handler(BaseHTTPRequestHandler):
             part = part[:-1] + bytes([part[-1] ^ 1])
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            said = 0 if how == "another range" else start
+            self.send_header("Content-Range", f"bytes {said}-{len(content) - 1}/{len(content)}")
         if how != "no length":
             self.send_header("Content-Length", str(len(part)))
         self.end_headers()
@@ -223,6 +226,14 @@ def test_a_range_that_the_server_does_not_have(folder, server):
     assert download(entry()).installed
 
 
+def test_a_server_that_sends_another_range(folder, server):
+    folder.mkdir()
+    (folder / f"{NAME}.safetensors.part").write_bytes(b"x" * 100)
+    server.plan = ["another range"]
+    assert download(entry()).installed
+    assert [wanted for _, wanted in server.asked] == ["bytes=100-", "", ""]
+
+
 def test_a_server_that_is_busy_for_a_moment(folder, server):
     server.plan = ["503", "429"]
     assert download(entry()).installed
@@ -233,6 +244,120 @@ def test_a_connection_that_stalls(folder, server, monkeypatch):
     server.plan = ["waits"]
     assert download(entry()).installed
     assert server.asked[1][1] == "bytes=3500-"
+
+
+# Two at once
+
+AGAIN = "is being downloaded by another PromptSeg"
+
+
+@pytest.fixture
+def underway(folder, server):
+    """A download in another thread that has half of the weights, and waits; gives what it returns, after the test."""
+    half, found = threading.Event(), []
+    job = Job(lambda report: half.set() if report.share > 0.4 else None)
+    server.plan = ["waits"]
+    thread = threading.Thread(target=lambda: found.append(download(entry(), job)), daemon=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_REPORT_SECONDS", 0.0)
+        thread.start()
+        assert half.wait(30)
+        yield found
+        server.release.set()
+        thread.join(30)
+    assert [each.installed for each in found] == [True]
+    assert contents(folder) == WHOLE
+
+
+def test_another_download_of_a_model_is_left_alone(underway, folder):
+    before = contents(folder)
+    assert AGAIN in refused("wait until that has ended")
+    with pytest.raises(PromptSegError, match=AGAIN):
+        delete(entry())
+    assert contents(folder) == before
+
+
+def test_another_process_is_left_alone(folder, server):
+    """It holds the lock until it is killed, which leaves its file behind."""
+    folder.mkdir()
+    place = folder / f"{NAME}.lock"
+    code = f"""
+        from pathlib import Path
+        from PromptSegLib.models import download
+        handle = download._locked(Path({str(place)!r}))
+        print("locked", flush=True)
+        input()
+    """
+    words = [sys.executable, "-c", "\n".join(line.strip() for line in code.splitlines())]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as other:
+        assert other.stdout.readline().strip() == b"locked"
+        refused(AGAIN)
+        other.kill()
+        other.wait()
+    assert place.exists()
+    assert download(entry()).installed
+    assert contents(folder) == WHOLE
+
+
+def test_what_another_got_just_before_the_lock_is_not_fetched_again(folder, server, monkeypatch):
+    def late(handle: int) -> None:
+        for name, content in WHOLE.items():
+            (folder / name).write_bytes(content)
+
+    monkeypatch.setattr(module, "_lock", late)
+    assert download(entry()).installed
+    assert server.asked == []
+    assert contents(folder) == WHOLE
+
+
+def test_a_lock_whose_file_was_deleted_meanwhile(folder, monkeypatch):
+    """Else one could lock the old file, and a third the new one."""
+    folder.mkdir()
+    place, lock = folder / "x.lock", module._lock
+
+    def late(handle: int) -> None:
+        monkeypatch.setattr(module, "_lock", lock)
+        lock(handle)
+        place.unlink()
+
+    monkeypatch.setattr(module, "_lock", late)
+    handle = module._locked(place)
+    with pytest.raises(BlockingIOError):
+        module._locked(place)
+    os.close(handle)
+
+
+def test_the_locks_of_windows(folder, monkeypatch):
+    answers = [None, PermissionError(errno.EACCES, "Permission denied")]
+
+    def locking(handle: int, mode: int, length: int) -> None:
+        if answer := answers.pop(0):
+            raise answer
+
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert download(entry()).installed
+    assert contents(folder) == WHOLE
+    with pytest.raises(PromptSegError, match=AGAIN):
+        delete(entry())
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EBADF])
+def test_a_file_system_without_locks(folder, number, monkeypatch):
+    def refuse(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module, "_lock", refuse)
+    assert download(entry()).installed
+
+
+def test_without_locks_what_another_got_is_no_failure(folder, monkeypatch):
+    def overtaken(part: catalogue.Download, path: Path, report: object) -> None:
+        path.write_bytes(FILES["/" + part.url.rpartition("/")[2]])
+        raise PromptSegError("The part is gone.")
+
+    monkeypatch.setattr(module, "_get", overtaken)
+    assert download(entry()).installed
 
 
 # Cancelling
@@ -334,6 +459,19 @@ def test_a_disk_that_gets_full(folder, server, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         refused("is full")
+    assert download(entry()).installed
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_not_taken_for_the_network(folder, server, monkeypatch):
+    """What is still in memory is refused once more when the file is closed."""
+    monkeypatch.setattr(module, "_BLOCK", 1000)
+    folder.mkdir()
+    part = folder / f"{NAME}.safetensors.part"
+    part.symlink_to("/dev/full")
+    refused("is full; free some space and download again")
+    assert len(server.asked) == 1
+    part.unlink()
     assert download(entry()).installed
 
 

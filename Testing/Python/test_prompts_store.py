@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.examples.preprocessing import Preprocessing
-from PromptSegLib.network.config import METHODS, MODES, NetworkConfig
+from PromptSegLib.network.config import METHODS, MODES, OUTPUTS, NetworkConfig
 from PromptSegLib.prompts.classes import ClassInfo, describe
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, ClassPrompts, Prompts, parse_classes
 from PromptSegLib.prompts.strokes import Strokes, fingerprint
@@ -39,13 +39,18 @@ def tensors_of(
 
 
 def make(
-    *classes: tuple[str, int], network: NetworkConfig = SMALL, mode: str = "decoder", method: str = "punet", **more
+    *classes: tuple[str, int],
+    network: NetworkConfig = SMALL,
+    mode: str = "decoder",
+    method: str = "punet",
+    outputs: str = "last",
+    **more,
 ) -> Prompts:
     """Prompts of ``classes`` (name, group); label values count from 1."""
     made: list[ClassPrompts] = []
     for index, (name, group) in enumerate(classes or (("liver", 0), ("spleen", 0))):
         info = describe(name, index + 1, [each.info for each in made])
-        made.append(ClassPrompts(info, tensors_of(network, mode, method, index), group))
+        made.append(ClassPrompts(info, tensors_of(network, mode, method, index, outputs), group))
     return Prompts(tuple(made), "ct-body", SHA, network, Preprocessing(), mode, method, **more)
 
 
@@ -143,19 +148,29 @@ def test_half_precision_is_read():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_class_of_the_default_network_takes_at_most_256_kB(mode, method):
+@pytest.mark.parametrize("outputs", OUTPUTS)
+def test_a_class_of_the_default_network_has_a_largest_size_and_room_for_strokes(mode, method, outputs):
     small = strokes_of(painted(), [1, 2])
     noise = np.random.default_rng(0).integers(0, 256, 64 * 1024).astype(np.uint8)
     large = Strokes("e" * 64, (100, 100, 100), 10_000, noise)
     for count in (1, 3):
         classes = tuple((f"organ {index}", index) for index in range(count))
-        prompts = make(*classes, network=NetworkConfig(), mode=mode, method=method, strokes=(large,) * 20 + (small,))
+        how = {"network": NetworkConfig(), "mode": mode, "method": method, "outputs": outputs}
+        prompts = make(*classes, **how, strokes=(large,) * 20 + (small,))
         fitted = prompts.fitted()
         assert len(fitted.to_bytes()) <= count * MAX_BYTES_PER_CLASS
         assert fitted.strokes[-1] is small  # the newest
-        assert len(fitted.strokes) < 21
+        assert len(fitted.strokes) == count  # the large ones have room in all but one class
+        assert replace(prompts, strokes=(large,)).fitted().strokes == (large,)
         assert same(replace(fitted, strokes=()), replace(prompts, strokes=()))
     assert make(strokes=(small, small)).fitted().strokes == (small, small)
+
+
+def test_a_new_class_takes_about_100_kB():
+    """README. The tokens are stored in single precision."""
+    prompts = make(("new", 0), network=NetworkConfig(), outputs="all")  # the mode and method are the default ones
+    assert 90_000 < 4 * NetworkConfig().prompt_parameters("decoder", "punet", "all") < 110_000
+    assert 90_000 < len(prompts.to_bytes()) < 110_000
 
 
 # Classes, groups, retired classes
