@@ -135,8 +135,10 @@ class Results:
             return clean(raw.labels, [info.value for info in raw.classes], largest, fill, smooth, painted, never)
 
         def then(labels: sitk.Image) -> Optional[Notice]:
+            if run.direct:  # nobody looks at it, so nobody has turned away from it
+                return self._show(replace(result, shown=replace(raw, labels=labels)))
             there = links.alive(self._scene, run.volume) and links.alive(self._scene, run.segmentation)
-            if self._wanted is not result or not (there or run.direct):
+            if self._wanted is not result or not there:
                 return None
             return self._show(replace(result, shown=replace(raw, labels=labels)))
 
@@ -157,9 +159,14 @@ class Results:
         here = {each.id: each for each in segments(segmentation)}
         ids = {name: each for name, each in run.segment_ids.items() if each in here}
         lost = [name for name, each in run.segment_ids.items() if each not in here]
+        # A segment that is no structure any more is not the place for one.
+        kept = {each.name for each in here.values() if each.role in ("background", "ignore")}
+        lost += [info.name for info in result.shown.classes if info.name in kept and info.name not in run.segment_ids]
         classes = tuple(info for info in result.shown.classes if info.name not in lost)
         if not classes:
-            raise PromptSegError("All segments of this result were removed; there is nothing to apply it to.")
+            raise PromptSegError(
+                "All segments of this result were removed or have another role; there is nothing to apply it to."
+            )
         locked = [each.id for each in here.values() if each.role == "locked"]
         others = [each.id for each in here.values() if each.id not in ids.values() and each.role in ("tune", "ignore")]
         policy = self.parameters.overlap
@@ -178,19 +185,20 @@ class Results:
             show_surfaces(segmentation)
         if run.painting is not None:
             repaint(segmentation, run.volume, run.painting, now, [info for info in classes if info.name in made], made)
-        if run.direct:
-            return Notice(f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'.")
         left_out = [*lost, *(info.name for info in classes if info.name not in made)]
+        if run.direct:
+            without = f" without {', '.join(left_out)}" if left_out else ""
+            return Notice(f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'{without}.")
         if left_out:
-            text = (
-                f"Applied {', '.join(made) or 'nothing'}; left out, because removed or locked: {', '.join(left_out)}."
-            )
+            written, without = ", ".join(made) or "nothing", ", ".join(left_out)
+            text = f"Applied {written}; left out, because removed, locked or of another role: {without}."
             return Notice(text, "warning")
         return Notice(f"Applied {', '.join(made)}. Paint or erase where it is wrong, then Retune.")
 
     def _remember(self, result: Result, made: dict[str, str]) -> None:
         """Tag the segments, keep the prompts, and, in a thread, what was applied."""
         run, segmentation, tag = result.run, result.run.segmentation, Memory.new_tag()
+        run.tag = tag
         before, taken = self.memory.of(segmentation), _numbered(segmentation, run, made)
         for name, segment_id in made.items():
             links.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))

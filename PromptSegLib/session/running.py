@@ -63,6 +63,7 @@ class Run:
     key: str = ""  # of the volume's voxels as they were sent
     known: Any = None  # what the user had said, see codes; None where nothing was painted
     painting: Any = None  # the segments as they were at the click
+    tag: str = ""  # of the segmentation's last result at that time
     made: Any = None  # a segmentation node made for this job; goes when nothing comes of it
     worker: Any = None
     stage: str = "preparing"

@@ -171,7 +171,7 @@ class Session:
             self._require("tune")
             volume, segmentation = self._volume(), self._segmentation()
             self._results.drop()
-            plan = plan_tuning(self.parameters, volume, segmentation, self._version(), self._examples())
+            plan = plan_tuning(self.parameters, volume, segmentation, self._version(segmentation), self._examples())
             self._begin(Run("tune", volume, segmentation), plan)
 
     def cancel(self) -> None:
@@ -209,16 +209,16 @@ class Session:
         with self._refusing():
             self._require("undo")
             self._history_of(self._segmentation()).undo()
-            self._after_history()
             self._notice = Notice()
+            self._after_history()
 
     def redo(self) -> None:
         """Bring back what was undone."""
         with self._refusing():
             self._require("redo")
             self._history_of(self._segmentation()).redo()
-            self._after_history()
             self._notice = Notice()
+            self._after_history()
 
     def segmentation_changed(self) -> None:
         """Somebody else changed the segmentation, perhaps undid a result with the editor's own button: follow."""
@@ -302,7 +302,8 @@ class Session:
             self._notice = self._results.poll() or self._notice
             self._step()
             for worker, event in self._engine.poll():
-                self._take(worker, event)
+                with self._refusing(quiet=True):  # the others are still to be taken
+                    self._take(worker, event)
             self._next()
         if self._stale:  # once, however much was reported
             self._stale = False
@@ -381,11 +382,11 @@ class Session:
             self._histories[key] = make(segmentation)
         return self._histories[key]
 
-    def _version(self) -> Optional[Version]:
+    def _version(self, segmentation) -> Optional[Version]:
         self._results.finish()
-        version = self._results.memory.of(self._segmentation())
+        version = self._results.memory.of(segmentation)
         if version is not None and version.prompts is None:
-            version = replace(version, prompts=prompts_list.current(self._segmentation()))
+            version = replace(version, prompts=prompts_list.current(segmentation))
         return version
 
     def _after_history(self) -> None:
@@ -398,6 +399,13 @@ class Session:
                 prompts_list.keep(self.scene, segmentation, version.prompts)
         self._results.memory.write(segmentation)
         self._followed = current_tag(segmentation)
+        waiting = self._results.result
+        run = self._run or (waiting.run if waiting is not None else None)
+        if run is not None and run.segmentation is segmentation and run.tag != self._followed:
+            # What was painted since the click can no longer be told from what was undone.
+            self._stop(Notice())
+            self._results.drop()
+            self._notice = Notice("The preview went with the result that it was to improve; tune again.")
 
     def _common(self) -> dict[str, Any]:
         model = self.parameters.model or catalogue.entries()[0].name
@@ -407,6 +415,7 @@ class Session:
         """Begin a job: put together in a thread what is known, then send it."""
         self._run, self._notice = run, Notice()
         run.key, run.painting = plan.parts[0].image.key, plan.parts[0].painted
+        run.tag = current_tag(run.segmentation) if run.segmentation is not None else ""
         run.task = Task(partial(request_of, plan, self._common()))
 
     def _step(self) -> None:
@@ -466,7 +475,7 @@ class Session:
         if segmentation is not None:
             names = {each.name: each.id for each in segments(segmentation) if each.role == "tune"}
             run.segment_ids = {name: names[name] for name in prompts.names if name in names}
-        version = self._version() if here else None
+        version = self._version(segmentation) if segmentation is not None else None
         plan = Plan.for_prompts(self.parameters, volume, segmentation, version, prompts, run.segment_ids)
         self._begin(run, plan)
 
@@ -485,6 +494,9 @@ class Session:
         elif event.kind in ("preview", "done"):
             self._device = str(event.values.get("device", self._device))
             self._show(run, event)
+        elif event.kind in ("refused", "failed") and run.direct:  # the next volume may be better
+            self._forget_made(run)
+            self._end_run(Notice(f"'{run.volume.GetName()}' was left out: {event.message}", "error"))
         elif event.kind in ("refused", "failed"):
             self._fail(event.message)
         elif event.kind == "cancelled":
@@ -500,7 +512,11 @@ class Session:
 
     def _show(self, run: Run, event: Event) -> None:
         """A preview or the result came."""
-        if requests.image_of(run.volume).key != run.key:
+        try:
+            same = requests.image_of(run.volume).key == run.key
+        except PromptSegError:
+            same = False
+        if not same:
             self._engine.cancel(run)
             self._fail(f"The voxels of '{run.volume.GetName()}' changed meanwhile; click again for the new ones.")
             return

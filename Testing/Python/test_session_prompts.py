@@ -21,11 +21,13 @@ from scenes import (
     run,
 )
 from tiny import CLASSES, painted, phantom
+from vtk.util.numpy_support import vtk_to_numpy
 
 from PromptSegLib.models import catalogue
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import links, prompt_nodes
 from PromptSegLib.scene.segmentations import segments, segments_by_name
+from PromptSegLib.session.segments_table import choose_role
 
 # Prompts
 
@@ -244,6 +246,67 @@ def test_a_result_on_another_volume_can_be_corrected_and_retuned(desk):
     assert set(desk.last_job.values["wanted"]) == {"ball"} and "start" in desk.last_job.arrays
     desk.apply()
     assert not desk.mask("ball")[erased].any()
+
+
+def test_segmenting_another_volume_again_keeps_its_corrections(desk):
+    desk.tuned()
+    other = desk.another_volume(paint_it=False)
+    desk.session.segment(desk.own_key(), [other])
+    run(desk.session)
+    there = links.remembered(other)
+    result = mask_of(there, other, "ball")
+    erased = box_in(result, 3)
+    paint(there, other, erased.astype(np.uint8), {"ball": 1}, "erase")
+    desk.session.segment(desk.own_key(), [other])
+    run(desk.session)
+    assert desk.level == "info", desk.notice
+    strokes, array = desk.last_job.values["strokes"], desk.last_job.arrays["annotation0"]
+    ball = desk.own_prompts().values["ball"]
+    (erasing,) = [int(value) for value, other in strokes["barred"].items() if other == ball]
+    # What the network said is no stroke; some of it stands for a class that has none.
+    assert (array == erasing).sum() == erased.sum() and (array == ball).sum() < result.sum() / 2
+    assert not mask_of(there, other, "ball")[erased].any()
+
+
+def test_a_volume_that_the_worker_refuses_is_left_out_alone(desk):
+    desk.tuned()
+    bad, last = desk.another_volume("Bad", paint_it=False), desk.another_volume("Last", paint_it=False)
+    voxels = vtk_to_numpy(bad.GetImageData().GetPointData().GetScalars())
+    voxels[0] = np.nan
+    notices = []
+    desk.session.on_change(lambda: notices.append(desk.notice))
+    desk.session.segment(desk.own_key(), [desk.volume, bad, last])
+    run(desk.session)
+    assert desk.session.view().preview == "Result"  # of the current volume
+    assert any(notice.startswith("'Bad' was left out: ") and "NaN" in notice for notice in notices)
+    assert mask_of(links.remembered(last), last, "ball").any() and links.remembered(bad) is None
+
+
+def test_a_cleaned_result_on_another_volume_comes_whatever_is_looked_at(desk):
+    desk.tuned()
+    other = desk.another_volume(paint_it=False)
+    desk.session.parameters.largestComponent = True
+    desk.session.segment(desk.own_key(), [other])
+    run(desk.session, until=lambda session: session._results.working and session._run is None)
+    desk.session.choose_volume(other)
+    run(desk.session)
+    assert mask_of(links.remembered(other), other, "ball").any()
+
+
+@pytest.mark.parametrize("role", ["background", "ignore"])
+@pytest.mark.parametrize("overlap", ["keep", "overwrite", "overlap"])
+def test_a_segment_of_another_role_is_no_place_for_a_result(desk, role, overlap):
+    desk.tuned()
+    desk.session.parameters.overlap = overlap
+    choose_role(desk.segmentation, desk.id_of("ball"), role)
+    before = desk.mask("ball")
+    desk.session.segment(desk.own_key())
+    run(desk.session)
+    desk.session.apply()
+    run(desk.session)
+    assert "left out" in desk.notice and "ball" in desk.notice
+    after = desk.mask("ball")
+    assert (after <= before).all() and (overlap == "overwrite" or np.array_equal(after, before))
 
 
 def test_cancel_while_other_volumes_are_segmented(desk):

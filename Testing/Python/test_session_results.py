@@ -181,6 +181,41 @@ def test_undo_and_redo_of_results(desk):
     assert desk.session.view().tune_text == "Retune"
 
 
+@pytest.mark.parametrize("moment", ["waiting", "running"])
+def test_a_preview_goes_with_the_result_that_it_improves(desk, moment):
+    desk.tuned()
+    desk.paint("ball", box_in(desk.mask("ball")), "erase")
+    if moment == "waiting":
+        desk.tune()
+        desk.session.undo()
+    else:
+        desk.session.segmentation_changed()  # as the panel says after Apply
+        desk.begin_long()
+        desk.session._history_of(desk.segmentation).undo()  # by the editor's own button
+        desk.session.segmentation_changed()
+    run(desk.session)
+    assert not desk.session.view().preview and not desk.session.view().busy
+    assert "tune again" in desk.notice and desk.session.view().reasons["apply"]
+
+
+def test_a_preview_stays_when_a_stroke_is_undone(desk):
+    desk.tune()
+    desk.session.segmentation_changed()
+    assert desk.session.view().preview == "Result"
+
+
+@pytest.mark.parametrize("how", ["transformed", "emptied"])
+def test_a_volume_that_becomes_unusable_ends_its_job(desk, how):
+    desk.begin_long()
+    if how == "emptied":
+        desk.volume.SetAndObserveImageData(None)
+    else:
+        node = desk.scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+        desk.volume.SetAndObserveTransformNodeID(node.GetID())
+    run(desk.session)
+    assert not desk.session.view().busy and desk.level == "error"
+
+
 def test_what_was_undone_says_nothing(desk):
     desk.tuned()
     desk.session.undo()
