@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Optional, Sequence
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, is_out_of_memory
 from ..network.config import METHODS, MODES, OUTPUTS
 from . import commands
 
@@ -43,7 +43,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print("\npromptseg: Interrupted; no file is left half-written.", file=sys.stderr)
         return INTERRUPTED
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not is_out_of_memory(error):
             raise
         return _refused("The memory is used up; close other programs or give a smaller image.")
     return 0
@@ -60,14 +60,6 @@ def _drop_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch and ITK say so in RuntimeErrors."""
-    said = str(error)
-    return isinstance(error, MemoryError) or any(
-        words in said for words in ("out of memory", "can't allocate memory", "bad_alloc", "not enough memory")
-    )
 
 
 def _parser() -> argparse.ArgumentParser:

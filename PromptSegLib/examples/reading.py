@@ -81,7 +81,7 @@ def _open(path: Path) -> sitk.ImageFileReader:
         with quiet():
             reader.ReadImageInformation()
     except RuntimeError as error:
-        raise PromptSegError(_sentence(path, str(error))) from error
+        raise PromptSegError(unreadable(path, str(error))) from error
     return reader
 
 
@@ -100,7 +100,7 @@ def _load(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
         with quiet():
             return reader.Execute()
     except RuntimeError as error:
-        raise PromptSegError(_sentence(path, str(error))) from error
+        raise PromptSegError(unreadable(path, str(error))) from error
 
 
 def _segments(reader: sitk.ImageFileReader) -> list[tuple[int, int]]:
@@ -236,7 +236,7 @@ def _inflate(file: BinaryIO, path: Path) -> tuple[int, bytes]:
     return length, head
 
 
-def _sentence(path: Path, message: str) -> str:
+def unreadable(path: Path, message: str) -> str:
     """One sentence for what SimpleITK said over several lines."""
     known = path.name.lower().endswith(_KNOWN)
     if "Unable to determine ImageIO" in message:

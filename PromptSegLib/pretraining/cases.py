@@ -17,8 +17,7 @@ from monai.transforms import Compose, Transform
 from ..errors import PromptSegError, is_out_of_memory
 from ..examples.checking import check_grid, check_image, check_kind
 from ..examples.geometry import Grid, resample, upright_grid
-from ..examples.reading import _sentence as unreadable
-from ..examples.reading import check_intact, quiet, read_annotation, read_image
+from ..examples.reading import check_intact, quiet, read_annotation, read_image, unreadable
 from ..examples.volume import Volume
 from .recipe import Recipe
 from .source import PLACE, Source

@@ -6,7 +6,7 @@ import contextlib
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Iterable, Optional
+from typing import Iterable, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,7 +15,6 @@ from ..errors import PromptSegError
 from ..prompts.store import Prompts
 from ..scene import links, memory, painting
 from ..scene.placement import image_of, image_to_world, label_of, node_to_world
-from ..scene.segmentations import segments
 
 TAG = "Applied"
 NUMBER = "Number"  # the class's number, see codes
@@ -102,7 +101,8 @@ class _Place:
     @classmethod
     def of(cls, segmentation_node, tag: str) -> _Place:
         to_world = node_to_world(segmentation_node)
-        ids = [each.id for each in segments(segmentation_node) if links.tag(segmentation_node, each.id, TAG) == tag]
+        known = segmentation_node.GetSegmentation().GetSegmentIDs()
+        ids = [each for each in known if links.tag(segmentation_node, each, TAG) == tag]
         lattice = None
         with contextlib.suppress(PromptSegError):  # the segments were made surfaces meanwhile
             layers = (layer for layer, _ in painting.look(segmentation_node, None, ids).segments.values())
@@ -127,10 +127,20 @@ _ATTRIBUTE = "PromptSeg.Memory"
 _COUNT = "PromptSeg.Numbers"
 
 
+def _tagged(segmentation_node) -> Sequence[str]:
+    """IDs of the segments whose tags count: none where no result came, as copied segments bring another node's tags.
+
+    Not ``segments()``: that looks up whether each is empty, which takes its time, and this is asked all the time.
+    """
+    if segmentation_node.GetAttribute(_COUNT) is None:
+        return ()
+    return segmentation_node.GetSegmentation().GetSegmentIDs()
+
+
 def current_tag(segmentation_node) -> str:
     """The tag of the last result that was applied and not undone; "" where there is none."""
-    for segment in segments(segmentation_node):
-        tag = links.tag(segmentation_node, segment.id, TAG)
+    for segment_id in _tagged(segmentation_node):
+        tag = links.tag(segmentation_node, segment_id, TAG)
         if tag:
             return tag
     return ""
@@ -151,8 +161,8 @@ def note_numbers(segmentation_node, taken: Iterable[int]) -> None:
 def numbers(segmentation_node) -> dict[str, int]:
     """Segment ID -> the number of its class, for segments that have one; of copies, the first has it."""
     found: dict[str, int] = {}
-    for segment in segments(segmentation_node):
-        text = links.tag(segmentation_node, segment.id, NUMBER)
+    for segment_id in _tagged(segmentation_node):
+        text = links.tag(segmentation_node, segment_id, NUMBER)
         if text.isdecimal() and int(text) not in found.values():
-            found[segment.id] = int(text)
+            found[segment_id] = int(text)
     return found

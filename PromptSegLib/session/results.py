@@ -200,12 +200,12 @@ class Results:
         run, segmentation, tag = result.run, result.run.segmentation, Memory.new_tag()
         run.tag = tag
         before, taken = self.memory.of(segmentation), _numbered(segmentation, run, made)
+        note_numbers(segmentation, taken.values())
         for name, segment_id in made.items():
             links.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))
             links.set_tag(segmentation, segment_id, CLASS, name)
         for segment_id in taken:
             links.set_tag(segmentation, segment_id, TAG, tag)
-        note_numbers(segmentation, taken.values())
         # Prompts that were tuned here stay those to go on with, whatever others segment.
         prompts = before.prompts if before else None
         if result.prompts is not None and run.kind == "tune":

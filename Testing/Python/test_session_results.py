@@ -21,6 +21,7 @@ from tiny import CLASSES
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.scene import links
 from PromptSegLib.scene.placement import to_array
+from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import load_scene, save_scene
 from PromptSegLib.scene.volumes import image_from_volume
 from PromptSegLib.session.session import Session
@@ -214,6 +215,19 @@ def test_a_volume_that_becomes_unusable_ends_its_job(desk, how):
         desk.volume.SetAndObserveTransformNodeID(node.GetID())
     run(desk.session)
     assert not desk.session.view().busy and desk.level == "error"
+
+
+def test_a_segment_that_was_copied_brings_nothing_of_its_memory(desk):
+    desk.tuned()
+    other = desk.another_volume()
+    there = links.remembered(other)
+    there.GetSegmentation().RemoveSegment(segments_by_name(there)["ball"])
+    there.GetSegmentation().CopySegmentFromSegmentation(desk.segmentation.GetSegmentation(), desk.id_of("ball"))
+    desk.session.choose_volume(other)
+    assert desk.session.view().tune_text == "Tune prompts"
+    desk.tune()
+    assert "start" not in desk.last_job.arrays
+    assert set(desk.last_job.said()) == {"ball", "rod", "background"}
 
 
 def test_what_was_undone_says_nothing(desk):
