@@ -256,7 +256,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first = samples[0]
     batch: dict[str, Any] = {"active": first["active"].tolist(), "encoder": first["encoder"], "skipped": {}}
     for sample in samples:
-        batch["skipped"].update(sample["skipped"])
+        batch["skipped"].update(sample.get("skipped", {}))
     for key in first.keys() - batch.keys():
         batch[key] = torch.stack([sample[key] for sample in samples])
     return batch
