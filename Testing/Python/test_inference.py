@@ -126,10 +126,10 @@ def test_values_above_255_widen_the_labels(backbone):
     assert 700 in np.unique(sitk.GetArrayFromImage(result.labels))
 
 
-@pytest.mark.parametrize("overlap", [OVERLAP, OVERLAP_ALONE, 0.6])
+@pytest.mark.parametrize("overlap", [OVERLAP, OVERLAP_ALONE])
 def test_slabs_bound_memory_and_change_nothing(backbone, prompts, monkeypatch, overlap):
     volume = Volume.of(phantom()[0], backbone.preprocessing).array
-    array = np.concatenate([volume, volume[::-1]] * 4)
+    array = np.concatenate([volume, volume[::-1]] * 3)
     monkeypatch.setattr(evidence_module, "SLAB_BYTES", 2**40)
     whole = evidence(backbone, prompts, array, overlap=overlap)
     monkeypatch.setattr(evidence_module, "SLAB_BYTES", 1)
@@ -140,7 +140,7 @@ def test_slabs_bound_memory_and_change_nothing(backbone, prompts, monkeypatch, o
         lambda inputs, *words, **more: shapes.append(inputs.shape[2]) or inferer(inputs, *words, **more),
     )
     pieces = evidence(backbone, prompts, array, overlap=overlap)
-    assert len(shapes) > 3 and max(shapes) <= 3 * backbone.tile[0]
+    assert len(shapes) > 2 and max(shapes) <= 3 * backbone.tile[0]
     assert np.array_equal(pieces, whole)
 
 

@@ -37,7 +37,7 @@ def tuned():
     strokes = scribble(reference, CLASSES, BACKGROUND)
     backbone = ps.load_model(device="cpu")
     before = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
-    prompts = ps.tune([ps.Example(image, strokes, BACKGROUND)], CLASSES, backbone, settings=ps.Settings(steps=10))
+    prompts = ps.tune([ps.Example(image, strokes, BACKGROUND)], CLASSES, backbone, settings=ps.Settings(steps=4))
     assert all((tensor == before[name]).all() for name, tensor in backbone.net.state_dict().items())
     return image, reference, strokes, backbone, prompts
 

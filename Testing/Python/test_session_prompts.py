@@ -293,8 +293,7 @@ def test_a_cleaned_result_on_another_volume_comes_whatever_is_looked_at(desk):
     assert mask_of(links.remembered(other), other, "ball").any()
 
 
-@pytest.mark.parametrize("role", ["background", "ignore"])
-@pytest.mark.parametrize("overlap", ["keep", "overwrite", "overlap"])
+@pytest.mark.parametrize("role, overlap", [("background", "keep"), ("background", "overwrite"), ("ignore", "overlap")])
 def test_a_segment_of_another_role_is_no_place_for_a_result(desk, role, overlap):
     desk.tuned()
     desk.session.parameters.overlap = overlap
