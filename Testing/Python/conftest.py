@@ -77,6 +77,22 @@ def models(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def case() -> Any:
+    """An example for jobs of a worker: the phantom with its strokes."""
+    from tiny import example
+
+    return example()
+
+
+@pytest.fixture(scope="module")
+def expected(models, case) -> SimpleNamespace:
+    """What those jobs give without a worker."""
+    from driven import given_without_a_worker
+
+    return given_without_a_worker(models, case)
+
+
+@pytest.fixture(scope="module")
 def workers() -> Iterator[Any]:
     """Worker processes that the sessions of a module share."""
     from scenes import Workers

@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import CLASSES, phantom
+from tiny import CLASSES, phantom, recipe_values
 
 from PromptSegLib import files
 from PromptSegLib.cli import commands
@@ -49,21 +49,7 @@ def values(tmp_path) -> dict:
         if index < 3:
             sitk.WriteImage(reference, str(tmp_path / f"case{index}_label.nii.gz"))
     return {
-        "name": "tiny",
-        "title": "Tiny",
-        "card": "A phantom.",
-        "sources": [
-            {
-                "name": "phantoms",
-                "folder": str(tmp_path),
-                "image": "{case}_ct.nii.gz",
-                "label": "{case}_label.nii.gz",
-                "modality": "CT",
-                "licence": "none",
-                "classes": CLASSES,
-                "validation": ["case2"],
-            }
-        ],
+        **recipe_values(tmp_path),
         "network": {"channels": [16, 16, 32], "head_channels": 8, "tokens": 4},
         "preprocessing": {"spacing": [3, 2, 2], "intensity": [-100, 200]},
         "assignment": {"fwhm": 16, "max_distance": 6.5},

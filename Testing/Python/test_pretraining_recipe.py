@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import CLASSES
+from tiny import recipe_values
 
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.pretraining.recipe import Recipe
@@ -17,21 +17,7 @@ RECIPES = Path(__file__).parents[2] / "PromptSegLib" / "pretraining" / "recipes"
 @pytest.fixture
 def values() -> dict:
     return {
-        "name": "tiny",
-        "title": "Tiny",
-        "card": "A phantom.",
-        "sources": [
-            {
-                "name": "phantoms",
-                "folder": "data",
-                "image": "{case}_ct.nii.gz",
-                "label": "{case}_label.nii.gz",
-                "modality": "CT",
-                "licence": "none",
-                "classes": dict(CLASSES),
-                "validation": ["case2"],
-            }
-        ],
+        **recipe_values("data"),
         "network": {"channels": [16, 16, 32], "head_channels": 8},
         "preprocessing": {"spacing": [3, 2, 2], "intensity": [-100, 200]},
         "steps": 6,

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Iterator
 
 import numpy as np
@@ -15,7 +14,6 @@ import SimpleITK as sitk
 from driven import (
     BRIEF,
     Driven,
-    given_without_a_worker,
     image_of,
     is_expected,
     labels_of,
@@ -37,16 +35,6 @@ from PromptSegLib.worker.packing import grid_values, infos_of, packed_prompts, p
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="ends processes by signals")
 
 ENDLESS = {"steps": 10**9, "token_steps": 0}
-
-
-@pytest.fixture(scope="module")
-def case() -> ps.Example:
-    return example()
-
-
-@pytest.fixture(scope="module")
-def expected(models, case) -> SimpleNamespace:
-    return given_without_a_worker(models, case)
 
 
 @pytest.fixture(scope="module")

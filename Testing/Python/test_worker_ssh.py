@@ -6,17 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Callable
 
 import pytest
 from driven import (
     Driven,
-    given_without_a_worker,
     is_expected,
     tuning,
 )
-from tiny import example
 
 import PromptSegLib as ps
 from PromptSegLib.worker.launch import environment, ssh_command
@@ -30,16 +27,6 @@ with open({record!r}, "w") as file:
     json.dump(arguments, file)
 {body}
 """
-
-
-@pytest.fixture(scope="module")
-def case() -> ps.Example:
-    return example()
-
-
-@pytest.fixture(scope="module")
-def expected(models, case) -> SimpleNamespace:
-    return given_without_a_worker(models, case)
 
 
 @pytest.fixture

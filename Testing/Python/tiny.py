@@ -77,3 +77,18 @@ def painted(reference: sitk.Image) -> sitk.Image:
 def example(**keywords) -> Example:
     image, reference = phantom(**keywords)
     return Example(image, painted(reference), BACKGROUND)
+
+
+def recipe_values(folder: Path | str) -> dict:
+    """What a pretraining recipe says of itself and of its one source, phantoms in ``folder``."""
+    source = {
+        "name": "phantoms",
+        "folder": str(folder),
+        "image": "{case}_ct.nii.gz",
+        "label": "{case}_label.nii.gz",
+        "modality": "CT",
+        "licence": "none",
+        "classes": dict(CLASSES),
+        "validation": ["case2"],
+    }
+    return {"name": "tiny", "title": "Tiny", "card": "A phantom.", "sources": [source]}
