@@ -1,0 +1,98 @@
+"""The guard: painted slices predict each other, and a way of growing that cannot predict them is not trusted.
+
+A class that is painted on several slices is grown without one of them; what was painted there says how well that went.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Optional, Sequence
+
+import numpy as np
+
+from ..examples.annotation import UNKNOWN
+from ..progress import Job
+from .inputs import Ground, question
+from .model import ask
+from .network import GrowingNet
+
+FOLDS = 3
+MARGIN = 0.05  # by which a simpler way must predict better to be taken
+
+
+class Verdict(Enum):
+    """Which way a class is grown."""
+
+    LEARNED = "learned growing"
+    LEARNED_ALONE = "learned growing without the model's evidence"
+    PLAIN = "plain growing"
+
+
+def judge(
+    net: GrowingNet, ground: Ground, evidence: dict[int, np.ndarray], count: int, job: Optional[Job] = None
+) -> tuple[Verdict, ...]:
+    """The way for every class, from 1 on; learned growing where nothing speaks against it.
+
+    :param ground: of the whole annotation, on a grid as coarse as haste needs.
+    :param evidence: class -> probability (z, y, x) on that grid.
+    """
+    job = job or Job()
+    scores = np.zeros((3, count, 3))  # way; class; found, missed, invented
+    axis, planes = _slices(ground.strokes)
+    for number, plane in enumerate(planes):
+        job.check()
+        job.report("checking slices against each other", number / len(planes))
+        hidden = tuple(slice(plane, plane + 1) if other == axis else slice(None) for other in range(3))
+        strokes = ground.strokes.copy()
+        strokes[hidden] = UNKNOWN
+        if not (strokes > 0).any():
+            continue
+        less = Ground.of(ground.array, strokes, ground.spacing, ground.limits)
+        said = ground.strokes[hidden]
+        classes = [k for k in np.unique(said[said > 0]).tolist() if (strokes == k).any()]
+        for index in classes:
+            answers = [_learned(net, less, index, evidence.get(index)) if index in evidence else None]
+            answers.append(_learned(net, less, index, None))
+            answers.append(less.grown == index)
+            for way, answer in enumerate(answers):
+                if answer is not None:
+                    scores[way, index - 1] += _agreement(answer[hidden], said, index)
+    return tuple(_verdict(scores[:, index], index + 1 in evidence) for index in range(count))
+
+
+def _verdict(scores: np.ndarray, evidence: bool) -> Verdict:
+    """From found, missed and invented voxels of each way."""
+    dice = [2 * found / max(2 * found + missed + invented, 1) for found, missed, invented in scores]
+    tested = scores[1].sum() > 0
+    learned, alone, plain = dice
+    if not evidence:
+        learned = alone
+    if tested and max(learned, alone) < plain - MARGIN:
+        return Verdict.PLAIN
+    if tested and learned < alone - MARGIN:
+        return Verdict.LEARNED_ALONE
+    return Verdict.LEARNED
+
+
+def _learned(net: GrowingNet, ground: Ground, index: int, evidence: Optional[np.ndarray]) -> np.ndarray:
+    return ask(net, question(ground, index, evidence)[None], ground.spacing)[0] > 0
+
+
+def _agreement(answer: np.ndarray, said: np.ndarray, index: int) -> np.ndarray:
+    """Voxels found, missed and invented among those that were painted."""
+    own, others = said == index, (said >= 0) & (said != index)
+    return np.array([(own & answer).sum(), (own & ~answer).sum(), (others & answer).sum()])
+
+
+def _slices(strokes: np.ndarray) -> tuple[int, Sequence[int]]:
+    """The axis across which was painted, and up to ``FOLDS`` slices, those that hold most classes first."""
+    places = np.nonzero(strokes > 0)
+    lines = [np.unique(along) for along in places]
+    axis = int(np.argmin([len(line) / extent for line, extent in zip(lines, strokes.shape)]))
+    planes = lines[axis]
+    if len(planes) < 2:
+        return axis, []
+    moved = np.moveaxis(strokes, axis, 0)
+    many = [np.unique(moved[plane][moved[plane] > 0]).size for plane in planes]
+    order = sorted(range(len(planes)), key=lambda i: (-many[i], i))
+    return axis, sorted(int(planes[i]) for i in order[:FOLDS])

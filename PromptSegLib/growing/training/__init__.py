@@ -1,0 +1,1 @@
+"""Training the growing network: volumes, simulated users, redrawn contrasts, the loop."""
