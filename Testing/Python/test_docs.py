@@ -219,6 +219,31 @@ def test_promptseg_has_the_commands():
     assert {"models", "tune", "segment", "score", "info", "pretrain"} <= named <= set(commands)
 
 
+def test_promptseg_has_the_options():
+    """Those of the shown commands, and those that the pages speak of."""
+    from PromptSegLib.cli.main import _parser
+
+    commands = next(action.choices for action in _parser()._actions if action.choices)
+    known = {name: set(each._option_string_actions) for name, each in commands.items()}
+    for page in DOCUMENTS:
+        for command, rest in re.findall(r"^promptseg ([a-z]+)([^#\n]*)", page.text, re.MULTILINE):
+            assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", rest)) <= known[command], f"{page.name}: {command}{rest}"
+    spoken = {each for page in DOCUMENTS for each in re.findall(r"`(--[a-z][\w-]*)", page.prose)}
+    elsewhere = {"--seed"}  # of the benchmarks, too
+    assert {"--complete", "--start", "--outputs"} <= spoken <= set().union(*known.values()) | elsewhere
+
+
+def test_tables_are_rectangular():
+    count = 0
+    for page in DOCUMENTS:
+        for table in re.findall(r"(?:^\|.*\|$\n?)+", page.prose, re.MULTILINE):
+            cells = [len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", row))) for row in table.splitlines()]
+            assert len(set(cells)) == 1, f"{page.name}: {table[:60]}"
+            assert re.match(r"\|[-|]+\|$", table.splitlines()[1]), f"{page.name}: {table[:60]}"
+            count += 1
+    assert count > 15
+
+
 def test_spelling_is_american():
     british = re.compile(r"\b(licence|colour|labell|behaviour|neighbour|honour|centre|grey|\w+alis[ei])\w*", re.I)
     for page in DOCUMENTS:
