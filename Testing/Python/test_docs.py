@@ -116,7 +116,8 @@ FILES = sorted(
         (each.name, path)
         for each in (CONTRIBUTING, *PAGES)
         for path in FILE.findall(each.prose)
-        if "NAME" not in path and (each in (CONTRIBUTING, ARCHITECTURE) or (ROOT / path.split("/")[0]).is_dir())
+        if not re.search(r"NAME|\.\.", path)
+        and (each in (CONTRIBUTING, ARCHITECTURE) or (ROOT / path.split("/")[0]).is_dir())
     }
 )
 
