@@ -246,6 +246,27 @@ def test_promptseg_has_the_options():
     assert {"--complete", "--start", "--outputs"} <= spoken <= set().union(*known.values())
 
 
+def test_the_python_example_is_the_library_s():
+    """Names and keywords of what it calls; that they work is tested elsewhere."""
+    import inspect
+
+    import PromptSegLib as ps
+
+    block = re.search(r"```python\n(.*?)```", document("docs/command-line.md").text, re.DOTALL)[1]
+    called = set()
+    for node in ast.walk(ast.parse(block)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and getattr(node.func.value, "id", "") == "ps"
+        ):
+            assert node.func.attr in ps.__all__
+            known = inspect.signature(getattr(ps, node.func.attr)).parameters
+            assert {keyword.arg for keyword in node.keywords} <= set(known)
+            called.add(node.func.attr)
+    assert called == {"Example", "tune", "Settings", "segment"}
+
+
 def test_tables_are_rectangular():
     count = 0
     for page in DOCUMENTS:
