@@ -198,7 +198,8 @@ def test_places_in_the_code_are_there(page, place):
 
 def test_the_check_of_places_checks():
     assert defined(LIBRARY / "tuning/tuner.py", "Tuner.run")
-    assert defined(LIBRARY / "network/config.py", "METHODS")
+    assert defined(LIBRARY / "network/config.py", "FURTHER_TOKENS")
+    assert defined(LIBRARY / "tuning/settings.py", "Settings.trust")
     assert not defined(LIBRARY / "tuning/tuner.py", "Tuner.walk")
     assert not defined(LIBRARY / "tuning/tuner.py", "run")
 
@@ -215,21 +216,22 @@ def test_make_has_the_targets():
     assert {"demo", "test", "bench", "bench-large"} <= named <= targets
 
 
-def test_promptseg_has_the_commands():
+def commands() -> dict:
+    """The commands of ``promptseg`` and their parsers."""
     from PromptSegLib.cli.main import _parser
 
-    commands = next(action.choices for action in _parser()._actions if action.choices)
+    return next(action.choices for action in _parser()._actions if action.choices)
+
+
+def test_promptseg_has_the_commands():
     pattern = r"(?:^|`|`models`|machine )promptseg ([a-z]+)"
     named = {name for page in DOCUMENTS for name in re.findall(pattern, page.text, re.MULTILINE)}
-    assert {"models", "tune", "segment", "score", "info", "pretrain"} <= named <= set(commands)
+    assert {"models", "tune", "segment", "score", "info", "pretrain"} <= named <= set(commands())
 
 
 def test_promptseg_has_the_options():
     """Those of the shown commands, and those that the pages speak of."""
-    from PromptSegLib.cli.main import _parser
-
-    commands = next(action.choices for action in _parser()._actions if action.choices)
-    known = {name: set(each._option_string_actions) for name, each in commands.items()}
+    known = {name: set(each._option_string_actions) for name, each in commands().items()}
     for page in DOCUMENTS:
         for command, rest in re.findall(r"^promptseg ([a-z]+)([^#\n]*)", page.text, re.MULTILINE):
             assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", rest)) <= known[command], f"{page.name}: {command}{rest}"
@@ -397,12 +399,13 @@ def test_shortcuts_are_those_of_the_module():
 
 
 def test_methods_have_their_sections():
-    from PromptSegLib.network.config import METHODS as NAMES
+    """Those of the command line, those of the panel, the rows of the table and the headings are the same."""
     from PromptSegLib.session.choices import METHODS as SHOWN
 
+    named = set(commands()["tune"]._option_string_actions["--method"].choices)
     table = METHODS.section("Which method to choose")
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(NAMES) == set(SHOWN)
-    assert set(NAMES) <= METHODS.anchors
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == named == set(SHOWN)
+    assert named <= METHODS.anchors
 
 
 def test_numbers_of_a_class_are_the_networks():
