@@ -2,7 +2,7 @@
 
 Every class competes for every voxel by the cheapest path from its strokes, where a step
 costs the change of intensity it crosses plus a price for walking on voxels that the
-network gives to another class (FINDINGS.md, last section): the geodesic distance of Grow
+network gives to another class (docs/methods.md#growing): the geodesic distance of Grow
 from seeds (Zhu et al., 2014) with a network term. Paths are scipy's Dijkstra, one class at
 a time and only where the class can matter.
 """

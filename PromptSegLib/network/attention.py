@@ -1,10 +1,10 @@
 """Shifted-window attention in which class prompts are additional keys and values.
 
 Sources: PUNet (Fischer et al., arXiv 2211.09233, section 3.1) with the window, mask and
-projection defects of the released code mended (METHODS.md 1.12, 1.14); windows as in
-Swin (Liu et al., 2021); embedded prompts (Zu et al., MedIA 97, 103258) as zero-valued
-sink keys; dynamic prompts (He et al., Neural Networks 185, 107168) as gated queries
-over the patch.
+projection defects of the released code mended (docs/methods.md#attention); windows as in
+Swin (Liu et al., 2021); after embedded prompts (Zu et al., MedIA 97, 103258), zero-valued
+sink keys; after dynamic prompts (He et al., Neural Networks 185, 107168), gated queries
+over the patch. Neither is what its paper describes (docs/methods.md#ept, docs/methods.md#dvpt).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class PromptedWindowAttention(nn.Module):
         self.project = nn.Linear(channels, channels)
         self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
         self.relative_bias = nn.Parameter(torch.zeros((2 * window - 1) ** 3, heads))
-        # LayerScale: without it attention slows early learning (FINDINGS.md).
+        # LayerScale: without it attention slows early learning (docs/methods.md#measured-with-a-prototype).
         self.gamma1 = nn.Parameter(torch.full((channels,), 0.1))
         self.gamma2 = nn.Parameter(torch.full((channels,), 0.1))
         nn.init.trunc_normal_(self.relative_bias, std=0.02)

@@ -107,7 +107,8 @@ class NetworkConfig:
         """The maps that output tokens can be compared with: the last one, as published, then the others.
 
         What the decoder's last channels do not carry of a structure that the body was not trained on can still be
-        found in the others (README, the protocol). Finest first, the decoder's before the encoder's.
+        found in the others (docs/benchmarks.md#new-structures-on-a-frozen-body). Finest first, the decoder's before the
+        encoder's.
         """
         last = OutputMap("output", "decoder", 0, self.channels[0], self.tokens)
         places = [("decoder", level) for level in range(1, self.levels - 1)]
@@ -121,7 +122,10 @@ class NetworkConfig:
         )
 
     def blocks(self, mode: str = "full") -> list[Block]:
-        """The attention sub-blocks that hold prompts under an injection mode (METHODS.md 1.3), in forward order."""
+        """The attention sub-blocks that hold prompts under an injection mode, in forward order.
+
+        Modes: docs/methods.md#attention.
+        """
         if mode not in MODES:
             raise ValueError(f"unknown injection mode {mode!r}; choose one of {', '.join(MODES)}")
         encoder = [("encoder", level) for level in range(self.attention_from_level, self.levels)]
@@ -147,10 +151,11 @@ class NetworkConfig:
         """Name and shape of every tensor of one class's prompts.
 
         ``punet``: per sub-block 16 key/value tokens and a score per head and token.
-        ``ept``: per sub-block one zero-valued sink key per head (the exact reduction of
-        embedded prompts, METHODS.md 3.1), no tokens. ``dvpt``: tokens and scores plus
-        gated dynamic queries over the patch (METHODS.md 2.3). All: output tokens for
-        the ``last`` map, as published, or for ``all`` of :attr:`output_maps`.
+        ``ept``: per sub-block one zero-valued sink key per head, no tokens: coarser than
+        the paper's embedded prompts (docs/methods.md#ept). ``dvpt``: tokens and scores plus
+        gated dynamic queries over the patch, not as published (docs/methods.md#dvpt). All:
+        output tokens for the ``last`` map, as PUNet has them, or for ``all`` of
+        :attr:`output_maps`.
         """
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")

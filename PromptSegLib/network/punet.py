@@ -1,8 +1,8 @@
 """PUNet: a U-Net whose attention is steered by the prompts of the active classes.
 
 Source: Fischer, Bartler, Yang, "Prompt tuning for parameter-efficient medical image
-segmentation", MedIA 91 (2024) 103024, with the corrections of METHODS.md 1.12-1.14 and
-the cheaper layout of FINDINGS.md (no attention at the finest level, MLP ratio 1).
+segmentation", MedIA 91 (2024) 103024; what is done otherwise here, and why, is in
+docs/methods.md#punet (among it the cheaper layout: no attention at the finest level, MLP ratio 1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from .precision import on_cpu_casts
 AGGREGATION_TEMPERATURE = 0.1
 CHUNK = 4096
 SLOW_BELOW = 20480  # batch x channels x depth x height
-MAX_SCALE = 30.0  # an unbounded scale drifts to 50-90 and makes probabilities over-confident (FINDINGS.md)
+# An unbounded scale drifts to 50-90 and makes probabilities over-confident (docs/methods.md#measured-with-a-prototype).
+MAX_SCALE = 30.0
 FURTHER_SCALE = 14.0  # of every map but the last; chosen on BTCV 14 and 15: better than 1.5
 
 
@@ -173,9 +174,9 @@ class PUNet(nn.Module):
         """Class logits (B, 1 + classes, d, h, w) on the grid of the first of ``features``; index 0 is background.
 
         Logit of a class: scaled cosine similarity between the feature and the class's output tokens, aggregated with
-        weights that favour the nearest tokens (METHODS.md 1.4). Background: the mean over the active classes'
-        background tokens. Further maps add theirs; a token of zeros has no say and no gradient, so that a class
-        that was learned without them stays as it was beside one that has them.
+        weights that favor the nearest tokens (docs/methods.md#output-tokens). Background: the mean over the active
+        classes' background tokens. Further maps add theirs; a token of zeros has no say and no gradient, so that a
+        class that was learned without them stays as it was beside one that has them.
         """
         last, *further = self.config.output_maps
         cosine = _similarity(features[0], prompts[last.background], prompts[last.foreground])

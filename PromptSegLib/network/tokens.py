@@ -23,7 +23,7 @@ def new_prompts(
     """Fresh prompts for ``classes`` classes, stacked along axis 0.
 
     Tokens are truncated normal; scores and the gates of dynamic prompts are zero, so that
-    dynamic prompts start as static ones; a sink starts at log N_w - 3 (METHODS.md 3.4).
+    dynamic prompts start as static ones; a sink starts at log N_w - 3 (docs/methods.md#ept).
     Output tokens of further maps are zero, without a say (``PUNet.similarity``).
     """
     prompts = {}

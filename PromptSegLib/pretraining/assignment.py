@@ -1,9 +1,9 @@
 """Contrastive prototype assignment: overlapping views of one volume agree on what their voxels resemble.
 
 Source: Fischer, Bartler, Yang, "Prompt tuning for parameter-efficient medical image segmentation", MedIA 91 (2024)
-103024, arXiv 2211.09233 (METHODS.md 1.9), but measured in mm instead of voxels. A teacher view is summarised by soft
-k-means prototypes of its own features; every student position is trained to be assigned to them as the nearest
-teacher position is. Axis order is (z, y, x) everywhere.
+103024, arXiv 2211.09233 (docs/methods.md#pretraining), but measured in mm instead of voxels. A teacher view is
+summarized by soft k-means prototypes of its own features; every student position is trained to be assigned to them as
+the nearest teacher position is. Axis order is (z, y, x) everywhere.
 
 N teacher positions, M student positions, P prototypes of C channels: the largest arrays hold B x N x P numbers, so
 memory grows with the square of the view's volume.

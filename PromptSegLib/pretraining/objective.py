@@ -11,12 +11,13 @@ _NEVER = -1e4
 
 
 def segmentation_loss(logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy + Dice over what is known of each image (METHODS.md 1.6, 1.13).
+    """Cross-entropy + Dice over what is known of each image (docs/methods.md#pretraining).
 
     Where an active class was not labelled in an image, an unlabelled voxel of it may be background or that
     class: the cross-entropy there asks for their sum (the marginal loss of Shi et al., "Marginal loss and
     exclusion loss for partially supervised multi-organ segmentation", MedIA 70, 101979). Dice is averaged over
-    the labelled classes that the view holds; averaging over absent ones stalls training (FINDINGS.md).
+    the labelled classes that the view holds; averaging over absent ones stalls training
+    (docs/methods.md#measured-with-a-prototype).
 
     :param logits: (B, 1 + K, D, H, W), index 0 background.
     :param label: (B, D, H, W), 0 unlabelled or background, k the k-th active class.

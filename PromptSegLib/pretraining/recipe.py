@@ -14,7 +14,8 @@ from ..prompts.classes import MAX_CLASSES, is_name
 from .settings import Assignment, settings_of
 from .source import Source
 
-# The paper's variants (METHODS.md 1.6): segmentation and self-supervision, segmentation alone, self-supervision alone.
+# The paper's variants: segmentation and self-supervision, segmentation alone, self-supervision alone
+# (docs/methods.md#pretraining).
 VARIANTS = ("meta_self", "meta", "self")
 _POSITIVE = ("batch", "body_rate", "prompt_rate", "validations", "cache_gib")
 _NOT_NEGATIVE = ("steps", "minutes", "weight_decay", "seed")

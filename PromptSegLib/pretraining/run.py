@@ -1,7 +1,7 @@
 """The pretraining loop: class-prompted segmentation and prototype assignment, resumable, on any number of processes.
 
-Concurrent supervision and self-supervision of PUNet (METHODS.md 1.6, 1.9) with Dice + cross-entropy and
-foreground-centred crops as in the authors' revision (1.13).
+Concurrent supervision and self-supervision of PUNet (docs/methods.md#pretraining) with Dice + cross-entropy and
+foreground-centered crops as in the authors' revision.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def _words(kind: Any) -> str:
 
 @dataclass(frozen=True)
 class Assignment:
-    """How student features are assigned to a teacher's prototypes (METHODS.md 1.9), lengths in mm.
+    """How student features are assigned to a teacher's prototypes (docs/methods.md#pretraining), lengths in mm.
 
     :param weight: of this loss against the segmentation loss.
     :param reduction: features are averaged to ``1 / reduction`` of their grid before they are compared.

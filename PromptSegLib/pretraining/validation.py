@@ -21,7 +21,8 @@ from .cases import CaseFile, case_key
 from .learner import Learner
 from .recipe import Recipe
 
-TILE_FACTOR = 1.5  # tiles this much larger than the training crops are better and cheaper (FINDINGS.md)
+# Tiles this much larger than the training crops are better and cheaper (docs/methods.md#measured-with-a-prototype).
+TILE_FACTOR = 1.5
 
 
 def tile(recipe: Recipe) -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
 """Training views: which classes are asked for, where the views lie, how they are changed.
 
-The changes are those of METHODS.md 1.8, by MONAI, with sizes in proportion to the view. The place of every view
-in its volume is known exactly, because MONAI's MetaTensor carries an affine through each spatial change.
+The changes are of the paper's kinds (docs/methods.md#pretraining), by MONAI, with sizes in proportion to the view. The
+place of every view in its volume is known exactly, because MONAI's MetaTensor carries an affine through each spatial
+change.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def student_changes(size: Sequence[int], masked: bool) -> Compose:
 
 
 def teacher_changes(size: Sequence[int]) -> Compose:
-    """The teacher sees its view almost as it is (METHODS.md 1.8)."""
+    """The teacher sees its view almost as it is (docs/methods.md#pretraining)."""
     affine = RandAffined(
         ["image", "label"],
         prob=1.0,

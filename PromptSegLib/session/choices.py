@@ -14,7 +14,7 @@ _NAMES = tuple(each.name for each in fields(Parameters))
 METHODS = {
     "punet": ("PUNet: prompts as keys and values", "Prompts join the windowed attention of every block."),
     "dvpt": ("DVPT: prompts that look at the image", "As PUNet, with tokens that depend on the image."),
-    "ept": ("EPT: attention sinks only", "The fewest numbers; quick, and least likely to overfit."),
+    "ept": ("EPT: attention sinks only", "The fewest numbers: one for each head of a block."),
 }
 MODES = {
     "decoder": ("Decoder only (quick)", "The encoder runs once; tuning takes seconds on it."),

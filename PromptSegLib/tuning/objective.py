@@ -28,7 +28,7 @@ def annotated_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Weighted cross-entropy + Dice over annotated voxels.
 
     Restricting both to annotated voxels is the strongest simple recipe for scribbles
-    (ScribbleBench, MICCAI 2025; METHODS.md 4.3).
+    (ScribbleBench, MICCAI 2025; docs/methods.md#losses-on-strokes).
 
     A voxel that is anything but the k-th class costs ``-log(1 - p_k)``.
 

@@ -50,7 +50,8 @@ def ssh_command(host: str, remote: str = REMOTE) -> list[str]:
 
 
 def environment(threads: int = 0) -> dict[str, str]:
-    """The variables of a local worker: it finds this very library, and idle threads do not spin (FINDINGS.md)."""
+    """The variables of a local worker: it finds this very library, and idle threads do not spin, which on a busy
+    machine costs most (docs/methods.md#measured-with-a-prototype)."""
     variables = dict(os.environ)
     variables["PYTHONPATH"] = os.pathsep.join([_LIBRARY, *filter(None, [variables.get("PYTHONPATH")])])
     variables["PYTHONSAFEPATH"] = "1"  # not the working folder first, which may hold anything (from Python 3.11)

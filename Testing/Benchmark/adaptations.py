@@ -1,7 +1,8 @@
 """Ways to teach a pretrained body new classes, and two networks that begin from nothing.
 
-The methods that METHODS.md 1.7 compares (Fischer et al., MedIA 91, 103024), without its adapters, and LoRA (Hu et
-al., ICLR 2022). Each is a module of its own with a copy of the body; none changes the backbone it is made from.
+The methods that the paper compares (Fischer et al., MedIA 91, 103024; docs/methods.md#its-protocol), without its
+adapters, and LoRA (Hu et al., ICLR 2022). Each is a module of its own with a copy of the body; none changes the
+backbone it is made from.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Prompted(Adaptation):
 
 
 class Headed(Adaptation):
-    """The body without prompts, a linear head on F (METHODS.md 1.7; GroupNorm for its BatchNorm, as batches hold 1)."""
+    """The body without prompts, a linear head on F (docs/methods.md#its-protocol; GroupNorm for its BatchNorm)."""
 
     net: PUNet
 

@@ -1,4 +1,4 @@
-"""The benchmark behind the README's table: strokes on one patient, then the next patient without any.
+"""Strokes on one patient, then the next patient without any: the README's table, and more of it in docs/benchmarks.md.
 
 Usage: ``make bench`` or ``python Testing/Benchmark/bench.py [--data DIR] [--cases 16 17 ...] [--seeds 0 1]``.
 

@@ -1,8 +1,9 @@
 """The paper's protocol in small: a body pretrained on some organs learns others, by several methods in equal time.
 
 Usage: ``python Testing/Benchmark/protocol.py --backbone NAME=FILE [--backbone ...] [--methods ...] [--seconds 600]``,
-then the same with ``--table``. METHODS.md 1.1 and 1.7 (Fischer et al., MedIA 91, 103024): the base classes of the body
-(spleen, left kidney, gallbladder, liver) and the new classes of here (``CLASSES``) share patients but no class.
+then the same with ``--table``. docs/methods.md#its-protocol (Fischer et al., MedIA 91, 103024): the base classes of
+the body (spleen, left kidney, gallbladder, liver) and the new classes of here (``CLASSES``) share patients but no
+class.
 
 Every method sees the same views in the same order and is given the same time: ``--seconds`` of this process's CPU time
 (``time.process_time``), with one torch thread, so that other work on the machine favours no method. Reading the

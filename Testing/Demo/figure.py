@@ -1,4 +1,4 @@
-"""The README's figure of how tuning works; ``python Testing/Demo/figure.py`` draws it."""
+"""The figure of how tuning works in docs/methods.md; ``python Testing/Demo/figure.py`` draws it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of the README's tutorial, taken in the running application.
+"""The pictures of docs/tutorial.md, taken in the running application.
 
 Needs the demo's data (``make demo``) and what PromptSeg needs installed in Slicer. From the repository::
 
@@ -6,7 +6,7 @@ Needs the demo's data (``make demo``) and what PromptSeg needs installed in Slic
 
 A simulated user goes through the tutorial on the demo's CT; strokes come from its reference labels, which nothing else
 sees. The pictures go to the folder given after the script, as ``PromptSeg/Resources/Pictures``, which is the default.
-The last one needs a CT of another patient, given after the folder: that in the README is
+The last one needs a CT of another patient, given after the folder: that in the tutorial is
 ``tests/reference_files/aorta_report/example_ct.nii.gz`` of the archive that the demo's CT is from (see ``fetch.py``).
 The screen must have room for a window of 1180 x 860 pixels.
 """

@@ -65,7 +65,7 @@ def test_parameter_formula_counts_what_is_there():
                 numbers = sum(tensor.numel() for tensor in prompts_of(3, mode, method, outputs).values())
                 assert numbers == 3 * SMALL.prompt_parameters(mode, method, outputs)
     full = NetworkConfig()
-    # 16 tokens of every block's width and 16 scores per head, plus 2 x 16 output tokens of 32 (METHODS.md 1.2).
+    # 16 tokens of every block's width and 16 scores per head, plus 2 x 16 output tokens of 32 (docs/methods.md#punet).
     widths = [64, 128, 256, 384, 256, 128, 64]
     assert full.prompt_parameters() == sum(2 * 16 * (w + w // 32) for w in widths) + 2 * 16 * 32
     assert full.prompt_parameters("full", "ept") == sum(2 * (w // 32) for w in widths) + 2 * 16 * 32
