@@ -202,7 +202,7 @@ def _grown_box(mask: np.ndarray, ratio: float, least: int) -> tuple[slice, ...]:
 
 
 def _thinning(shape: tuple[int, ...], spacing: np.ndarray, most: int) -> np.ndarray:
-    """Whole factors per axis by which a grid gets coarser until it has at most ``most`` voxels, the finest axis first."""
+    """Whole factors per axis by which a grid gets coarser to have at most so many voxels, the finest axis first."""
     factors = np.ones(3, int)
     while np.prod(np.ceil(np.asarray(shape) / factors)) > most:
         factors[np.argmin(spacing * factors)] += 1
@@ -221,7 +221,7 @@ def _block_means(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 
 def _thinned(places: np.ndarray, factors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Seeds (0 unknown, 1, ...) on the coarser grid: what most painted voxels of a block say, in a tie the rarer value."""
+    """Seeds (0 unknown, 1, ...) on the coarser grid: what most painted voxels of a block say; in a tie, the rarer."""
     counts = np.bincount(places.ravel())
     few, most = np.zeros(shape, int), np.zeros(shape, int)
     for value in np.argsort(-counts[1:], kind="stable") + 1:

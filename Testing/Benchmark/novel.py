@@ -177,7 +177,11 @@ class Bench:
         missing = [(seed, name) for (seed, name), key in keys.items() if not self._done(key)]
         if not missing:
             return
-        image, reference, classes = case.load()
+        try:
+            image, reference, classes = case.load()
+        except PromptSegError as error:  # of a download, or a file that cannot be read
+            print(f"{case.set} {case.name} left out: {error}", flush=True)
+            return
         for seed in dict.fromkeys(seed for seed, _ in missing):
             strokes = paint(reference, classes, self.painting, seed)
             share = float((sitk.GetArrayViewFromImage(strokes) > 0).mean())
@@ -199,10 +203,10 @@ class Bench:
 
     def _rounds(self, key: dict, task: Task, reference: sitk.Image, classes: dict[str, int], share: float) -> None:
         for number in range(self.rounds + 1):
-            labels, seconds = self._timed(key["method"], task)
+            labels, seconds, said = self._timed(key["method"], task)
+            row = {**key, "round": number, "seconds": round(seconds, 2), "painted": share, **said}
             tolerance = float(np.prod(reference.GetSpacing()) ** (1 / 3))  # a voxel's edge, were it a cube
             scores = score(reference, labels, classes, tolerance)
-            row = {**key, "round": number, "seconds": round(seconds, 2), "painted": share}
             row["dice"] = {name: each.dice for name, each in scores.items()}
             row["surface_dice"] = {name: each.surface_dice for name, each in scores.items()}
             if not self.rows.has({**key, "round": number}):
@@ -213,13 +217,21 @@ class Bench:
                 strokes = correct(reference, task.strokes, labels, classes, BACKGROUND, seed=key["seed"] + number)
                 task = Task(task.image, strokes, task.classes, task.hide)
 
-    def _timed(self, name: str, task: Task) -> tuple[sitk.Image, float]:
-        """Labels on the image's grid and the seconds they took, tuning included for every method that uses it."""
+    def _timed(self, name: str, task: Task) -> tuple[sitk.Image, float, dict]:
+        """Labels on the image's grid and the seconds they took, tuning included for every method that uses it.
+
+        A method that refuses gives a user nothing: empty labels, and what it said.
+        """
         shared = task.kept.get("seconds", 0.0)
+        said = {}
         began = time.perf_counter()
-        labels = METHODS[name](task, self.options)
+        try:
+            labels = METHODS[name](task, self.options)
+        except PromptSegError as error:
+            labels, said = sitk.Cast(task.strokes, sitk.sitkUInt8) * 0, {"refused": str(error)}
+            print(f"  {name}: {error}", flush=True)
         seconds = time.perf_counter() - began
-        return labels, seconds + (shared if name in TUNING else 0.0)
+        return labels, seconds + (shared if name in TUNING else 0.0), said
 
 
 def runs(sets: list[CaseSet], data: Path, test: bool, most: Optional[int]) -> Iterator[tuple[CaseSet, Case]]:

@@ -1,15 +1,16 @@
 """What is painted in the benchmark of novel structures: real sets, and phantoms made by code.
 
 A set is a handful of cases of one kind. Half of its cases are for development (choosing settings on them is fair), the
-other half are a test set, to be opened once, when everything is decided. Nothing is trained on either half; a model
-that is compared here must not have been trained on ``RESERVED`` (a test keeps the two lists in step).
+other half are a test set, to be opened once, when everything is decided. A method that is compared here must have been
+trained on none of them: ``reserved`` names the files.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,6 +20,7 @@ from phantoms import PHANTOMS
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.examples.reading import read_annotation, read_image
 
+ROOT = Path(__file__).resolve().parents[2]
 BACKGROUND = 255
 Volumes = tuple[sitk.Image, sitk.Image, dict[str, int]]
 
@@ -32,6 +34,7 @@ ORGANS = {
     "stomach": 7,
     "pancreas": 11,
 }
+MR_ORGANS = {"liver": 5, "spleen": 1, "right kidney": 2, "left kidney": 3}
 HEAD = {
     "brainstem": 1,
     "spinal cord": 2,
@@ -51,12 +54,14 @@ class Case:
     :param name: name within the set.
     :param kind: ``development`` or ``test``.
     :param load: image, reference and the classes (name -> value) that the reference holds; reads or makes them.
+    :param path: the image's file, if it has one.
     """
 
     set: str
     name: str
     kind: str
     load: Callable[[], Volumes]
+    path: Optional[Path] = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def _pairs(
             reference = path.with_name(labels(path.name))
             kind = "development" if index < (len(paths) + 1) // 2 else "test"
             load = lambda path=path, reference=reference: _read(path, reference, classes)  # noqa: E731
-            cases.append(Case(set_name, path.name.partition(".")[0], kind, load))
+            cases.append(Case(set_name, path.name.partition(".")[0], kind, load, path))
         return cases
 
     return find
@@ -110,12 +115,23 @@ def _lungs_of(path: Path) -> Volumes:
 def _torso(data: Path) -> list[Case]:
     """In turns, so that both halves have an abdominal and a chest CT."""
     paths = sorted((data / "torso").glob("*_ct.nii.gz"))
+    kinds = ("development", "test")
     return [
-        Case(
-            "lungs", path.name.partition(".")[0], ("development", "test")[index % 2], lambda path=path: _lungs_of(path)
-        )
+        Case("lungs", path.name.partition(".")[0], kinds[index % 2], lambda path=path: _lungs_of(path), path)
         for index, path in enumerate(paths)
     ]
+
+
+def _abdominal_mr(data: Path) -> list[Case]:
+    """One MR that pip brings, when it is loaded; its reference is TotalSegmentator's."""
+
+    def load() -> Volumes:
+        sys.path.append(str(ROOT / "Testing" / "Demo"))
+        from fetch import demo_mr
+
+        return _read(*demo_mr(ROOT / "demo" / "data"), MR_ORGANS)
+
+    return [Case("abdomen_mr", "example_mr_sm", "development", load)]
 
 
 def _every_second(volumes: Volumes) -> Volumes:
@@ -161,12 +177,8 @@ def _phantoms(name: str, each: int = 5) -> Callable[[Path], list[Case]]:
         (image, reference), classes = PHANTOMS[name](seed)
         return image, reference, classes
 
-    kinds = [("development", 0), ("test", 100)]
-    return lambda data: [
-        Case(name, f"seed {first + n}", kind, lambda seed=first + n: load(seed))
-        for kind, first in kinds
-        for n in range(each)
-    ]
+    seeds = [("development", n) for n in range(each)] + [("test", 100 + n) for n in range(each)]
+    return lambda data: [Case(name, f"seed {seed}", kind, lambda seed=seed: load(seed)) for kind, seed in seeds]
 
 
 def _labelled(name: str) -> str:
@@ -189,6 +201,7 @@ SETS: tuple[CaseSet, ...] = (
     ),
     CaseSet("spine_t1", "spine T1", _pairs("spine_t1", "spine", "t1_*_mr.nii.gz", _labelled, VERTEBRAE, 5)),
     CaseSet("spine_t2", "spine T2", _pairs("spine_t2", "spine", "t2_*_mr.nii.gz", _labelled, VERTEBRAE, 3)),
+    CaseSet("abdomen_mr", "abdominal MR", _abdominal_mr),
     CaseSet("lungs", "lungs, chest CT", _torso),
     CaseSet("btcv", "organs, hidden", _changed("btcv", _BTCV, _every_second), known=True),
     CaseSet(
@@ -207,6 +220,11 @@ SETS: tuple[CaseSet, ...] = (
     CaseSet("small_numbers", "phantom, 0..100", _phantoms("small_numbers")),
     CaseSet("thick_slices", "voxels 1:12", _phantoms("thick_slices")),
 )
+
+
+def reserved(data: Path) -> set[Path]:
+    """The images below ``data`` that nothing may be trained on, those for development and those of the test set."""
+    return {case.path for each in SETS for case in each.find(data) if case.path is not None}
 
 
 def chosen(names: list[str]) -> list[CaseSet]:
