@@ -23,6 +23,8 @@ def table(rows: list[dict], titles: dict[str, str]) -> str:
         budgets = sorted({row["budget"] for row in own} - {None})
         note = f"{said}; {len(cases)} cases; stroke seeds {', '.join(map(str, seeds))}"
         note += "".join(f"; tuning {budget:g} s" for budget in budgets)
+        refused = sum("refused" in row for row in own)
+        note += f"; {refused} refusals, which count as 0" if refused else ""
         parts.append("\n".join([*_lines(own, titles), "", note + "."]))
     return "\n\n".join(parts) or "Nothing has been computed yet."
 
