@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy import ndimage
-from tiny import BACKGROUND, CLASSES, phantom
+from tiny import CLASSES, painted, phantom, tiny_backbone
 
 from PromptSegLib.errors import PromptSegError
 
@@ -131,8 +131,6 @@ def test_random_walker_on_a_coarser_grid(benchmark_module):
     pytest.importorskip("skimage")
     baselines = benchmark_module("baselines")
     image, reference = phantom()
-    from tiny import painted
-
     strokes = painted(reference)
     truth, seeds = sitk.GetArrayFromImage(reference), sitk.GetArrayFromImage(strokes)
     for most in (10**6, 6000):
@@ -315,4 +313,29 @@ def test_other_guises_of_a_case(benchmark_module):
     assert mouse.GetSpacing() == small.GetSpacing() and mouse.GetOrigin() == small.GetOrigin()
     hundred = sitk.GetArrayFromImage(cases._to_hundred((image, reference, CLASSES))[0])
     assert hundred.min() == 0 and hundred.max() == 100 and (hundred == hundred.round()).all()
-    assert BACKGROUND not in CLASSES.values()
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_promptseg_is_tuned_once_for_its_parts(benchmark_module, tmp_path, monkeypatch, hide):
+    """And without the prompts that the backbone ships, where it was taught the structures."""
+    import PromptSegLib as ps
+
+    novel = benchmark_module("novel")
+    tiny_backbone(tmp_path, shipped=True)
+    image, reference = phantom()
+    asked, tune = [], ps.tune
+
+    def counted(examples, classes, backbone, settings):
+        asked.append(backbone)
+        return tune(examples, classes, backbone, settings=ps.Settings(steps=1, token_steps=1))
+
+    monkeypatch.setattr(ps, "tune", counted)
+    options = novel.Options(model=str(tmp_path / "tiny0.safetensors"))
+    task = novel.Task(image, painted(reference), {"structure 5": 5, "structure 9": 9}, hide)
+    found = {}
+    for name in novel.TUNING:
+        found[name] = sitk.GetArrayFromImage(novel.METHODS[name](task, options))
+        assert found[name].shape == sitk.GetArrayFromImage(image).shape and set(np.unique(found[name])) <= {0, 5, 9}
+    assert len(asked) == 1 and (asked[0].shipped is None) == hide
+    assert (found[novel.TUNING[0]] != found[novel.TUNING[1]]).any()  # only the second one is grown from the strokes
+    assert task.kept["seconds"] > 0
