@@ -11,12 +11,13 @@ BASE = "Grow from seeds"
 def table(rows: list[dict], titles: dict[str, str]) -> str:
     """One table for each painting and round: mean Dice, and the comparison with Grow from seeds below.
 
-    A case counts with the mean over its classes. Differences are between results on the same case and strokes;
-    what a method hasn't been run on is ``-``, and its mean says over how many sets it goes.
+    A case counts with the mean over its classes. Within a set, only what all methods have that were run on it counts,
+    so that a run that is not complete compares like with like; a set on which a method wasn't run is ``-``, and the
+    method's mean says over how many sets it goes. Differences are between results on the same case and strokes.
     """
     parts = []
     for painting, number in dict.fromkeys((row["painting"], row["round"]) for row in rows):
-        own = [row for row in rows if (row["painting"], row["round"]) == (painting, number)]
+        own = common([row for row in rows if (row["painting"], row["round"]) == (painting, number)])
         said = f"{painting} per structure" + (f", {number} corrections" if number else "")
         cases = {(row["set"], row["case"]) for row in own}
         seeds = sorted({row["seed"] for row in own})
@@ -27,6 +28,20 @@ def table(rows: list[dict], titles: dict[str, str]) -> str:
         note += f"; {refused} refusals, which count as 0" if refused else ""
         parts.append("\n".join([*_lines(own, titles), "", note + "."]))
     return "\n\n".join(parts) or "Nothing has been computed yet."
+
+
+def common(rows: list[dict]) -> list[dict]:
+    """The rows of those cases and seeds of each set that every method has that has any row of the set."""
+
+    def place(row: dict) -> tuple:
+        return row["set"], row["case"], row["seed"]
+
+    methods: dict[str, set] = {}
+    there: dict[tuple, set] = {}
+    for row in rows:
+        methods.setdefault(row["set"], set()).add(row["method"])
+        there.setdefault(place(row), set()).add(row["method"])
+    return [row for row in rows if there[place(row)] == methods[row["set"]]]
 
 
 def _lines(rows: list[dict], titles: dict[str, str]) -> list[str]:

@@ -275,6 +275,7 @@ def test_table(benchmark_module):
         row("two", "z", "Grow from seeds", 0.4),
         row("one", "x", "other", 0.9, 0.9),
         row("one", "y", "other", 0.6, None),
+        row("one", "not by the other", "Grow from seeds", 0.0, 0.0),
     ]
     lines = module.table(rows, {"two": "Two", "one": "One", "three": "Three"}).splitlines()
     assert lines[0] == "| set | Grow from seeds | other |"
