@@ -4,6 +4,7 @@
 # make bench-interactive  how long a user waits (needs data)    make clean  forget the virtual environment
 # make bench-protocol  prompts against other ways to teach a body new classes (needs data, hours; goes on where it stopped)
 # make bench-levers  what more classes and data bring to the protocol's prompts (needs data)
+# make bench-novel  structures that the backbone does not know, and phantoms (most need data; goes on where it stopped)
 # make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
 
 # slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
@@ -14,7 +15,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-throughput clean
+.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel bench-throughput clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -73,8 +74,12 @@ bench-levers: $(READY)
 	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
 	  --backbone more=$(PROTOCOL)/more/protocol-more.safetensors
 
+# NOVEL="--test" opens the test set; NOVEL="--sets vessel teeth --seeds 0" is short.
+bench-novel: $(READY)
+	$(RUN) Testing/Benchmark/novel.py --json bench-novel.json $(NOVEL)
+
 bench-throughput: $(READY)
 	$(RUN) Testing/Benchmark/throughput.py
 
 clean:
-	rm -rf $(VENV) demo $(PROTOCOL)
+	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json

@@ -1,8 +1,8 @@
-"""What a user can do today with the same scribbles: Grow from seeds, and a random forest.
+"""What a user can do today with the same scribbles: Grow from seeds, random walker and a random forest.
 
 Both take an image and an annotation on the same grid (0 unknown, every other value a class,
-background included) and give a label volume on that grid. Slicer (slicer-core) and
-scikit-learn are needed only by the function that uses them; neither is a dependency of
+background included) and give a label volume on that grid. Slicer (slicer-core), scikit-image
+and scikit-learn are needed only by the function that uses them; none is a dependency of
 PromptSeg itself.
 """
 
@@ -56,6 +56,56 @@ def grow_from_seeds(image: sitk.Image, annotation: sitk.Image) -> sitk.Image:
     grow.Update()
     labels = np.zeros_like(seeds)
     labels[box] = vtk_to_numpy(grow.GetOutput().GetPointData().GetScalars()).reshape(seeds[box].shape)
+    return _as_image(labels, annotation)
+
+
+def random_walker(
+    image: sitk.Image, annotation: sitk.Image, beta: float = 1300.0, most_voxels: int = 300_000
+) -> sitk.Image:
+    """scikit-image's random walker (conjugate gradients), on a grid that it can solve in seconds to a minute.
+
+    Like Grow from seeds, on the seeds' bounding box grown by 20 %; what lies outside stays 0. Where the box has more
+    than ``most_voxels``, it is solved on a coarser grid, whose finest axes are thinned out first, and the
+    probabilities are interpolated; what was painted keeps its label. Intensities are scaled to -1..1 between their
+    percentiles 0.5 and 99.5 and spacing by its smallest, since scikit-image's weights depend on both.
+
+    Method: Grady, "Random walks for image segmentation", IEEE TPAMI 2006;28(11):1768.
+
+    :param beta: how much a change of intensity stops the walker; ten times scikit-image's default is better here.
+    :return: labels of the annotation's values, of its pixel type.
+    :raises PromptSegError: other grids, no 3D volumes, or fewer than two values.
+    :raises ImportError: scikit-image is not installed.
+    """
+    from scipy import ndimage
+    from skimage.segmentation import random_walker as solve
+
+    intensities, seeds = _checked(image, annotation)
+    box = _grown_box(seeds > 0, 0.2, 3)
+    low, high = np.percentile(intensities[box], [0.5, 99.5])
+    volume = np.clip((intensities[box].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 2 - 1
+    spacing = np.asarray(image.GetSpacing()[::-1])
+    factors = _thinning(volume.shape, spacing, most_voxels)
+    values, places = np.unique(seeds[box], return_inverse=True)
+    places = places.reshape(volume.shape) + int(values[0] != 0)  # 0 unknown, then 1, 2, ... as the solver wants them
+    values = values[values > 0]
+    coarse = _block_means(volume, factors)
+    few = _thinned(places, factors, coarse.shape)
+    kept = [int(each) for each in np.unique(few) if each]
+    step = spacing * factors
+    probabilities = solve(
+        coarse, few, beta=beta, mode="cg_j", tol=1e-3, prob_tol=1.0, spacing=step / step.min(), return_full_prob=True
+    )
+    best, found = np.full(volume.shape, -1.0, np.float32), np.zeros(volume.shape, seeds.dtype)
+    where = [(np.arange(n, dtype=np.float32) + 0.5) / f - 0.5 for n, f in zip(volume.shape, factors)]
+    grid = np.meshgrid(*where, indexing="ij") if max(factors) > 1 else None
+    for index, each in enumerate(kept):
+        share = probabilities[index]
+        if grid is not None:
+            share = ndimage.map_coordinates(share, grid, order=1, mode="nearest")
+        better = share > best
+        best[better], found[better] = share[better], values[each - 1]
+    labels = np.zeros_like(seeds)
+    labels[box] = np.where(seeds[box] > 0, seeds[box], found)
     return _as_image(labels, annotation)
 
 
@@ -149,6 +199,36 @@ def _grown_box(mask: np.ndarray, ratio: float, least: int) -> tuple[slice, ...]:
         margin = int(max(least, ratio * (along[-1] - along[0])))
         box.append(slice(max(0, int(along[0]) - margin), min(size, int(along[-1]) + margin + 1)))
     return tuple(box)
+
+
+def _thinning(shape: tuple[int, ...], spacing: np.ndarray, most: int) -> np.ndarray:
+    """Whole factors per axis by which a grid gets coarser to have at most so many voxels, the finest axis first."""
+    factors = np.ones(3, int)
+    while np.prod(np.ceil(np.asarray(shape) / factors)) > most:
+        factors[np.argmin(spacing * factors)] += 1
+    return factors
+
+
+def _padded(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Blocks of the coarser grid: (z, fz, y, fy, x, fx), the last of each axis filled up with its edge."""
+    array = np.pad(array, [(0, -n % f) for n, f in zip(array.shape, factors)], mode="edge")
+    sides = [side for n, f in zip(array.shape, factors) for side in (n // f, f)]
+    return array.reshape(sides)
+
+
+def _block_means(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    return _padded(array, factors).mean((1, 3, 5))
+
+
+def _thinned(places: np.ndarray, factors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Seeds (0 unknown, 1, ...) on the coarser grid: what most painted voxels of a block say; in a tie, the rarer."""
+    counts = np.bincount(places.ravel())
+    few, most = np.zeros(shape, int), np.zeros(shape, int)
+    for value in np.argsort(-counts[1:], kind="stable") + 1:
+        painted = _padded((places == value).astype(np.int32), factors).sum((1, 3, 5))
+        wins = (painted > 0) & (painted >= most)
+        few[wins], most[wins] = value, painted[wins]
+    return few
 
 
 def _as_image(array: np.ndarray, grid_of: sitk.Image) -> sitk.Image:
