@@ -170,7 +170,7 @@ def _check_seen(crops: Sequence[Crop], classes: Mapping[str, int], spacing: Sequ
         voxel = " x ".join(f"{step:g}" for step in spacing[::-1])
         raise PromptSegError(
             f"What is painted of {', '.join(gone)} disappears among other strokes on the model's voxels of {voxel} mm; "
-            "paint more of it, or less close to others."
+            "paint more of it, or less close to others, and check the voxel spacing of the image."
         )
 
 
