@@ -16,13 +16,14 @@ from .errors import PromptSegError
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends well, removed when not.
 
-    The temporary name keeps the suffixes, because writers choose the format by them.
+    The temporary name keeps the suffixes, because writers choose the format by them. A symbolic link stays one: what
+    it points to is replaced.
     Raises :class:`PromptSegError` when the folder cannot be written or the disk is full.
     """
     path = Path(path)
     try:
-        _check_replaceable(path)
-        folder = Path(tempfile.mkdtemp(prefix=".promptseg-", dir=path.parent))
+        target = _target(path)
+        folder = Path(tempfile.mkdtemp(prefix=".promptseg-", dir=target.parent))
     except OSError as error:
         raise PromptSegError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
     temporary = folder / path.name
@@ -30,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:  # some disks say only now that they are full
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         raise PromptSegError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
@@ -42,10 +43,10 @@ def check_writable(path: Path) -> None:
     path = Path(path)
     check_name(path.absolute())
     try:
-        _check_replaceable(path)
-        if not path.parent.is_dir():
-            raise PromptSegError(f"There is no folder {path.parent}; make it or choose another.")
-        with tempfile.TemporaryFile(dir=path.parent):
+        target = _target(path)
+        if not target.parent.is_dir():
+            raise PromptSegError(f"There is no folder {target.parent}; make it or choose another.")
+        with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
         raise PromptSegError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
@@ -59,9 +60,39 @@ def check_name(path: Path) -> None:
         raise PromptSegError(f"The name {ascii(str(path))} is not UTF-8; rename the file or its folder.") from error
 
 
-def _check_replaceable(path: Path) -> None:
-    """Refuse what a file must not be renamed to: a folder, a device, a pipe."""
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make a folder, and those above it; when the block ends, those of them in which nothing is are gone again.
+
+    Raises :class:`PromptSegError` when it cannot be made.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PromptSegError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        for each in missing:
+            try:
+                each.rmdir()
+            except OSError:
+                break
+
+
+def _target(path: Path) -> Path:
+    """What is replaced when ``path`` is written: itself, or what it is a link to, on whatever disk and there or not.
+
+    Refuses what a file must not be renamed to: a folder, a device, a pipe, a file that is write-protected.
+    """
     if path.is_dir():
         raise PromptSegError(f"{path} is a folder; give a file name.")
     if path.exists() and not path.is_file():
         raise PromptSegError(f"{path} is a device or a pipe; give a file name.")
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise PromptSegError(f"{path} is a link to itself; remove it or choose another name.")
+    if target.exists() and not target.stat().st_mode & 0o222:
+        raise PromptSegError(f"{path} is write-protected; choose another name.")
+    return target

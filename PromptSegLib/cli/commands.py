@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Union
+from typing import Any, Iterator
 
 from ..errors import PromptSegError
 from ..files import check_writable
@@ -18,6 +18,7 @@ from ..models import catalogue
 from ..network.config import outputs_of
 from ..progress import Job, Report
 from ..prompts.store import Prompts, parse_classes
+from .outputs import Outputs, keep_apart, planned
 
 
 def models(options: argparse.Namespace) -> None:
@@ -60,14 +61,14 @@ def tune(options: argparse.Namespace) -> None:
     if output.suffix != ".safetensors":
         raise PromptSegError(f"Prompts are saved as .safetensors; {output.name} ends otherwise.")
     check_writable(output)
-    _keep_apart([output], [file for pair in options.example for file in pair] + [options.model])
+    keep_apart([output], [file for pair in options.example for file in pair] + [options.model])
     start = Prompts.load(_prompts_file(options.start)) if options.start else None
     from ..examples.checking import check_examples, holds
     from ..examples.example import Example
-    from ..examples.reading import read_annotation, read_image
+    from ..examples.pairs import read_pair
 
     examples = [
-        Example(read_image(image), read_annotation(annotation), options.background, options.complete, Path(image).name)
+        Example(*read_pair(image, annotation, _tell), options.background, options.complete, Path(image).name)
         for image, annotation in options.example
     ]
     check_examples(examples, classes)  # what else is wrong with an annotation says more than this
@@ -103,72 +104,72 @@ def tune(options: argparse.Namespace) -> None:
 
 
 def segment(options: argparse.Namespace) -> None:
-    from ..inference.writing import SUFFIXES, write_image, write_segmentation
-
     prompts = Prompts.load(_prompts_file(options.prompts))
     images = [Path(image) for image in options.images]
-    classes = list(dict.fromkeys(options.classes or prompts.names))
-    for name in classes:
-        prompts.find(name)
-    if options.uncertainty and not options.uncertainty.endswith(SUFFIXES):
-        raise PromptSegError(f"The uncertainty is written as {', '.join(SUFFIXES[1:])}; {options.uncertainty} is not.")
+    classes = list(dict.fromkeys(prompts.find(name).info.name for name in options.classes or prompts.names))
     if len(images) > 1 and (options.strokes or options.region or options.uncertainty):
         raise PromptSegError("--strokes, --region and --uncertainty belong to one image; give one image at a time.")
     if options.strokes and Path(options.strokes).resolve() == images[0].resolve():
         raise PromptSegError(
             "What is given as --strokes is the image itself; give the file with what was painted on it."
         )
-    targets = _targets(images, Path(options.output))
-    maps = [Path(options.uncertainty)] if options.uncertainty else []
-    shares: dict[tuple[Path, str], Path] = {}
-    if options.probabilities:
-        folder = Path(options.probabilities)
-        _make(folder)
-        for path in images:
-            prefix = f"{_stem(path)}_" if len(images) > 1 else ""
-            for name, word in _words(prompts, classes).items():
-                shares[path, name] = folder / f"{prefix}{word}.nii.gz"
-    _keep_apart([*targets, *maps, *shares.values()], [*images, options.strokes, options.prompts, options.model])
-    for path in [*targets, *maps, *shares.values()]:
-        check_writable(path)
+    outputs = planned(options, prompts, images, classes)
+    with outputs.ready():
+        from ..inference.segmenting import backbone_for
+
+        backbone = backbone_for(prompts, options.model, options.device)
+        for path, target in zip(images, outputs.targets):
+            _segment_one(options, prompts, classes, backbone, path, target, outputs)
+
+
+def _segment_one(
+    options: argparse.Namespace,
+    prompts: Prompts,
+    classes: list[str],
+    backbone: Any,
+    path: Path,
+    target: Path,
+    outputs: Outputs,
+) -> None:
+    """Segment the image ``path`` and write what is wanted of it."""
     from ..examples.checking import check_strokes
     from ..examples.example import Example
-    from ..examples.reading import read_annotation, read_image
-    from ..inference.segmenting import backbone_for
+    from ..examples.pairs import read_pair
+    from ..examples.reading import read_image
     from ..inference.segmenting import segment as segment_image
+    from ..inference.writing import write_image, write_segmentation
 
-    backbone = backbone_for(prompts, options.model, options.device)
-    for path, target in zip(images, targets):
+    strokes, region = None, None
+    if options.strokes:
+        image, annotation = read_pair(path, options.strokes, _tell)
+        strokes = Example(image, annotation, options.background, name=path.name)
+        check_strokes(strokes, prompts.values)
+    else:
         image = read_image(path)
-        strokes = None
-        if options.strokes:
-            strokes = Example(image, read_annotation(options.strokes), options.background, name=path.name)
-            check_strokes(strokes, prompts.values)
-        region = None
-        if options.region:
-            x0, x1, y0, y1, z0, z1 = options.region
-            region = ((x0, y0, z0), (x1, y1, z1))
-        with _progress() as job:
-            result = segment_image(
-                prompts,
-                image,
-                backbone,
-                classes=classes,
-                strokes=strokes,
-                grow_strokes=False if options.no_grow else None,
-                keep_islands=options.keep_islands,
-                region=region,
-                probabilities_wanted=bool(shares),
-                uncertainty_wanted=bool(options.uncertainty),
-                job=job,
-                name=path.name,
-            )
-        write_segmentation(result, target)
-        print(f"{target}  {sum(result.seconds.values()):.1f} s")
-        for name, each in (result.probabilities or {}).items():
-            write_image(each, shares[path, name])
-        if options.uncertainty and result.uncertainty is not None:
-            write_image(result.uncertainty, Path(options.uncertainty))
+    if options.region:
+        x0, x1, y0, y1, z0, z1 = options.region
+        region = ((x0, y0, z0), (x1, y1, z1))
+    with _progress() as job:
+        result = segment_image(
+            prompts,
+            image,
+            backbone,
+            classes=classes,
+            strokes=strokes,
+            grow_strokes=False if options.no_grow else None,
+            keep_islands=options.keep_islands,
+            region=region,
+            probabilities_wanted=bool(outputs.probabilities),
+            uncertainty_wanted=outputs.uncertainty is not None,
+            job=job,
+            name=path.name,
+        )
+    write_segmentation(result, target, path)
+    print(f"{target}  {sum(result.seconds.values()):.1f} s")
+    for name, each in (result.probabilities or {}).items():
+        write_image(each, outputs.probabilities[path, name], path)
+    if outputs.uncertainty and result.uncertainty is not None:
+        write_image(result.uncertainty, outputs.uncertainty, path)
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -324,58 +325,9 @@ def _prompts_file(name: str) -> Path:
     return prompts
 
 
-def _targets(images: list[Path], output: Path) -> list[Path]:
-    """Where each image's result goes: a file for one image, files in a folder for many."""
-    from ..inference.writing import SUFFIXES
-
-    if output.name.endswith(SUFFIXES):
-        if len(images) > 1:
-            raise PromptSegError(f"{output} is one file, but there are {len(images)} images; give a folder.")
-        return [output]
-    if output.suffix and not output.is_dir():
-        raise PromptSegError(f"Results are written as {', '.join(SUFFIXES)} or into a folder, not as {output.name}.")
-    _make(output)
-    targets = [output / f"{_stem(image)}.seg.nrrd" for image in images]
-    if len(set(targets)) < len(targets):
-        raise PromptSegError("Two of the images have the same name; segment them one at a time.")
-    return targets
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PromptSegError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"):
-        if name.endswith(suffix):
-            return name[: -len(suffix)]
-    return path.stem
-
-
-def _keep_apart(outputs: Iterable[Path], inputs: Iterable[Union[str, Path, None]]) -> None:
-    """Refuse to write a result over what it is made from, or two results to one file."""
-    taken = {Path(each).resolve() for each in inputs if each}
-    for output in outputs:
-        place = output.resolve()
-        if place in taken:
-            raise PromptSegError(f"{output} is used twice in this command; give the result another name.")
-        taken.add(place)
-
-
-def _words(prompts: Prompts, classes: list[str]) -> dict[str, str]:
-    """A file name for each class, without suffix; the label value tells those apart that would be the same."""
-    words = {
-        name: "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)[:60] for name in classes
-    }
-    folded = [word.casefold() for word in words.values()]
-    return {
-        name: word if folded.count(word.casefold()) == 1 else f"{word}_{prompts.values[name]}"
-        for name, word in words.items()
-    }
+def _tell(sentence: str) -> None:
+    """Say something beside the results."""
+    print(f"promptseg: {sentence}", file=sys.stderr)
 
 
 def _described(prompts: Prompts, path: Path) -> str:

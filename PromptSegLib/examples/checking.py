@@ -11,13 +11,16 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..prompts.classes import MAX_CLASSES, MAX_VALUE, is_name
+from ..prompts.classes import MAX_CLASSES, MAX_VALUE, check_names, is_name
 from .annotation import UNKNOWN, label_blocks
 from .example import Example
-from .geometry import Grid
+from .geometry import PERPENDICULAR, Grid, skew
 
-# Directions are stored with few digits in some files; beyond this, the far end of a 512-voxel axis is off by a voxel.
-_ORTHONORMAL = 2e-3
+# Sides in mm: a body is not larger than this in any direction, nor in two of them, and two sides of an image of
+# anything are not smaller. What lies beyond is a wrong unit: micrometres or metres that are taken for millimetres.
+_LONGEST, _WIDEST, _NARROWEST = 12_000, 1_200, 1
+_MOST_UNEQUAL = 250  # the longest by the shortest edge of a voxel
+_HIGHEST = 1e30  # intensities are computed with, and squared, in single precision
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 _INTEGER = (
     sitk.sitkUInt8,
@@ -72,9 +75,8 @@ def check_grid(name: str, grid: Grid) -> None:
         raise PromptSegError(f"{name} has a voxel spacing of ({steps}) mm, which must be positive; {advice}.")
     if not np.all(np.isfinite(grid.origin)):
         raise PromptSegError(f"{name} has no valid origin; {advice}.")
-    direction = np.reshape(grid.direction, (3, 3))
     # Written so that NaN is refused too.
-    if not np.abs(direction.T @ direction - np.eye(3)).max() < _ORTHONORMAL:
+    if not skew(np.reshape(grid.direction, (3, 3))) < PERPENDICULAR:
         raise PromptSegError(
             f"{name} has axes that are not perpendicular (a tilted gantry, or damaged orientation information); "
             "resample it to a rectangular grid (in Slicer: harden its transform, or use a Resample Image module)."
@@ -84,33 +86,64 @@ def check_grid(name: str, grid: Grid) -> None:
 def check_image(image: sitk.Image, name: str) -> None:
     """Refuse an image that no model can work on.
 
-    That is: not 3D or a single slice, several values per voxel, no voxels, a spacing that is not positive,
-    axes that are not perpendicular, NaN or infinite intensities, the same intensity everywhere.
+    That is: not 3D or a single slice, several values per voxel, no voxels, a spacing that is not positive or in another
+    unit than mm, axes that are not perpendicular, NaN or infinite intensities or some beyond what is computed with,
+    the same intensity everywhere.
     Reads the voxels twice and copies nothing.
     """
     check_kind(name, image.GetSize(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID())
     check_grid(name, Grid.of(image))
+    check_size(name, Grid.of(image))
     voxels = sitk.GetArrayViewFromImage(image)
     low, high = voxels.min(), voxels.max()  # NaN if there is one anywhere
     if not (np.isfinite(low) and np.isfinite(high)):
         raise PromptSegError(
             f"{name} has voxels that are NaN or infinite; replace them, for example with the lowest value."
         )
-    if low == high:
+    if max(abs(float(low)), abs(float(high))) > _HIGHEST:
+        raise PromptSegError(
+            f"{name} has values from {low:.3g} to {high:.3g}, which are no intensities; replace those that mark what "
+            "was not measured, for example with the lowest value."
+        )
+    if np.float32(low) == np.float32(high):
         raise PromptSegError(
             f"All voxels of {name} have the same intensity ({low:g}); check that it is the right volume."
         )
 
 
-def check_extent(image: Grid, spacing: Sequence[float], name: str) -> None:
-    """Refuse an image that is next to nothing on a model's grid of ``spacing`` (z, y, x) mm."""
-    extents = [size * step for size, step in zip(image.size, image.spacing)]
-    if max(extents) < 4 * max(spacing):
-        size, voxel = (" x ".join(f"{each:.3g}" for each in values) for values in (extents, spacing[::-1]))
+def check_size(name: str, grid: Grid) -> None:
+    """Refuse a grid that no patient or specimen fills, because its spacing is in another unit than mm."""
+    _, middle, longest = sorted(_sides(grid))
+    voxel = f"with voxels of {_by(grid.spacing)} mm"
+    if longest > _LONGEST or middle > _WIDEST:
         raise PromptSegError(
-            f"{name} measures only {size} mm, and a voxel of the model {voxel} mm; check the voxel spacing of the "
-            "image, or use a model for images as small as this."
+            f"{name} measures {_by(_sides(grid))} mm, {voxel}; check the voxel spacing, which seems to be in another "
+            "unit (micrometres for millimetres?)."
         )
+    if middle < _NARROWEST:
+        raise PromptSegError(
+            f"{name} measures only {_by(_sides(grid))} mm, {voxel}; check the voxel spacing, which seems to be in "
+            "another unit (metres for millimetres?)."
+        )
+    if max(grid.spacing) > _MOST_UNEQUAL * min(grid.spacing):
+        raise PromptSegError(f"{name} has voxels of {_by(grid.spacing)} mm; check the voxel spacing along each axis.")
+
+
+def check_extent(image: Grid, spacing: Sequence[float], name: str) -> None:
+    """Refuse an image of less than two voxels on a model's grid of ``spacing`` (z, y, x) mm."""
+    if max(side / step for side, step in zip(_sides(image), spacing[::-1])) < 2:
+        raise PromptSegError(
+            f"{name} measures only {_by(_sides(image))} mm, and a voxel of the model {_by(spacing[::-1])} mm; check "
+            "the voxel spacing of the image, or, for a specimen as small as this, give it ten times its spacing."
+        )
+
+
+def _sides(grid: Grid) -> list[float]:
+    return [size * step for size, step in zip(grid.size, grid.spacing)]
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{each:.4g}" for each in values)
 
 
 def check_strokes(strokes: Example, classes: Mapping[str, int]) -> None:
@@ -134,6 +167,7 @@ def check_classes(classes: Mapping[str, int], background: int | None = None) -> 
             )
     if len(classes) > MAX_CLASSES:
         raise PromptSegError(f"There are {len(classes)} classes; give at most {MAX_CLASSES}.")
+    check_names(classes)
     owner: dict[int, str] = {}
     for name, value in classes.items():
         if value in owner:

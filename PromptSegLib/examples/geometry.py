@@ -13,6 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 
 _SLAB_VOXELS = 24_000_000
+# Directions are stored with few digits in some files: cosines between axes, and differences of their lengths from 1,
+# of less than this are rounding, everywhere in PromptSeg; beyond it, the far end of 512 voxels is off by one.
+PERPENDICULAR = 2e-3
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -82,6 +85,12 @@ class Grid:
             return False
         gap = np.abs(self.indices(other.corners()) - self.indices(self.corners()))
         return bool(gap.max() < tolerance)
+
+
+def skew(axes: np.ndarray) -> float:
+    """How far the columns of a (3, 3) matrix are from perpendicular and of length 1: the largest of their cosines and
+    of the differences of their squared lengths from 1; NaN where there is one."""
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
 def upright_grid(grid: Grid, spacing: tuple[float, float, float]) -> Grid:

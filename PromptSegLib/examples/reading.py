@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 import sys
+import tempfile
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator, Optional, Union
 
@@ -16,10 +16,15 @@ import SimpleITK as sitk
 
 from ..errors import PromptSegError
 from ..files import check_name
-from .checking import check_kind, is_integer
+from . import nifti
+from .checking import check_kind, check_size, is_integer
+from .geometry import Grid
 
-_KNOWN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+_KNOWN = (*nifti.SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 _AGAIN = "copy or export it again"
+# Labels that were scaled or stored in single precision are whole numbers but for this.
+_RELATIVE, _ABSOLUTE = 5e-7, 1e-4
+_ITK_ROUNDING = 1e-3  # voxels, by which ITK's single precision may move one
 _NO_SPACING = "{} has a voxel spacing that is not positive; convert the original series again."
 
 
@@ -31,9 +36,10 @@ def read_image(path: Union[str, Path]) -> sitk.Image:
     :func:`~.checking.check_image` to say.
     """
     path = Path(path)
-    reader = _open(path)
-    check_kind(path.name, _size(reader), reader.GetNumberOfComponents(), reader.GetPixelID())
-    return _load(reader, path)
+    with _opened(path) as (reader, grid):
+        check_kind(path.name, _size(reader), reader.GetNumberOfComponents(), reader.GetPixelID())
+        check_size(path.name, grid or _header_grid(reader))
+        return _load(reader, path, grid)
 
 
 def read_annotation(path: Union[str, Path]) -> sitk.Image:
@@ -45,25 +51,26 @@ def read_annotation(path: Union[str, Path]) -> sitk.Image:
     that are not whole numbers.
     """
     path = Path(path)
-    reader = _open(path)
-    segments = _segments(reader)
-    components = 1 if segments else reader.GetNumberOfComponents()
-    check_kind(
-        path.name, _size(reader), components, reader.GetPixelID() if components == 1 else sitk.sitkUInt8, thin=True
-    )
-    if segments and len({value for _, value in segments}) < len(segments):
-        raise PromptSegError(
-            f"{path.name} holds overlapping segments that share label values; "
-            "in Slicer, export the segmentation to a labelmap and save that."
+    with _opened(path) as (reader, grid):
+        segments = _segments(reader)
+        components = 1 if segments else reader.GetNumberOfComponents()
+        check_kind(
+            path.name, _size(reader), components, reader.GetPixelID() if components == 1 else sitk.sitkUInt8, thin=True
         )
-    image = _load(reader, path)
+        if segments and len({value for _, value in segments}) < len(segments):
+            raise PromptSegError(
+                f"{path.name} holds overlapping segments that share label values; "
+                "in Slicer, export the segmentation to a labelmap and save that."
+            )
+        image = _load(reader, path, grid)
     if segments:
         image = _flatten(image, segments)
     return image if is_integer(image.GetPixelID()) else _whole_numbers(image, path)
 
 
-def _open(path: Path) -> sitk.ImageFileReader:
-    """A reader that has read the header of an intact file."""
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[sitk.ImageFileReader, Optional[Grid]]]:
+    """A reader that has read the header of an intact file, and where its voxels lie if ITK might not know it."""
     check_name(path)
     if path.is_dir():
         raise PromptSegError(
@@ -75,14 +82,40 @@ def _open(path: Path) -> sitk.ImageFileReader:
         check_intact(path)
     except OSError as error:
         raise PromptSegError(f"{path} cannot be read: {error.strerror or error}; check its permissions.") from error
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        with quiet():
-            reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise PromptSegError(unreadable(path, str(error))) from error
-    return reader
+    header = nifti.Header.of(path)
+    with ExitStack() as stack:
+        file = stack.enter_context(_readable(header, path)) if header and header.misread else path
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(file))
+        try:
+            with quiet():
+                reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise PromptSegError(unreadable(path, str(error))) from error
+        yield reader, header.grid(path.name) if header else None
+
+
+@contextmanager
+def _readable(header: nifti.Header, path: Path) -> Iterator[Path]:
+    """A copy, for the time being, of a NIfTI file that ITK does not read as it should."""
+    with tempfile.TemporaryDirectory(prefix="promptseg-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder) / "copy.nii"
+        try:
+            header.write_readable(path, copy)
+        except OSError as error:
+            raise PromptSegError(
+                f"{path} cannot be copied to {tempfile.gettempdir()} to be read ({error.strerror or error}); make room "
+                "there, or save the volume as .nrrd."
+            ) from error
+        yield copy
+
+
+def _header_grid(reader: sitk.ImageFileReader) -> Grid:
+    """Where the first three axes of a file lie."""
+    axes = reader.GetDimension()
+    direction = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3]
+    x, y, z = ([*part[:3]] for part in (reader.GetSize(), reader.GetSpacing(), reader.GetOrigin()))
+    return Grid(tuple(x), tuple(y), tuple(z), tuple(direction.ravel().tolist()))
 
 
 def _size(reader: sitk.ImageFileReader) -> tuple[int, ...]:
@@ -93,14 +126,19 @@ def _size(reader: sitk.ImageFileReader) -> tuple[int, ...]:
     return size
 
 
-def _load(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
+def _load(reader: sitk.ImageFileReader, path: Path, grid: Optional[Grid]) -> sitk.Image:
     if len(reader.GetSize()) > 3:
         reader.SetExtractSize(list(reader.GetSize()[:3]) + [0] * (len(reader.GetSize()) - 3))
     try:
         with quiet():
-            return reader.Execute()
+            image = reader.Execute()
     except RuntimeError as error:
         raise PromptSegError(unreadable(path, str(error))) from error
+    if grid is not None and not grid.same_as(Grid.of(image), _ITK_ROUNDING):
+        image.SetSpacing(grid.spacing)
+        image.SetOrigin(grid.origin)
+        image.SetDirection(grid.direction)
+    return image
 
 
 def _segments(reader: sitk.ImageFileReader) -> list[tuple[int, int]]:
@@ -132,10 +170,11 @@ def _whole_numbers(image: sitk.Image, path: Path) -> sitk.Image:
     values = sitk.GetArrayViewFromImage(image)
     low, high = values.min(), values.max()
     in_range = np.iinfo(np.int32).min <= low and high <= np.iinfo(np.int32).max  # false for NaN
-    if not in_range or any(not np.array_equal(plane, np.rint(plane)) for plane in values):
+    if not in_range or any(not np.allclose(plane, np.rint(plane), _RELATIVE, _ABSOLUTE) for plane in values):
         raise PromptSegError(
             f"{path.name} holds values that are not whole numbers; give a label volume (is this the image itself?)."
         )
+    image = sitk.Round(image)
     short = np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max
     return sitk.Cast(image, sitk.sitkInt16 if short else sitk.sitkInt32)
 
@@ -150,48 +189,37 @@ def check_intact(path: Path) -> None:
     name = path.name.lower()
     if path.stat().st_size == 0:
         raise PromptSegError(f"{path} is empty; {_AGAIN}.")
+    if name.endswith(nifti.SUFFIXES):
+        _check_nifti(path)
+        return
     with open(path, "rb") as file:
-        if name.endswith((".nii", ".nii.gz")):
-            head = file.read(544)
-            file.seek(0)
-            if head[:2] == b"\x1f\x8b":
-                length, head = _inflate(file, path)
-            else:
-                length = path.stat().st_size
-            wanted, steps = _nifti(head) or (0, (1.0,))
-            if length < wanted:
-                raise PromptSegError(f"{path} is truncated ({length} of {wanted} bytes); {_AGAIN}.")
-            if not all(0 < abs(step) < np.inf for step in steps):  # SimpleITK would take 1 mm instead
-                raise PromptSegError(_NO_SPACING.format(path.name))
-        elif _compressed_data_follow(file, name):
+        if _compressed_data_follow(file, name):
             _inflate(file, path)
 
 
-def _nifti(head: bytes) -> Optional[tuple[int, tuple[float, ...]]]:
-    """How many bytes a NIfTI file with this header has at least, and its spacing; None if it is no such header."""
-    if len(head) < 348:
-        return None
-    for order in "<>":
-        kind = struct.unpack(order + "i", head[:4])[0]
-        if kind == 348:
-            dimensions = struct.unpack(order + "8h", head[40:56])
-            bits = struct.unpack(order + "h", head[72:74])[0]
-            offset = struct.unpack(order + "f", head[108:112])[0]
-            steps = struct.unpack(order + "3f", head[80:92])
-        elif kind == 540 and len(head) >= 540:
-            bits = struct.unpack(order + "h", head[14:16])[0]
-            dimensions = struct.unpack(order + "8q", head[16:80])
-            offset = struct.unpack(order + "q", head[168:176])[0]
-            steps = struct.unpack(order + "3d", head[112:136])
-        else:
-            continue
-        if not 1 <= dimensions[0] <= 7:
-            return None
-        voxels = 1
-        for extent in dimensions[1 : dimensions[0] + 1]:
-            voxels *= max(extent, 1)
-        return (int(offset) + voxels * bits // 8, steps[: dimensions[0]]) if np.isfinite(offset) else None
-    return None
+def _check_nifti(path: Path) -> None:
+    """Refuse a NIfTI file that is shorter than its header says, or that says nothing usable of where its voxels lie."""
+    file, data = nifti.sibling(path, ".hdr"), nifti.sibling(path, ".img")
+    for each in (file, data):
+        if not each.exists():
+            raise PromptSegError(f"{path} cannot be read without {each.name} beside it; copy both.")
+    length, head = _contents(file)
+    header = nifti.Header.parsed(head)
+    if header is None:
+        return
+    if data != file:
+        length, _ = _contents(data)
+    if length < header.length:
+        raise PromptSegError(f"{data} is truncated ({length} of {header.length} bytes); {_AGAIN}.")
+    header.grid(path.name)
+
+
+def _contents(path: Path) -> tuple[int, bytes]:
+    """Length and first bytes of what a file holds, unpacked if it is packed."""
+    with open(path, "rb") as file:
+        head = file.read(544)
+        file.seek(0)
+        return _inflate(file, path) if head[:2] == b"\x1f\x8b" else (path.stat().st_size, head)
 
 
 def _compressed_data_follow(file: BinaryIO, name: str) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 from pathlib import Path
+from typing import Optional
 
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
 from ..examples.geometry import nonzero_extent
+from ..examples.nifti import Header
 from ..examples.reading import check_intact, quiet
 from ..files import check_name, replacing
 from .result import Segmentation
@@ -16,11 +20,12 @@ _PLAIN = (".nii.gz", ".nii", ".nrrd")
 SUFFIXES = (".seg.nrrd", *_PLAIN)
 
 
-def write_segmentation(result: Segmentation, path: Path) -> None:
+def write_segmentation(result: Segmentation, path: Path, source: Optional[Path] = None) -> None:
     """Write the labels of ``result``, compressed, on the image's own grid, replacing ``path`` at once or not at all.
 
     ``.seg.nrrd`` is Slicer's segmentation format: one layer, each class a segment with its name,
     colour and terminology. ``.nii.gz``, ``.nii`` and ``.nrrd`` hold the plain label map.
+    ``source`` is the image's file, if there is one, see :func:`write_image`.
 
     Raises :class:`PromptSegError` for another suffix, or when the file cannot be written.
     """
@@ -34,22 +39,42 @@ def write_segmentation(result: Segmentation, path: Path) -> None:
     if name.endswith(".seg.nrrd"):
         for key, value in _segment_fields(result).items():
             image.SetMetaData(key, value)
-    write_image(image, path)
+    write_image(image, path, source)
 
 
-def write_image(image: sitk.Image, path: Path) -> None:
-    """Write an image, compressed, replacing ``path`` at once or not at all; raises :class:`PromptSegError`."""
+def write_image(image: sitk.Image, path: Path, source: Optional[Path] = None) -> None:
+    """Write an image, compressed, replacing ``path`` at once or not at all; raises :class:`PromptSegError`.
+
+    What is made of a NIfTI file ``source``, voxel by voxel, and written as one gets its qform and its sform, so that
+    every program places both alike, whichever it goes by.
+    """
     path = Path(path)
     if not path.name.endswith(SUFFIXES):
         raise PromptSegError(f"Cannot tell the format of {path}; use {', '.join(_PLAIN)}.")
     check_name(path.absolute())  # tempfile makes an absolute path of it
     with replacing(path) as temporary:
         try:
-            with quiet():
-                sitk.WriteImage(image, str(temporary), useCompression=True)
+            header = Header.of(source) if source and path.name.endswith((".nii", ".nii.gz")) else None
+            if header:
+                _write_nifti(image, temporary, header)
+            else:
+                with quiet():
+                    sitk.WriteImage(image, str(temporary), useCompression=True)
             check_intact(temporary)  # on a full disk, ITK writes half a file without a word
         except (RuntimeError, PromptSegError) as error:
             raise PromptSegError(f"Cannot write {path}; check the folder and the free disk space.") from error
+
+
+def _write_nifti(image: sitk.Image, path: Path, header: Header) -> None:
+    """Write an image with the positions of ``header``."""
+    plain = path.with_name("plain.nii") if path.name.endswith(".gz") else path
+    with quiet():
+        sitk.WriteImage(image, str(plain))
+    header.stamp(plain)
+    if plain != path:
+        with open(plain, "rb") as file, gzip.GzipFile(path, "wb", 6, mtime=0) as packed:
+            shutil.copyfileobj(file, packed, 1 << 20)
+        plain.unlink()
 
 
 def _segment_fields(result: Segmentation) -> dict[str, str]:

@@ -12,11 +12,9 @@ import SimpleITK as sitk
 import vtk
 
 from ..errors import PromptSegError
+from ..examples.geometry import PERPENDICULAR, skew
 
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-# Cosines between voxel axes above this are shear; below it, rounding in an image header.
-_SHEAR = 1e-3
 
 
 def label_of(node) -> str:
@@ -76,7 +74,7 @@ def orthogonal(matrix: np.ndarray, size: Sequence[int], what: str) -> tuple[np.n
     if not np.isfinite(matrix).all() or spacing.min() < 1e-9:
         raise PromptSegError(f"{what} has a zero or undefined voxel spacing; set its spacing in the Volumes module.")
     cosines = axes / spacing
-    if np.abs(cosines.T @ cosines - np.eye(3)).max() > _SHEAR:
+    if not skew(cosines) < PERPENDICULAR:
         raise PromptSegError(
             f"{what} has sheared (not perpendicular) voxel axes in the world; "
             "harden its transform and resample the volume first."

@@ -76,6 +76,7 @@ def tune(
     if start is not None and not isinstance(start, Prompts):
         start = Prompts.load(Path(start))
     if start is not None:
+        start = start.called(classes)
         _check_start(start, backbone, settings, classes)
     infos = _infos(classes, appearance, start)
     rng = np.random.default_rng(settings.seed)
@@ -169,7 +170,7 @@ def _check_seen(crops: Sequence[Crop], classes: Mapping[str, int], spacing: Sequ
         voxel = " x ".join(f"{step:g}" for step in spacing[::-1])
         raise PromptSegError(
             f"What is painted of {', '.join(gone)} disappears among other strokes on the model's voxels of {voxel} mm; "
-            "paint more of it, or less close to others."
+            "paint more of it, or less close to others, and check the voxel spacing of the image."
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from PromptSegLib.cli import commands
+from PromptSegLib.cli import outputs
 from PromptSegLib.cli.main import main
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.models import catalogue
@@ -213,7 +213,7 @@ def test_one_image_may_go_into_a_folder_too(phantom, promptseg, tmp_path):
 def test_files_of_classes_are_told_apart():
     names = ["liver", "a b", "a_b", "A/b", "../../etc", "Leber-Läsion"]
     prompts = SimpleNamespace(values={name: value for value, name in enumerate(names, 1)})
-    words = commands._words(prompts, names)
+    words = outputs._words(prompts, names)
     assert list(words.values()) == ["liver", "a_b_2", "a_b_3", "A_b_4", "______etc", "Leber-Läsion"]
 
 
@@ -325,7 +325,7 @@ def test_interrupting(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands.catalogue, "entries", interrupted)
+    monkeypatch.setattr(catalogue, "entries", interrupted)
     assert main(["models"]) == 130
     assert "Interrupted" in capsys.readouterr().err
 
@@ -345,3 +345,17 @@ def test_a_rank_of_several_ends_without_pythons_clean_up(launched, words, code):
     )
     assert done.returncode == code and ("ct-body" in done.stdout or "none.safetensors" in done.stderr)
     assert ("cleaned up" in done.stdout) != launched
+
+
+def test_results_go_where_a_link_points(phantom, tuned, promptseg, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "out.nrrd").symlink_to(tmp_path / "data" / "real.nrrd")
+    promptseg("segment", tuned, phantom.image, "-o", tmp_path / "out.nrrd", "--no-grow", "--device", "cpu")
+    assert (tmp_path / "out.nrrd").is_symlink()
+    assert on_grid_of(tmp_path / "data" / "real.nrrd", phantom.image)
+
+
+@pytest.mark.parametrize("name", ["results.v2", "2024.01.31", "patient.7/CT.2", ".hidden", "out.nii.gz/"])
+def test_a_folder_with_a_dot_in_its_name(phantom, tuned, promptseg, tmp_path, name):
+    promptseg("segment", tuned, phantom.image, "-o", f"{tmp_path}/{name}", "--no-grow", "--device", "cpu")
+    assert (tmp_path / name / "scan.seg.nrrd").is_file()

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.checking import check_example, check_examples, check_grid, check_image
+from PromptSegLib.examples.checking import check_example, check_examples, check_grid, check_image, check_size
 from PromptSegLib.examples.example import Example
 from PromptSegLib.examples.geometry import Grid
 
@@ -77,6 +77,7 @@ def sheared() -> sitk.Image:
         (lambda: sitk.Image(4, 4, 4, sitk.sitkInt16), "same intensity"),
         (lambda: with_spacing(np.nan), "spacing"),
         (sheared, "perpendicular"),
+        (lambda: with_spacing(1e4), "check the voxel spacing"),
     ],
 )
 def test_bad_images(make, word):
@@ -99,6 +100,54 @@ def test_bad_images(make, word):
 def test_bad_grids(change, word):
     parts = {"size": (4, 4, 4), "spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), **change}
     sentence(lambda: check_grid("ct-7", Grid(**parts)), "ct-7", word)
+
+
+UNITS = {
+    "micrometres of a micro-CT": ((400, 400, 300), (20.0, 20.0, 20.0)),
+    "micrometres of a CT": ((512, 512, 100), (700.0, 700.0, 3000.0)),
+    "micrometres of a mouse": ((110, 110, 110), (100.0, 100.0, 100.0)),
+    "micrometres along one axis": ((512, 512, 100), (0.7, 0.7, 3000.0)),
+    "hundredths of a millimetre along one axis": ((512, 512, 100), (0.7, 0.7, 300.0)),
+    "tenths of a millimetre of a CT": ((512, 512, 300), (7.0, 7.0, 15.0)),
+    "metres of a CT": ((512, 512, 100), (0.0007, 0.0007, 0.003)),
+    "metres of a whole body": ((200, 200, 600), (0.004, 0.004, 0.003)),
+    "metres along one axis": ((512, 512, 100), (0.7, 0.7, 0.002)),
+    "metres of a mouse": ((110, 110, 110), (0.0001, 0.0001, 0.0001)),
+    "nanometres of a microscope": ((512, 512, 50), (200.0, 200.0, 1000.0)),
+}
+SIZES = {
+    "a mouse": ((110, 110, 110), (0.1, 0.1, 0.1)),
+    "a tooth": ((80, 80, 90), (0.125, 0.125, 0.125)),
+    "a micro-CT in mm": ((400, 400, 300), (0.02, 0.02, 0.02)),
+    "a whole body": ((700, 500, 2000), (1.0, 1.0, 1.0)),
+    "a very long strip": ((10_000, 300, 8), (1.0, 1.0, 1.0)),
+    "thick slices": ((512, 512, 4), (0.5, 0.5, 20.0)),
+    "two slices": ((256, 256, 2), (0.5, 0.5, 0.5)),
+    "a crop": ((4, 4, 4), (1.0, 1.0, 1.0)),
+    "a row": ((100, 2, 2), (1.0, 1.0, 1.0)),
+    "an elephant": ((600, 600, 800), (2.0, 2.0, 5.0)),
+}
+
+
+@pytest.mark.parametrize("size, spacing", UNITS.values(), ids=UNITS)
+def test_a_spacing_in_another_unit(size, spacing):
+    """Before anything is made of the voxels, of which there are none here."""
+    sentence(lambda: check_size("ct-7", Grid(size, spacing, (0.0, 0.0, 0.0))), "ct-7", "check the voxel spacing")
+
+
+@pytest.mark.parametrize("size, spacing", SIZES.values(), ids=SIZES)
+def test_sizes_that_are_right(size, spacing):
+    check_size("ct-7", Grid(size, spacing, (0.0, 0.0, 0.0)))
+
+
+@pytest.mark.parametrize("value", [1e302, -1e302, 3.5e38, -1e31, 1.7e308])
+def test_values_that_single_precision_does_not_hold(value):
+    sentence(lambda: check_image(changed(value, np.float64), "ct-7"), "ct-7", "no intensities")
+
+
+def test_values_that_differ_less_than_single_precision_tells():
+    one = sitk.GetImageFromArray(1e12 + np.arange(1320.0).reshape(10, 11, 12))
+    sentence(lambda: check_image(one, "ct-7"), "same intensity")
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,34 @@ def test_layers_are_flattened_as_slicer_exports_them(tmp_path):
     assert labels[:, 0, 0].tolist() == [3, 3, 4, 4]
     layered(path, [1, 1])
     sentence(lambda: read_annotation(path), "labelmap")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("off", [6e-10, -7e-10, 2e-7, -2e-7, 1e-5])
+def test_labels_within_rounding_of_whole_numbers(tmp_path, suffix, dtype, off):
+    wanted = np.random.default_rng(0).choice([0, 1, 3, 255, 300, 4095, 65535], (4, 5, 6))
+    values = wanted * (1 + off) if abs(off) < 1e-6 else wanted + off
+    sitk.WriteImage(sitk.GetImageFromArray(values.astype(dtype)), str(tmp_path / f"labels.{suffix}"))
+    read = read_annotation(tmp_path / f"labels.{suffix}")
+    assert np.array_equal(sitk.GetArrayFromImage(read), wanted)
+    assert read.GetPixelID() in (sitk.sitkInt16, sitk.sitkInt32)
+
+
+@pytest.mark.parametrize("value", [0.5, 2.999, 0.001, -0.25, 300.01, 65000.4, np.nan, np.inf, 1e302])
+def test_labels_that_are_no_whole_numbers(tmp_path, value):
+    labels = np.zeros((4, 5, 6))
+    labels[1, 2, 3] = value
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / "labels.nrrd"))
+    sentence(lambda: read_annotation(tmp_path / "labels.nrrd"), "not whole numbers")
+
+
+def test_a_spacing_in_another_unit_is_refused_at_the_header(volume, tmp_path, monkeypatch):
+    def read(self):
+        raise AssertionError("the voxels were read")
+
+    volume.SetSpacing((700.0, 700.0, 3000.0))
+    monkeypatch.setattr(sitk.ImageFileReader, "Execute", read)
+    for suffix in FORMATS:
+        sitk.WriteImage(volume, str(tmp_path / f"scan.{suffix}"))
+        sentence(lambda suffix=suffix: read_image(tmp_path / f"scan.{suffix}"), "check the voxel spacing")
