@@ -165,6 +165,8 @@ def segment(options: argparse.Namespace) -> None:
             )
         write_segmentation(result, target)
         print(f"{target}  {sum(result.seconds.values()):.1f} s")
+        for note in result.notes:
+            print(f"{path.name}: {note}", file=sys.stderr)
         for name, each in (result.probabilities or {}).items():
             write_image(each, shares[path, name])
         if options.uncertainty and result.uncertainty is not None:
