@@ -166,6 +166,8 @@ def _segment_one(
         )
     write_segmentation(result, target, path)
     print(f"{target}  {sum(result.seconds.values()):.1f} s")
+    for note in result.notes:
+        print(f"{path.name}: {note}", file=sys.stderr)
     for name, each in (result.probabilities or {}).items():
         write_image(each, outputs.probabilities[path, name], path)
     if outputs.uncertainty and result.uncertainty is not None:

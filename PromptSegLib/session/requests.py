@@ -65,10 +65,11 @@ def example_values(
 
 
 def segmentation_of(event: Event) -> Segmentation:
-    """The labels of a ``preview`` or ``done``, with their classes and where to look."""
+    """The labels of a ``preview`` or ``done``, with their classes, where to look, and what there is to say of them."""
     labels = grid_of(event.values["grid"]).image(event.arrays["labels"])
     places = tuple((float(x), float(y), float(z)) for x, y, z in event.values.get("places", []))
-    return Segmentation(labels, infos_of(event.values["classes"]), places=places)
+    notes = tuple(str(each) for each in event.values.get("notes", []))
+    return Segmentation(labels, infos_of(event.values["classes"]), places=places, notes=notes)
 
 
 def prompts_of(event: Event) -> Prompts:

@@ -188,7 +188,8 @@ class Results:
         left_out = [*lost, *(info.name for info in classes if info.name not in made)]
         if run.direct:
             without = f" without {', '.join(left_out)}" if left_out else ""
-            return Notice(f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'{without}.")
+            done = f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'{without}."
+            return Notice(" ".join([done, *result.raw.notes]))
         if left_out:
             written, without = ", ".join(made) or "nothing", ", ".join(left_out)
             text = f"Applied {written}; left out, because removed, locked or of another role: {without}."

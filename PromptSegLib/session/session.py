@@ -527,7 +527,7 @@ class Session:
             if run.volume is self._volume():
                 self._places.remember(run.volume, raw.places, requests.map_of(event))
             text = f"Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it."
-            self._end_run(Notice("" if run.direct else text))
+            self._end_run(Notice("" if run.direct else " ".join([text, *raw.notes])))
         self._notice = self._results.arrive(run, raw, prompts, final) or self._notice
         self._changed()
 

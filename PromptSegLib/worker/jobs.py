@@ -9,7 +9,7 @@
 
 Every job also gives device, in words. An example is image (a key), name, grid (of its annotation), background,
 complete, barred. A segmentation is grid, classes and array ``labels`` (cropped to what is not 0), places (world
-points, LPS mm), map_grid and array ``map`` (uncertainty, 0..255).
+points, LPS mm), notes (sentences for the user), map_grid and array ``map`` (uncertainty, 0..255).
 """
 
 from __future__ import annotations
@@ -213,7 +213,12 @@ class Jobs:
 def _packed(result: Segmentation) -> Gives:
     """A segmentation as the values and arrays of a message."""
     grid, labels = packed_labels(result.labels)
-    values: dict[str, Any] = {"grid": grid, "classes": packed_infos(result.classes), "places": result.places}
+    values: dict[str, Any] = {
+        "grid": grid,
+        "classes": packed_infos(result.classes),
+        "places": result.places,
+        "notes": list(result.notes),
+    }
     arrays = {"labels": labels}
     if result.uncertainty is not None:
         values["map_grid"] = grid_values(Grid.of(result.uncertainty))

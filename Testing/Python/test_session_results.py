@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,12 +21,17 @@ from test_scene_looking import add_views
 from tiny import CLASSES
 
 from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.inference.result import Segmentation
+from PromptSegLib.prompts.classes import describe
 from PromptSegLib.scene import links
 from PromptSegLib.scene.placement import to_array
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import load_scene, save_scene
 from PromptSegLib.scene.volumes import image_from_volume
+from PromptSegLib.session import requests
 from PromptSegLib.session.session import Session
+from PromptSegLib.worker import jobs
+from PromptSegLib.worker.client import Event
 
 # Where to look
 
@@ -299,3 +306,15 @@ def test_a_result_that_cannot_be_applied_leaves_nothing_to_undo(desk):
     run(desk.session)
     assert desk.level == "error" and "surface" in desk.notice
     assert desk.session.view().reasons["undo"]
+
+
+def test_what_there_is_to_say_of_a_result_reaches_the_user(desk, monkeypatch):
+    sentence = "Something is unusual about this image."
+    image = Grid((4, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).image(np.ones((2, 3, 4), np.uint8))
+    values, arrays = jobs._packed(Segmentation(image, (describe("ball", 1),), notes=(sentence,)))
+    assert requests.segmentation_of(Event("done", 1, values, arrays)).notes == (sentence,)
+
+    said = requests.segmentation_of
+    monkeypatch.setattr(requests, "segmentation_of", lambda event: replace(said(event), notes=(sentence,)))
+    desk.tune()
+    assert desk.notice.endswith(f"Discard forgets it. {sentence}")
