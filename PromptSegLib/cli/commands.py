@@ -77,7 +77,7 @@ def tune(options: argparse.Namespace) -> None:
             "out."
         )
     from ..tuning.settings import Settings
-    from ..tuning.tuning import tune as tune_prompts
+    from . import sparing
 
     settings = Settings(
         mode=options.mode or (start.mode if start else "decoder"),
@@ -88,7 +88,7 @@ def tune(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     with _progress() as job:
-        prompts = tune_prompts(
+        prompts = sparing.tune(
             examples,
             classes,
             options.model,
@@ -134,10 +134,9 @@ def segment(options: argparse.Namespace) -> None:
     from ..examples.checking import check_strokes
     from ..examples.example import Example
     from ..examples.reading import read_annotation, read_image
-    from ..inference.segmenting import backbone_for
-    from ..inference.segmenting import segment as segment_image
+    from .sparing import Backbones
 
-    backbone = backbone_for(prompts, options.model, options.device)
+    backbones = Backbones(prompts, options.model, options.device)
     for path, target in zip(images, targets):
         image = read_image(path)
         strokes = None
@@ -149,10 +148,9 @@ def segment(options: argparse.Namespace) -> None:
             x0, x1, y0, y1, z0, z1 = options.region
             region = ((x0, y0, z0), (x1, y1, z1))
         with _progress() as job:
-            result = segment_image(
+            result = backbones.segment(
                 prompts,
                 image,
-                backbone,
                 classes=classes,
                 strokes=strokes,
                 grow_strokes=False if options.no_grow else None,

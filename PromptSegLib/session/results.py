@@ -188,7 +188,7 @@ class Results:
         left_out = [*lost, *(info.name for info in classes if info.name not in made)]
         if run.direct:
             without = f" without {', '.join(left_out)}" if left_out else ""
-            return Notice(f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'{without}.")
+            return run.told(f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'{without}.")
         if left_out:
             written, without = ", ".join(made) or "nothing", ", ".join(left_out)
             text = f"Applied {written}; left out, because removed, locked or of another role: {without}."
