@@ -78,7 +78,7 @@ def tune(options: argparse.Namespace) -> None:
             "out."
         )
     from ..tuning.settings import Settings
-    from ..tuning.tuning import tune as tune_prompts
+    from . import sparing
 
     settings = Settings(
         mode=options.mode or (start.mode if start else "decoder"),
@@ -89,7 +89,7 @@ def tune(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     with _progress() as job:
-        prompts = tune_prompts(
+        prompts = sparing.tune(
             examples,
             classes,
             options.model,
@@ -115,18 +115,18 @@ def segment(options: argparse.Namespace) -> None:
         )
     outputs = planned(options, prompts, images, classes)
     with outputs.ready():
-        from ..inference.segmenting import backbone_for
+        from .sparing import Backbones
 
-        backbone = backbone_for(prompts, options.model, options.device)
+        backbones = Backbones(prompts, options.model, options.device)
         for path, target in zip(images, outputs.targets):
-            _segment_one(options, prompts, classes, backbone, path, target, outputs)
+            _segment_one(options, prompts, classes, backbones, path, target, outputs)
 
 
 def _segment_one(
     options: argparse.Namespace,
     prompts: Prompts,
     classes: list[str],
-    backbone: Any,
+    backbones: Any,
     path: Path,
     target: Path,
     outputs: Outputs,
@@ -136,7 +136,6 @@ def _segment_one(
     from ..examples.example import Example
     from ..examples.pairs import read_pair
     from ..examples.reading import read_image
-    from ..inference.segmenting import segment as segment_image
     from ..inference.writing import write_image, write_segmentation
 
     strokes, region = None, None
@@ -150,10 +149,9 @@ def _segment_one(
         x0, x1, y0, y1, z0, z1 = options.region
         region = ((x0, y0, z0), (x1, y1, z1))
     with _progress() as job:
-        result = segment_image(
+        result = backbones.segment(
             prompts,
             image,
-            backbone,
             classes=classes,
             strokes=strokes,
             grow_strokes=False if options.no_grow else None,

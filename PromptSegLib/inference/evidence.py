@@ -17,7 +17,6 @@ from ..progress import Job
 from ..prompts.store import Prompts
 from .tiling import OVERLAP, Extents, overlaps, starts, steps
 
-SLAB_BYTES = 512 * 2**20
 FLAT = 1e-3
 ABSENT = -20.0  # evidence where a tile holds nothing but one intensity (air outside the body)
 
@@ -85,7 +84,7 @@ def evidence(
     count = len(rows)
     plane = array.shape[1] * array.shape[2] * count * 4
     step = step or steps(array.shape, backbone.tile, overlap)
-    slabs = _slabs(array.shape, backbone.tile, step, int(SLAB_BYTES // plane))
+    slabs = _slabs(array.shape, backbone.tile, step, int(backbone.slab_bytes // plane))
     shapes = [(outer[1] - outer[0], *array.shape[1:]) for outer, _ in slabs]
     total = sum(len(starts(shape, backbone.tile, step)) for shape in shapes)
     result = np.empty((count, *array.shape), np.float16)

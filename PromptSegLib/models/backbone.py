@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, is_out_of_memory
 from ..examples.preprocessing import Preprocessing
 from ..files import replacing
 from ..network.config import NetworkConfig
@@ -29,6 +29,7 @@ class Backbone:
     """A network in evaluation mode whose parameters and buffers never change.
 
     :param tile: extents (z, y, x), voxels, of the tiles it is applied to.
+    :param slab_bytes: how much evidence of all classes is blended at once, float32.
     :param shipped: prompts of the classes it was pretrained on, or None.
     """
 
@@ -40,6 +41,7 @@ class Backbone:
     device: torch.device
     card: dict[str, Any] = field(repr=False)
     shipped: Optional[Prompts] = field(default=None, repr=False)
+    slab_bytes: int = field(default=512 * 2**20, repr=False)
 
     @property
     def config(self) -> NetworkConfig:
@@ -95,6 +97,8 @@ def load_model(model: Optional[str] = None, device: str = "auto") -> Backbone:
         ArithmeticError,
         RuntimeError,
     ) as error:
+        if is_out_of_memory(error):
+            raise
         raise PromptSegError(f"{entry.path} is not a PromptSeg backbone, or it is damaged; choose another.") from error
     net.eval().requires_grad_(False).to(place)
     sha256 = sha256_of(entry.path)

@@ -189,7 +189,7 @@ class Results:
         if run.direct:
             without = f" without {', '.join(left_out)}" if left_out else ""
             done = f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'{without}."
-            return Notice(" ".join([done, *result.raw.notes]))
+            return run.told(" ".join([done, *result.raw.notes]))
         if left_out:
             written, without = ", ".join(made) or "nothing", ", ".join(left_out)
             text = f"Applied {written}; left out, because removed, locked or of another role: {without}."

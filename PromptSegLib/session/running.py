@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Generic, Mapping, Optional, TypeVar
 
+from .view import Notice
+
 Result = TypeVar("Result")
 
 
@@ -66,6 +68,7 @@ class Run:
     tag: str = ""  # of the segmentation's last result at that time
     made: Any = None  # a segmentation node made for this job; goes when nothing comes of it
     worker: Any = None
+    note: str = ""  # what the user should know of how it was computed
     stage: str = "preparing"
     share: float = 0.0
     curve: list[tuple[float, float, float]] = field(default_factory=list)
@@ -88,6 +91,10 @@ class Run:
             self.curve.append(
                 (self.share, self._smooth("loss", float(figures["loss"])), self._smooth("agree", agreement))
             )
+
+    def told(self, text: str) -> Notice:
+        """What to say at its end."""
+        return Notice(f"{text} {self.note}", "warning") if self.note else Notice(text)
 
     def _smooth(self, name: str, value: float) -> float:
         """A running mean: a step looks at one crop, and crops differ more than steps do."""

@@ -484,7 +484,7 @@ class Session:
         run = self._run
         if event.kind == GONE:
             if run is not None and run.worker is worker:
-                self._fail(event.message or "The worker ended; nothing is lost, click again.")
+                self._fail(event.message or "The worker ended; nothing is lost, click again.", keep=True)
             return
         if run is None or run.worker is not worker or run.job != event.job:
             return
@@ -498,14 +498,18 @@ class Session:
             self._forget_made(run)
             self._end_run(Notice(f"'{run.volume.GetName()}' was left out: {event.message}", "error"))
         elif event.kind in ("refused", "failed"):
-            self._fail(event.message)
+            self._fail(event.message, keep=event.kind == "failed")
         elif event.kind == "cancelled":
             self._end_run(Notice("Cancelled; nothing was changed."))
 
-    def _fail(self, message: str) -> None:
-        """The job has come to nothing: the scene is as it was before it."""
+    def _fail(self, message: str, keep: bool = False) -> None:
+        """The job has come to nothing: the scene is as it was before it.
+
+        :param keep: leave the preview, which is as good as it was: what went wrong has nothing to do with it.
+        """
         self._queue.clear()
-        self._results.drop()
+        if not keep:
+            self._results.drop()
         if self._run is not None:
             self._forget_made(self._run)
         self._end_run(Notice(message, "error"))
@@ -522,12 +526,13 @@ class Session:
             return
         prompts = requests.prompts_of(event) if "prompts" in event.arrays else run.prompts
         raw, final = requests.segmentation_of(event), event.kind == "done"
+        run.note = str(event.values.get("note", ""))
         if final:
             seconds = time.monotonic() - run.began
             if run.volume is self._volume():
                 self._places.remember(run.volume, raw.places, requests.map_of(event))
             text = f"Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it."
-            self._end_run(Notice("" if run.direct else " ".join([text, *raw.notes])))
+            self._end_run(Notice() if run.direct else run.told(" ".join([text, *raw.notes])))
         self._notice = self._results.arrive(run, raw, prompts, final) or self._notice
         self._changed()
 

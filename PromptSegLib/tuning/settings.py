@@ -24,6 +24,7 @@ class Settings:
         what was tuned. A few strokes of one patient teach that patient: between the two, prompts are better on it
         and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).
     :param token_steps: full-batch steps on the output tokens alone, before the decoder is run again.
+    :param crops: of all examples together at most, but one more than there are classes of each.
     """
 
     mode: str = "decoder"
@@ -37,6 +38,7 @@ class Settings:
     average: float = 0.95
     trust: float = 0.5
     seed: int = 0
+    crops: int = 24
 
     def checked(self) -> Settings:
         """Fill in the default budget; raises :class:`PromptSegError` for values that make no sense."""

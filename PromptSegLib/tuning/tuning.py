@@ -32,8 +32,6 @@ from .settings import Settings
 from .tuner import Previews, Tuner
 from .warm_start import Beginning, warm_start
 
-MAX_CROPS = 24
-
 
 def tune(
     examples: Sequence[Example],
@@ -83,21 +81,15 @@ def tune(
     generator = torch.Generator().manual_seed(settings.seed)
 
     crops, shapes = [], []
-    carried = _carried(start, classes) if keep_strokes and start is not None else []
-    kept: list[Strokes] = []
     for index, example in enumerate(examples):
         job.part(0.0, 0.05).report("reading examples", index / len(examples))
         check_extent(Grid.of(example.image), backbone.preprocessing.spacing, example.name)
         volume = workspace.volume(example.image, backbone.preprocessing)
         labels = labels_on_grid(example, classes, volume.grid)
-        limit = max(MAX_CROPS // len(examples), len(classes) + 1)
+        limit = max(settings.crops // len(examples), len(classes) + 1)
         crops += cover(volume.array, labels, backbone.tile, limit, rng)
         shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
-        if keep_strokes and (carried or not example.complete):
-            image, strokes = _strokes(example, classes, start, workspace)
-            kept += [strokes] if strokes else []
-            # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
-            carried = [each for each in carried if each.image != image]
+    strokes = strokes_to_keep(examples, classes, start, workspace) if keep_strokes else []
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
     _check_seen(crops, classes, backbone.preprocessing.spacing)
@@ -128,7 +120,7 @@ def tune(
             "device": str(backbone.device),
             "versions": {"torch": torch.__version__, "monai": monai.__version__, "python": platform.python_version()},
         }
-        return _assemble(backbone, settings, infos, state, record, start, [*carried, *kept])
+        return _assemble(backbone, settings, infos, state, record, start, strokes)
 
     def look() -> None:
         if on_preview:
@@ -172,6 +164,21 @@ def _check_seen(crops: Sequence[Crop], classes: Mapping[str, int], spacing: Sequ
             f"What is painted of {', '.join(gone)} disappears among other strokes on the model's voxels of {voxel} mm; "
             "paint more of it, or less close to others, and check the voxel spacing of the image."
         )
+
+
+def strokes_to_keep(
+    examples: Sequence[Example], classes: Mapping[str, int], start: Optional[Prompts], workspace: Workspace
+) -> list[Strokes]:
+    """The strokes that prompts carry: those of the examples, and those of ``start`` that they do not replace."""
+    carried = _carried(start, classes) if start is not None else []
+    kept: list[Strokes] = []
+    for example in examples:
+        if carried or not example.complete:
+            image, strokes = _strokes(example, classes, start, workspace)
+            kept += [strokes] if strokes else []
+            # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
+            carried = [each for each in carried if each.image != image]
+    return [*carried, *kept]
 
 
 def _carried(start: Prompts, classes: Mapping[str, int]) -> list[Strokes]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import shutil
+import signal
 import subprocess
 import threading
 from collections import deque
@@ -71,7 +73,8 @@ class Worker:
         self._folder: Optional[Path] = None
         self._known: set[str] = set()
         self._last = 0
-        self._told_memory = self._greeted = self._other_version = self._unreadable = False
+        self._told_memory = self._greeted = self._other_version = self._unreadable = self._farewell = False
+        self._own_pid: Optional[int] = None  # the worker's, where a launcher is what we started
         self._ending = threading.Event()
         self.gone = False
         threading.Thread(target=self._run, daemon=True).start()
@@ -83,7 +86,8 @@ class Worker:
 
     @property
     def pid(self) -> Optional[int]:
-        return self._process.pid if self._process else None
+        """The worker's own process, once it has said which it is; until then, the one that was started."""
+        return self._own_pid or (self._process.pid if self._process else None)
 
     def submit(
         self,
@@ -121,10 +125,18 @@ class Worker:
         self._ending.set()
         self.gone = True
         if self._process is not None:
-            self._process.kill()
+            self._kill()
         if self._folder is not None:  # here too: the application may end before the thread does
             shutil.rmtree(self._folder, ignore_errors=True)
         self._outbox.put(None)
+
+    def _kill(self) -> None:
+        """End the process, and what it launched."""
+        assert self._process
+        if self._own_pid not in (None, self._process.pid) and self._process.poll() is None:
+            with contextlib.suppress(OSError):  # its launcher waits for it, so the number is still its own
+                os.kill(self._own_pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        self._process.kill()
 
     def _run(self) -> None:
         """The life of the process: start, send, and what is left to say at its end."""
@@ -192,15 +204,21 @@ class Worker:
                 self._process.wait(_ENDING)  # it may be ending by itself, with a reason of its own
             except subprocess.TimeoutExpired:
                 self._unreadable = True
-                self._process.kill()
+                self._kill()
         self._outbox.put(None)
 
     def _take(self, message: Message) -> None:
         if message.kind == "hello":
             self._greeted = True
+            number = message.values.get("pid")
+            if self.place == "this machine" and type(number) is int and number > 1:
+                self._own_pid = number
             if message.values.get("version") != VERSION:
                 self._other_version = True
                 raise ProtocolError(f"it speaks version {message.values.get('version')}, not {VERSION}")
+            return
+        if message.kind == "farewell":
+            self._farewell = True
             return
         if message.kind == "failed" and message.values.get("memory"):
             self._told_memory = True
@@ -221,9 +239,14 @@ class Worker:
             return f"No worker could be started on {self.place} ({last}); try ssh {self.place} in a terminal first."
         if self._unreadable:
             return "The worker's answer could not be read; nothing is lost, click again to start a fresh one."
-        if code in (-9, 137):
+        if code in (-9, 137) or self._vanished:
             return (
                 "The worker was ended from outside, most likely because the machine ran out of memory; "
+                "nothing is lost, close other programs or crop the volume and click again."
+            )
+        if "bad_alloc" in self.log:  # where C++ cannot tell its caller, it aborts
+            return (
+                "The worker ended because the machine ran out of memory; "
                 "nothing is lost, close other programs or crop the volume and click again."
             )
         if not self._greeted and "No module named" in self.log:
@@ -232,6 +255,18 @@ class Worker:
         if self.place != "this machine":
             return f"The connection to {self.place} was lost (exit code {code}); nothing is lost here, click again."
         return f"The worker ended unexpectedly (exit code {code}); nothing is lost, click again to start a fresh one."
+
+    @property
+    def _vanished(self) -> bool:
+        """Whether the worker behind a launcher ended without a word.
+
+        A launcher's exit code is its own (PythonSlicer's is 1, whatever signal ended the worker). But a worker says
+        farewell when it ends by itself, and a crash leaves its traceback in the log: what says nothing was killed.
+        Before the greeting there are only the words of Slicer's launcher.
+        """
+        if "Fatal Python error" in self.log or self._farewell or self._process is None:
+            return False
+        return "exit abnormally" in self.log or self._own_pid not in (None, self._process.pid)
 
     def _end(self, message: str) -> None:
         self.gone = True

@@ -7,7 +7,8 @@
              segmentation and, but for the first look, array ``prompts``.
 ``segment``  model, device, image, array ``prompts``, optionally strokes (as an example) and array ``annotation0``.
 
-Every job also gives device, in words. An example is image (a key), name, grid (of its annotation), background,
+Every job also gives device, in words, and note, a sentence, where memory was short and it was done with less (see
+:mod:`.thrift`). An example is image (a key), name, grid (of its annotation), background,
 complete, barred. A segmentation is grid, classes and array ``labels`` (cropped to what is not 0), places (world
 points, LPS mm), notes (sentences for the user), map_grid and array ``map`` (uncertainty, 0..255).
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import Any, Callable, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Mapping, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -30,6 +31,7 @@ from ..progress import Job
 from ..prompts.classes import ClassInfo, describe
 from .messages import Message
 from .packing import grid_of, grid_values, infos_of, packed_infos, packed_labels, packed_prompts, prompts_of
+from .thrift import Thrift, sparingly
 
 Gives = tuple[dict[str, Any], dict[str, np.ndarray]]
 Emit = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
@@ -45,6 +47,9 @@ class Jobs:
         self._images: dict[str, Union[Message, sitk.Image]] = {}
         self._backbones: dict[tuple[str, str], Any] = {}
         self._workspace: Any = None
+        self._thrift = Thrift()
+        self._began = 0.0
+        self._tuned: Any = None  # prompts of the running job: memory that runs out afterwards does not cost them
 
     def add_image(self, message: Message) -> None:
         """Keep an image as it came; it is built by the first job that names it, which also tells what is wrong."""
@@ -58,8 +63,28 @@ class Jobs:
         name = message.values["name"]
         if name not in steps:
             raise PromptSegError(f"The worker does not know the job {name!r}; update PromptSeg on both machines.")
-        gives, arrays = steps[name](message.values, message.arrays, job, emit)
-        return {"device": self._device(), **gives}, arrays
+
+        def attempt(thrift: Thrift) -> Gives:
+            self._thrift = thrift
+            return steps[name](message.values, message.arrays, job, emit)
+
+        self._began, self._tuned = time.monotonic(), None
+        try:
+            (gives, arrays), thrift = sparingly(attempt, job, lambda: self._on_gpu(message.values), self._release)
+        finally:
+            if not self._thrift.caches:
+                self._release()  # the next job, perhaps on another volume, begins as usual
+            self._thrift, self._tuned = Thrift(), None
+        return {"device": self._device(), **({"note": thrift.note} if thrift.note else {}), **gives}, arrays
+
+    def _on_gpu(self, values: Mapping) -> bool:
+        from ..models.backbone import choose_device
+
+        return choose_device(str(values.get("device") or "auto")).type != "cpu"
+
+    def _release(self) -> None:
+        """Let go of all that was computed for later."""
+        self._workspace = None
 
     def _device(self) -> str:
         """Where the jobs are computed, in the user's words."""
@@ -79,19 +104,20 @@ class Jobs:
         backbone = self._backbone(values, job)
         image = self._image(values["image"])
         check_image(image, "The volume")
+        if not self._thrift.caches:
+            return {}, {}  # nothing could be kept of it
         volume = self._workspace.volume(image, backbone.preprocessing)
         sweep(backbone, volume.array, self._workspace.maps(image, backbone), job)
         return {}, {}
 
     def _tune(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
         from ..examples.checking import check_examples
-        from ..tuning.settings import Settings
-        from ..tuning.tuning import tune
+        from ..tuning.parts import without
 
         backbone = self._backbone(values, job.part(0.0, 0.02))
         examples = [self._example(each, arrays, index) for index, each in enumerate(values["examples"])]
         # Strokes of classes that are not tuned now are known not to be those that are.
-        teaching = [_as_background(each, values.get("others", [])) for each in examples]
+        teaching = [without(each, values.get("others", [])) for each in examples]
         classes = {str(name): int(value) for name, value in values["classes"].items()}
         start = prompts_of(arrays["start"]) if "start" in arrays else None
         check_examples(teaching, classes)  # before anything is shown
@@ -104,7 +130,7 @@ class Jobs:
 
         appearance = {info.name: info for info in infos_of(values.get("appearance", []))}
         began, looked = time.monotonic(), None
-        if values.get("previews", True):
+        if values.get("previews", True) and self._tuned is None:
             if start is not None and all(name in start.names for name in classes):
                 preview(start)
             else:
@@ -112,20 +138,36 @@ class Jobs:
                 infos = [replace(shown[name], value=value) for name, value in classes.items()]
                 self._look(backbone, examples[0], infos, silent, emit)
             looked = time.monotonic() - began
-        prompts = tune(
-            teaching,
-            classes,
-            backbone,
-            start=start,
-            settings=Settings(**values.get("settings", {})),
-            appearance=appearance,
-            job=job.part(0.02, 0.85),
-            on_preview=preview if values.get("previews", True) else None,
-            looked=looked,
-            workspace=self._workspace,
-        )
+        if self._tuned is None:
+            on_preview = preview if values.get("previews", True) else None
+            self._tuned = self._tuned_by(
+                values, backbone, teaching, classes, start, appearance, job.part(0.02, 0.85), on_preview, looked
+            )
+        prompts = self._tuned
         gives, labels = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
         return gives, {**labels, "prompts": packed_prompts(prompts)}
+
+    def _tuned_by(self, values, backbone, examples, classes, start, appearance, job, on_preview, looked) -> Any:
+        """Prompts tuned with as many classes at once as memory is thought to hold."""
+        from ..tuning.parts import tune_in_parts
+        from ..tuning.tuning import tune
+
+        given = {"start": start, "appearance": appearance, "job": job, "workspace": self._workspace}
+        parts = [{name: classes[name] for name in part} for part in self._thrift.parts_of(list(classes))]
+        settings = self._settings(values)
+        if len(parts) > 1:
+            return tune_in_parts(examples, parts, backbone, settings=settings, **given)
+        return tune(examples, classes, backbone, settings=settings, on_preview=on_preview, looked=looked, **given)
+
+    def _settings(self, values: Mapping) -> Any:
+        """How to tune; another attempt has what is left of the time, or at least half of it."""
+        from ..tuning.settings import Settings
+
+        settings, thrift = Settings(**values.get("settings", {})), self._thrift
+        if thrift.words and settings.seconds is not None:
+            left = settings.seconds - (time.monotonic() - self._began)
+            settings = replace(settings, seconds=max(left, settings.seconds / 2))
+        return settings if thrift.crops is None else replace(settings, crops=min(settings.crops, thrift.crops))
 
     def _look(self, backbone, example: Example, infos: list[ClassInfo], job: Job, emit: Emit) -> None:
         """Send the first look, if the model ships something to look with."""
@@ -170,7 +212,7 @@ class Jobs:
             around=self._around(backbone, image) if around else None,
             uncertainty_wanted=not around,
             coarse_maps=True,
-            quick=around,
+            quick=around or self._thrift.coarse,
             job=job,
             name=example.name if example else "The volume",
             workspace=self._workspace,
@@ -183,11 +225,14 @@ class Jobs:
         from ..models.backbone import load_model
         from ..models.workspace import Workspace
 
-        key = (str(values.get("model") or ""), str(values.get("device") or "auto"))
+        device = "cpu" if self._thrift.cpu else str(values.get("device") or "auto")
+        key = (str(values.get("model") or ""), device)
         if key not in self._backbones:
+            self._backbones, self._workspace = {}, None  # before the next needs the memory
             self._backbones = {key: load_model(key[0] or None, key[1])}
-            self._workspace = Workspace()
-        return self._backbones[key]
+        if self._workspace is None:
+            self._workspace = Workspace() if self._thrift.caches else Workspace(0)
+        return self._thrift.backbone(self._backbones[key])
 
     def _image(self, key: str) -> sitk.Image:
         if key not in self._images:
@@ -225,14 +270,6 @@ def _packed(result: Segmentation) -> Gives:
         unsure = sitk.GetArrayViewFromImage(result.uncertainty)
         arrays["map"] = np.round(np.clip(unsure, 0, 1) * 255).astype(np.uint8)
     return values, arrays
-
-
-def _as_background(example: Example, values: Sequence[int]) -> Example:
-    """The example with some values painted as known background."""
-    if not values or example.background is None:
-        return example
-    changed = sitk.ChangeLabel(example.annotation, {int(value): float(example.background) for value in values})
-    return replace(example, annotation=changed)
 
 
 def threads_wanted() -> int:

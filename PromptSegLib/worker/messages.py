@@ -18,6 +18,7 @@ from the worker
     ``refused`` job, message: one sentence for the user; the worker goes on.
     ``failed``  job, message, details: something that should not happen; the worker goes on, unless ``memory``
                 is true: it ends, so that its memory is free, and a fresh one must be started.
+    ``farewell`` the last message of a worker that ends by itself; one that was killed says nothing.
 
 The worker ends when its input ends, so it never outlives the application. Arrays lie in files of a folder
 that both sides see (shared memory, where the system has a folder for it); without one, as over ssh, inside the

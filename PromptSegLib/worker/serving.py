@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import platform
 import queue
@@ -33,7 +35,15 @@ def serve_standard_streams(folder: Optional[Path] = None) -> None:
     sys.stdout = sys.stderr
     if hasattr(os, "nice"):
         os.nice(_NICE)
-    serve(Channel(sys.stdin.buffer, writer, folder), folder)
+    faulthandler.enable(sys.stderr)  # a crash says so, also where a launcher hides the signal
+    channel = Channel(sys.stdin.buffer, writer, folder)
+    try:
+        serve(channel, folder)
+    except BaseException as error:  # a library that wants to exit, too
+        print(traceback.format_exc(), file=sys.stderr, flush=True)
+        _say_farewell(channel)
+        # Not by raising: at its end, Python would wait for the thread that reads, and abort.
+        os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
 
 
 def serve(channel: Channel, folder: Optional[Path] = None) -> None:
@@ -57,6 +67,7 @@ def serve(channel: Channel, folder: Optional[Path] = None) -> None:
                     waiting.put(message)
         except Exception as error:  # whatever it is: a worker that no longer listens would never end
             print(f"The worker ends: {error or type(error).__name__}", file=sys.stderr, flush=True)
+            _say_farewell(channel)
             os._exit(3)
 
     threading.Thread(target=read, daemon=True).start()
@@ -72,6 +83,12 @@ def serve(channel: Channel, folder: Optional[Path] = None) -> None:
                 print(f"The worker ignores a message of kind {message.kind!r}", file=sys.stderr, flush=True)
         except OSError:  # nobody listens any more
             _leave(folder)
+
+
+def _say_farewell(channel: Channel) -> None:
+    """Tell that this process ends by itself."""
+    with contextlib.suppress(OSError, ValueError):
+        channel.send("farewell")
 
 
 def _leave(folder: Optional[Path]) -> NoReturn:
@@ -115,6 +132,7 @@ def _do(jobs: Jobs, message: Message, channel: Channel, cancelled: set[int]) -> 
         sentence = OUT_OF_MEMORY if memory else f"The worker could not finish ({type(error).__name__}: {error})."
         channel.send("failed", job=number, message=sentence, details=details, memory=memory)
         if memory:
+            _say_farewell(channel)
             os._exit(4)
     finally:
         cancelled.discard(number)

@@ -130,16 +130,14 @@ def test_values_above_255_widen_the_labels(backbone):
 def test_slabs_bound_memory_and_change_nothing(backbone, prompts, monkeypatch, overlap):
     volume = Volume.of(phantom()[0], backbone.preprocessing).array
     array = np.concatenate([volume, volume[::-1]] * 3)
-    monkeypatch.setattr(evidence_module, "SLAB_BYTES", 2**40)
-    whole = evidence(backbone, prompts, array, overlap=overlap)
-    monkeypatch.setattr(evidence_module, "SLAB_BYTES", 1)
+    whole = evidence(replace(backbone, slab_bytes=2**40), prompts, array, overlap=overlap)
     shapes, inferer = [], evidence_module.sliding_window_inference
     monkeypatch.setattr(
         evidence_module,
         "sliding_window_inference",
         lambda inputs, *words, **more: shapes.append(inputs.shape[2]) or inferer(inputs, *words, **more),
     )
-    pieces = evidence(backbone, prompts, array, overlap=overlap)
+    pieces = evidence(replace(backbone, slab_bytes=1), prompts, array, overlap=overlap)
     assert len(shapes) > 2 and max(shapes) <= 3 * backbone.tile[0]
     assert np.array_equal(pieces, whole)
 

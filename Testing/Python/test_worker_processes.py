@@ -220,6 +220,79 @@ def test_a_worker_that_ends_by_itself_says_so(stand_in, code):
     )
 
 
+# As PythonSlicer does: the worker is its child, and whatever signal ends that, the exit code is 1.
+LAUNCHER = """#!{python}
+import subprocess, sys
+code = subprocess.call([{python!r}, *sys.argv[1:]])
+if code < 0:
+    print("error: [python-real] exit abnormally - Report the problem.", file=sys.stderr)
+sys.exit(code if code >= 0 else {code})
+"""
+
+
+@pytest.fixture
+def launched(stand_in, tmp_path) -> Callable:
+    """Workers behind a launcher, which gives a code of its own for a child that a signal ended."""
+    started = []
+
+    def start(patch: str = "", code: int = 1) -> Driven:
+        launcher = tmp_path / f"launcher{len(started)}"
+        launcher.write_text(LAUNCHER.format(python=sys.executable, code=code))
+        launcher.chmod(0o755)
+        command = stand_in.command_of(patch)
+        started.append(Driven(lambda folder: [str(launcher), *command(folder)[1:]], environment(1)))
+        return started[-1]
+
+    yield start
+    for driven in started:
+        driven.worker.kill()
+        eventually(lambda each=driven: each.worker.pid is None or not is_running(each.worker.pid))
+
+
+@pytest.mark.parametrize("code", [1, 247, 255, 137])
+@pytest.mark.parametrize("moment", ["idle", "working", "stuck"])
+def test_a_worker_killed_behind_a_launcher_says_the_same_as_without(launched, moment, code):
+    driven = launched(code=code)
+    own = driven.last("done", driven.worker.submit("echo", {})).values["pid"]
+    assert own == driven.worker.pid != driven.worker._process.pid
+    if moment != "idle":
+        driven.until("report", driven.worker.submit("endless" if moment == "working" else "stuck", {}))
+    os.kill(own, signal.SIGKILL)
+    message = driven.end()
+    assert message.startswith("The worker was ended from outside, most likely because the machine ran out of memory;")
+    assert "nothing is lost" in message
+
+
+def test_a_worker_killed_behind_a_launcher_before_it_greets_is_told(launched):
+    driven = launched(f"os.kill(os.getpid(), {signal.SIGKILL})")
+    assert driven.end().startswith("The worker was ended from outside")
+
+
+@pytest.mark.parametrize(
+    "last, words",
+    [
+        ("os.kill(os.getpid(), 11)", "ended unexpectedly (exit code 1)"),
+        ("os.abort()", "ended unexpectedly (exit code 1)"),
+        ("sys.exit(7)", "ended unexpectedly (exit code 7)"),
+        ("print('terminate called: std::bad_alloc'); os.abort()", "because the machine ran out of memory"),
+    ],
+)
+def test_a_worker_that_falls_behind_a_launcher_was_not_ended_from_outside(launched, last, words):
+    driven = launched(f"def fall(self, message, job):\n    {last}\n")
+    driven.worker.submit("fall", {})
+    message = driven.end()
+    assert words in message and "from outside" not in message and "nothing is lost" in message
+
+
+def test_kill_ends_what_a_launcher_started(launched):
+    driven = launched()
+    driven.until("report", driven.worker.submit("stuck", {}))
+    own, launcher = driven.worker.pid, driven.worker._process.pid
+    driven.worker.kill()
+    assert driven.end() == ""
+    eventually(lambda: not is_running(own) and not is_running(launcher))
+
+
 @pytest.mark.parametrize("moment", ["at once", "idle", "working"])
 def test_kill_ends_the_process_and_says_nothing(stand_in, moment):
     driven = stand_in()
