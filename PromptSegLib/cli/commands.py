@@ -107,9 +107,7 @@ def segment(options: argparse.Namespace) -> None:
 
     prompts = Prompts.load(_prompts_file(options.prompts))
     images = [Path(image) for image in options.images]
-    classes = list(dict.fromkeys(options.classes or prompts.names))
-    for name in classes:
-        prompts.find(name)
+    classes = list(dict.fromkeys(prompts.find(name).info.name for name in options.classes or prompts.names))
     if options.uncertainty and not options.uncertainty.endswith(SUFFIXES):
         raise PromptSegError(f"The uncertainty is written as {', '.join(SUFFIXES[1:])}; {options.uncertainty} is not.")
     if len(images) > 1 and (options.strokes or options.region or options.uncertainty):

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..prompts.classes import MAX_CLASSES, MAX_VALUE, is_name
+from ..prompts.classes import MAX_CLASSES, MAX_VALUE, check_names, is_name
 from .annotation import UNKNOWN, label_blocks
 from .example import Example
 from .geometry import Grid
@@ -134,6 +134,7 @@ def check_classes(classes: Mapping[str, int], background: int | None = None) -> 
             )
     if len(classes) > MAX_CLASSES:
         raise PromptSegError(f"There are {len(classes)} classes; give at most {MAX_CLASSES}.")
+    check_names(classes)
     owner: dict[int, str] = {}
     for name, value in classes.items():
         if value in owner:

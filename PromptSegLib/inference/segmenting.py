@@ -90,7 +90,7 @@ def segment(
     if not isinstance(prompts, Prompts):
         prompts = Prompts.load(Path(prompts))
     check_image(image, name)
-    chosen = list(classes) if classes is not None else prompts.names
+    chosen = [prompts.find(each).info.name for each in classes] if classes is not None else prompts.names
     kept = prompts.only(chosen)
     backbone = backbone_for(prompts, model, device)
     infos = [each.info for each in kept.active]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import asdict, dataclass
-from typing import Optional, Sequence, cast
+from typing import Iterable, Optional, Sequence, cast
+
+from ..errors import PromptSegError
 
 MAX_CLASSES = 255
 MAX_VALUE = 65535
@@ -41,7 +44,65 @@ class ClassInfo:
 
 def is_name(name: object) -> bool:
     """Whether a class can have this name: text of one line, neither empty nor very long."""
-    return isinstance(name, str) and bool(name.strip()) and len(name) <= _MAX_NAME and name.isprintable()
+    return isinstance(name, str) and len(name) <= _MAX_NAME and name.isprintable() and bool(canonical_name(name))
+
+
+# Letters without a mark of their own, beside Unicode's format characters (zero-width, direction, soft hyphen).
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+# Compatibility forms that look like what they stand for; superscripts, fractions and circled digits do not.
+_SAME_LOOK = ("<compat>", "<noBreak>", "<wide>", "<narrow>", "<isolated>", "<initial>", "<medial>", "<final>")
+# Letters of other alphabets, dashes and quotes that a reader takes for the plain ones on their right.
+_TWINS = {
+    "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425": "ABESIJKMHOPCTYX",
+    "\u0430\u0435\u0455\u0456\u0458\u043e\u0440\u0441\u0443\u0445": "aesijopcyx",  # Cyrillic, as the line before
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf": "ABEZHIKMNOPTYXo",
+    "\u2010\u2212\u2018\u2019\u02bc\u2800": "--''' ",
+}
+_PLAIN = {ord(letter): plain for letters, plains in _TWINS.items() for letter, plain in zip(letters, plains)}
+
+
+def canonical_name(text: str) -> str:
+    """What two names that look the same have in common; for comparisons, never to be shown.
+
+    Letters are composed (NFC), blanks of every kind are one blank and none at the ends, what has no mark of its own
+    (zero-width characters, selectors, soft hyphens) is left out, and letters that a reader cannot tell from Latin
+    ones are these. Upper and lower case stay different, as everywhere in PromptSeg.
+    """
+    letters = (_looks(letter) for letter in unicodedata.normalize("NFC", text))
+    return " ".join(unicodedata.normalize("NFC", "".join(letters)).translate(_PLAIN).split())
+
+
+def _looks(letter: str) -> str:
+    """A letter in the simpler ones that look like it; nothing for one that cannot be seen."""
+    if letter.isascii():
+        return letter
+    if letter in _INVISIBLE or unicodedata.category(letter) == "Cf":
+        return ""
+    if "VARIATION SELECTOR" in unicodedata.name(letter, ""):
+        return ""
+    kind, _, codes = unicodedata.decomposition(letter).partition(" ")
+    return "".join(chr(int(code, 16)) for code in codes.split()) if kind in _SAME_LOOK else letter
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether a reader cannot tell two names apart."""
+    return canonical_name(one) == canonical_name(other)
+
+
+def matching_name(name: str, names: Iterable[str]) -> Optional[str]:
+    """The one of ``names`` that is ``name``, or else the first that looks the same; None if there is none."""
+    names = list(names)
+    return name if name in names else next((each for each in names if same_name(each, name)), None)
+
+
+def check_names(names: Iterable[str], what: str = "classes") -> None:
+    """Raise :class:`PromptSegError` if two names look the same; ``what`` they are names of."""
+    seen = set()
+    for name in names:
+        key = canonical_name(name)
+        if key in seen:
+            raise PromptSegError(f"Two {what} are called {name.strip()}; give each its own name.")
+        seen.add(key)
 
 
 # Organ -> (code, meaning, colour in 0..255, modifier), SNOMED CT; codes and wording as in Slicer's
@@ -81,7 +142,7 @@ def is_one_body(name: str) -> bool:
 
 
 def _key(name: str) -> str:
-    return name.strip().lower().replace("_", " ").replace("oesophagus", "esophagus")
+    return canonical_name(name).lower().replace("_", " ").replace("oesophagus", "esophagus")
 
 
 def describe(name: str, value: int, taken: Sequence[ClassInfo] = (), color: Optional[Sequence[float]] = None):

@@ -19,7 +19,7 @@ from ..errors import PromptSegError
 from ..examples.preprocessing import Preprocessing
 from ..files import replacing
 from ..network.config import METHODS, MODES, NetworkConfig, outputs_of
-from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, is_name
+from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, canonical_name, check_names, is_name, matching_name
 from .strokes import MAX_BYTES, Strokes, is_sha256
 
 FORMAT = 1
@@ -92,9 +92,10 @@ class Prompts:
         return [tuple(each for each in self.classes if each.group == group) for group in order]
 
     def find(self, name: str) -> ClassPrompts:
-        """The class of that name; raises :class:`PromptSegError` naming those there are."""
+        """The class of that name, or one that looks the same; raises :class:`PromptSegError` naming those there are."""
+        found = matching_name(name, self.names)
         for each in self.active:
-            if each.info.name == name:
+            if each.info.name == found:
                 return each
         raise PromptSegError(f"There is no class {name!r} in these prompts; they hold {', '.join(self.names)}.")
 
@@ -105,8 +106,9 @@ class Prompts:
 
     def renamed(self, names: Mapping[str, str]) -> Prompts:
         """These prompts with classes called otherwise (old name -> new); raises for a name that is there already."""
-        wanted = [names.get(each, each) for each in self.names]
-        if len(set(wanted)) < len(wanted):
+        wanted = [canonical_name(names[each]) for each in self.names if each in names]
+        others = {canonical_name(each) for each in self.names if each not in names}
+        if len(set(wanted)) < len(wanted) or others & set(wanted):
             raise PromptSegError("Two classes of these prompts would have the same name; give each its own.")
 
         def called(each: ClassPrompts) -> ClassPrompts:
@@ -115,6 +117,12 @@ class Prompts:
             return replace(each, info=replace(each.info, name=names[each.info.name]))
 
         return replace(self, classes=tuple(called(each) for each in self.classes))
+
+    def called(self, names: Iterable[str]) -> Prompts:
+        """These prompts with the classes that look like one of ``names`` called exactly that."""
+        own = set(self.names)
+        found = {matching_name(name, own): name for name in names if name not in own}
+        return self.renamed({before: name for before, name in found.items() if before is not None})
 
     def decoder_only(self) -> Prompts:
         """These prompts without their tokens in the encoder, which then is the same for all classes."""
@@ -319,13 +327,18 @@ def parse_classes(words: Iterable[str]) -> dict[str, int]:
     for word in words:
         name, equals, text = word.rpartition("=")
         name, value = name.strip(), int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else 0
-        if not equals or not is_name(name) or not 1 <= value <= MAX_VALUE:
+        if not equals or not name or not 1 <= value <= MAX_VALUE:
             raise PromptSegError(
                 f"{_short(repr(word))} is not a class; write NAME=VALUE, a value from 1 to {MAX_VALUE}."
+            )
+        if not is_name(name):
+            raise PromptSegError(
+                f"The class name {_short(ascii(name))} is too long or has invisible letters; write NAME=VALUE anew."
             )
         if name in classes or value in classes.values():
             raise PromptSegError(f"{word!r} repeats a class name or a label value; each must be given once.")
         classes[name] = value
+    check_names(classes)
     if len(classes) > MAX_CLASSES:
         raise PromptSegError(f"There are {len(classes)} classes; give at most {MAX_CLASSES}.")
     return classes

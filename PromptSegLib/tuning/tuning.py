@@ -76,6 +76,7 @@ def tune(
     if start is not None and not isinstance(start, Prompts):
         start = Prompts.load(Path(start))
     if start is not None:
+        start = start.called(classes)
         _check_start(start, backbone, settings, classes)
     infos = _infos(classes, appearance, start)
     rng = np.random.default_rng(settings.seed)
