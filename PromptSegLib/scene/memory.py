@@ -80,7 +80,7 @@ class Kept:
 
 def packed(image: sitk.Image) -> str:
     """The voxels of a label image (3D, uint8 or uint16) as text; for any thread."""
-    content = zlib.compress(memoryview(sitk.GetArrayViewFromImage(image)).cast("B"), _LEVEL)
+    content = zlib.compress(sitk.GetArrayViewFromImage(image).data, _LEVEL)
     return base64.urlsafe_b64encode(content).decode("ascii")
 
 

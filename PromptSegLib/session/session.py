@@ -16,7 +16,7 @@ from ..models import catalogue
 from ..prompts.store import Prompts
 from ..scene import links, looking, memory, prompt_nodes
 from ..scene.history import History
-from ..scene.segmentations import segments
+from ..scene.segmentations import check_writable, segments
 from ..worker.client import GONE, Event, Worker
 from . import prompts_list, requests
 from .asking import request_of
@@ -468,6 +468,8 @@ class Session:
             raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
         here = volume is self._volume()
         segmentation = self._segmentation() if here else links.remembered(volume)
+        if segmentation is not None:
+            check_writable(segmentation, volume)
         run = Run("segment", volume, segmentation, direct=not here, prompts=prompts, prompts_key=key)
         if segmentation is None and here:  # a preview needs a place
             segmentation = links.new_segmentation(self.scene, volume, f"{volume.GetName()} segmentation")
