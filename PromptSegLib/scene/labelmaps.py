@@ -5,7 +5,7 @@ Arrays are (k, j, i); matrices map indices (i, j, k, 1) to the segmentation's ow
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import slicer
@@ -47,12 +47,39 @@ def holds(voxels: np.ndarray, label: int) -> bool:
 
 
 def is_empty(segmentation, segment_id: str) -> bool:
-    """Whether a segment has neither a voxel nor, where it has no labelmap, a surface."""
+    """Whether a segment has neither a voxel nor anything else that voxels can be made of."""
+    name = representation_of(segmentation, segment_id)
+    if name != BINARY:
+        return not name
     segment = segmentation.GetSegment(segment_id)
+    return not holds(voxels_of(segment.GetRepresentation(BINARY)), segment.GetLabelValue())
+
+
+def representation_of(segmentation, segment_id: str) -> str:
+    """The name of the representation that says where a segment is; "" where it is nowhere.
+
+    The binary labelmap where it is the source, or was made of the source; otherwise the source, as long as it holds
+    something, and at last whatever does.
+    """
+    segment, source = segmentation.GetSegment(segment_id), segmentation.GetSourceRepresentationName()
     labelmap = segment.GetRepresentation(BINARY)
-    if labelmap is not None:
-        return is_blank(labelmap) or not holds(voxels_of(labelmap), segment.GetLabelValue())
-    return not _is_surface(segmentation, segment_id)
+    if labelmap is not None and source == BINARY:
+        return "" if is_blank(labelmap) else BINARY
+    # Made of the source for all segments, perhaps without success for one of them.
+    if not is_blank(labelmap) and holds(voxels_of(labelmap), segment.GetLabelValue()):
+        return BINARY
+    names: list[str] = []
+    segment.GetContainedRepresentationNames(names)
+    candidates = [source, *sorted(names, key=lambda name: name != BINARY)]
+    return next((name for name in candidates if _holds_anything(segment.GetRepresentation(name))), "")
+
+
+def _holds_anything(data) -> bool:
+    if data is None:
+        return False
+    if data.IsA("vtkOrientedImageData"):
+        return not is_blank(data)
+    return not data.IsA("vtkPolyData") or data.GetNumberOfPoints() > 0
 
 
 def scalars_of(voxels: np.ndarray):
@@ -78,35 +105,30 @@ def labelmap_of(voxels: Optional[np.ndarray], start: np.ndarray, matrix: np.ndar
 
 
 def labelmaps_of(segmentation_node, volume_node, segment_ids: list[str]) -> dict[str, tuple]:
-    """Segment ID -> (labelmap, label value); what has only a surface is voxelised in a copy, what has nothing is None.
+    """Segment ID -> (labelmap, label value); what has no labelmap is voxelised in a copy, what has nothing is None.
 
     :param volume_node: gives the grid on which surfaces are voxelised; may be None when there are none.
 
-    Raises :class:`PromptSegError` when a surface cannot be voxelised.
+    Raises :class:`PromptSegError` when a surface cannot be voxelised, or has no voxel.
     """
     segmentation = segmentation_node.GetSegmentation()
-    surfaces = [one for one in segment_ids if _is_surface(segmentation, one)]
-    copy = _voxelised(segmentation_node, volume_node, surfaces) if surfaces else segmentation
-    found = {}
+    found: dict[str, tuple] = {}
+    made_of: dict[str, list[str]] = {}
     for segment_id in segment_ids:
-        segment = (copy if segment_id in surfaces else segmentation).GetSegment(segment_id)
-        found[segment_id] = (segment.GetRepresentation(BINARY), segment.GetLabelValue())
+        segment, name = segmentation.GetSegment(segment_id), representation_of(segmentation, segment_id)
+        found[segment_id] = (segment.GetRepresentation(BINARY) if name == BINARY else None, segment.GetLabelValue())
+        if name not in ("", BINARY):
+            made_of.setdefault(name, []).append(segment_id)
+    for name, ids in made_of.items():
+        found.update(_voxelised(segmentation_node, volume_node, ids, name))
     return found
 
 
-def _is_surface(segmentation, segment_id: str) -> bool:
-    segment = segmentation.GetSegment(segment_id)
-    source = segment.GetRepresentation(segmentation.GetSourceRepresentationName())
-    if source is None or segment.GetRepresentation(BINARY) is not None:
-        return False
-    return not source.IsA("vtkPolyData") or source.GetNumberOfPoints() > 0
-
-
-def _voxelised(segmentation_node, volume_node, surfaces: list[str]):
-    """A ``vtkSegmentation`` with the segments of ``surfaces``, as binary labelmaps on the volume's grid."""
+def _voxelised(segmentation_node, volume_node, segment_ids: list[str], name: str) -> dict[str, tuple]:
+    """As :func:`labelmaps_of`, of segments whose representation ``name`` is converted on the volume's grid."""
     segmentation = segmentation_node.GetSegmentation()
     copy = slicer.vtkSegmentation()
-    copy.SetSourceRepresentationName(segmentation.GetSourceRepresentationName())
+    copy.SetSourceRepresentationName(name)
     copy.CopyConversionParameters(segmentation)
     if volume_node is None:
         raise PromptSegError(
@@ -121,11 +143,31 @@ def _voxelised(segmentation_node, volume_node, surfaces: list[str]):
     copy.SetConversionParameter(
         converter.GetReferenceImageGeometryParameterName(), converter.SerializeImageGeometry(to_vtk(matrix), data)
     )
-    for segment_id in surfaces:
-        copy.CopySegmentFromSegmentation(segmentation, segment_id)
+    for segment_id in segment_ids:
+        single = slicer.vtkSegment()
+        single.SetName(segmentation.GetSegment(segment_id).GetName())
+        single.AddRepresentation(name, segmentation.GetSegment(segment_id).GetRepresentation(name))
+        copy.AddSegment(single, segment_id)
     if not copy.CreateRepresentation(BINARY):
         raise PromptSegError(
             f"{label_of(segmentation_node)} cannot be converted to voxels; "
             "create its binary labelmap in the Segmentations module."
         )
-    return copy
+    # Copies, once for each layer: a segmentation erases its segments' voxels when it goes.
+    copies: dict[str, Any] = {}
+    return {each: _kept(copy.GetSegment(each), copies, label_of(segmentation_node)) for each in segment_ids}
+
+
+def _kept(segment, copies: dict[str, Any], what: str) -> tuple:
+    """A copy of a segment's labelmap, which ``copies`` holds by address, and the segment's label."""
+    labelmap, label = segment.GetRepresentation(BINARY), segment.GetLabelValue()
+    if is_blank(labelmap) or not holds(voxels_of(labelmap), label):
+        raise PromptSegError(
+            f"Segment '{segment.GetName()}' of {what} has no voxel on the volume's grid; it is too small or open, "
+            "give it the role Ignore or create its binary labelmap in the Segmentations module."
+        )
+    address = labelmap.GetAddressAsString("")
+    if address not in copies:
+        copies[address] = slicer.vtkOrientedImageData()
+        copies[address].DeepCopy(labelmap)
+    return copies[address], label

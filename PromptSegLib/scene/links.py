@@ -30,11 +30,12 @@ def segment_of(segmentation_node, segment_id: str):
 def set_tag(segmentation_node, segment_id: str, key: str, text: str) -> None:
     """Note ``text`` on a segment under ``key`` (without the prefix "PromptSeg."); "" takes the note away.
 
+    Slicer writes all tags of a segment into one line, divided by "|", and escapes none: that is done here.
     Tags are saved with the scene and follow undo and redo. Raises :class:`PromptSegError` when the segment is missing.
     """
     segment = segment_of(segmentation_node, segment_id)
     if text:
-        segment.SetTag(_PREFIX + key, text)
+        segment.SetTag(_PREFIX + key, text.replace("%", "%25").replace("|", "%7C"))
     else:
         segment.RemoveTag(_PREFIX + key)
 
@@ -43,7 +44,7 @@ def tag(segmentation_node, segment_id: str, key: str) -> str:
     """What :func:`set_tag` noted, "" when nothing. Raises :class:`PromptSegError` when the segment is missing."""
     text = vtk.reference("")
     found = segment_of(segmentation_node, segment_id).GetTag(_PREFIX + key, text)
-    return str(text) if found else ""
+    return str(text).replace("%7C", "|").replace("%25", "%") if found else ""
 
 
 def remember(volume_node, segmentation_node) -> None:
@@ -62,12 +63,14 @@ def remembered(volume_node):
 def new_segmentation(scene, volume_node, name: str):
     """A new, empty segmentation node to paint on a volume: its voxel grid, its parent transform, a display node.
 
-    The name is made unique in the scene. Raises :class:`PromptSegError` when the volume has no
-    voxels or is under a non-linear transform.
+    The name is made unique in the scene, and "&" becomes "and": the node's file in a saved scene is called as the node,
+    and Slicer does not escape that letter in the scene's XML, which then can never be read again.
+    Raises :class:`PromptSegError` when the volume has no voxels or is under a non-linear transform.
     """
     volume_to_world(volume_node)
     if volume_node.GetImageData() is None:
         raise PromptSegError(f"{label_of(volume_node)} has no voxels; load or choose another volume.")
+    name = name.replace("&", "and")
     if scene.GetFirstNodeByName(name):
         name = scene.GenerateUniqueName(name)
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
@@ -148,8 +151,11 @@ def watch(
     on_removed: Callable[[object], None],
     on_closing: Callable[[], None],
     on_closed: Callable[[], None],
+    on_imported: Callable[[], None] = lambda: None,
+    on_saved: Callable[[], None] = lambda: None,
 ) -> Callable[[], None]:
-    """Call back when a node was removed from a scene, and before and after the scene is closed.
+    """Call back when a node was removed from a scene, before and after the scene is closed, when nodes were read into
+    it, and when it was saved to a file.
 
     While a scene is being closed, nodes that go with it are not reported one by one.
 
@@ -162,10 +168,18 @@ def watch(
         if node is not None and not scene.IsClosing():
             on_removed(node)
 
+    def saved(*_) -> None:
+        if not scene.GetSaveToXMLString():
+            on_saved()
+
     tags = [
         scene.AddObserver(slicer.vtkMRMLScene.NodeRemovedEvent, removed),
         scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, lambda *_: on_closing()),
         scene.AddObserver(slicer.vtkMRMLScene.EndCloseEvent, lambda *_: on_closed()),
+        scene.AddObserver(slicer.vtkMRMLScene.EndImportEvent, lambda *_: on_imported()),
+        scene.AddObserver(
+            slicer.vtkMRMLScene.EndSaveEvent, lambda *_: None if scene.GetSaveToXMLString() else on_saved()
+        ),
     ]
 
     def unwatch() -> None:

@@ -1,68 +1,197 @@
 """What was annotated and applied, kept in the scene, so that corrections survive saving and opening.
 
-Each label image is a labelmap volume node, hidden and without a display node, that the segmentation
-refers to. Segments would not do: a saved segmentation resamples layers that lie on different
-lattices, as a result on the image and strokes painted on another grid may.
+Each label image is an attribute of the segmentation node: packed voxels, as text. Nodes of their own would be
+files of the saved scene, and of hidden nodes Slicer puts those into a folder that is called as the scene, whose
+name it does not escape in the scene's XML: a scene saved as "Smith & Jones" could never be opened again. Segments
+would not do, either: a saved segmentation resamples layers that lie on different lattices, as a result on the
+image and strokes painted on another grid may.
 """
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping
+import base64
+import contextlib
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Iterable, Iterator, Mapping, Optional
 
 import numpy as np
 import SimpleITK as sitk
-import slicer
-import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from . import links
-from .labelmaps import scalars_of
-from .placement import image_of, image_to_world, label_of, node_to_world, orthogonal, to_vtk, volume_to_world
+from ..errors import PromptSegError
+from . import links, painting
+from .placement import image_of, image_to_world, label_of, node_to_world, orthogonal, volume_to_world
 
+_ATTRIBUTE = "PromptSeg.Memory."  # then the key
+_TYPES = {"uint8": np.uint8, "uint16": np.uint16}
+_MOST_BYTES = 1 << 31
+_LEVEL = 1  # of zlib: label images are small at any, and this takes a second for 300 MB
+# As written before: hidden labelmap volume nodes that the segmentation refers to.
 MEMORY_ROLE = "PromptSegMemory"
 _OWNER_ROLE = "PromptSegMemoryOf"
 _KEY = "PromptSeg.MemoryKey"
 
 
-def write_memory(segmentation_node, images: Mapping[str, sitk.Image]) -> None:
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a segmentation lies: (4, 4) its own RAS to world RAS; indices of a segment's voxels to world RAS.
+
+    The second is None without such a segment.
+    """
+
+    to_world: np.ndarray
+    lattice: Optional[np.ndarray] = None
+
+    @classmethod
+    def of(cls, segmentation_node, segment_ids: Iterable[str] = ()) -> Place:
+        """Where a segmentation lies now, by the first of some segments that has voxels.
+
+        Raises :class:`PromptSegError` under a non-linear transform.
+        """
+        to_world = node_to_world(segmentation_node)
+        lattice = None
+        with contextlib.suppress(PromptSegError):  # the segments were made surfaces meanwhile
+            layers = (layer for layer, _ in painting.look(segmentation_node, None, segment_ids).segments.values())
+            lattice = next((to_world @ layer.matrix for layer in layers if layer is not None), None)
+        return cls(to_world, lattice)
+
+    def moved_to(self, other: Place) -> bool:
+        """Whether the segments moved in the world. They stay where they are when a transform is hardened."""
+        if np.allclose(self.to_world, other.to_world, rtol=0, atol=1e-6):
+            return False
+        if self.lattice is None or other.lattice is None:
+            return True
+        return not np.allclose(self.lattice, other.lattice, rtol=0, atol=1e-4)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What :func:`read_memory` found: images in the world, where they lay while the segmentation was at ``place``.
+
+    ``place`` is None where the images lie as the segmentation does now.
+    """
+
+    images: Mapping[str, sitk.Image]
+    place: Optional[Place] = None
+
+
+def packed(image: sitk.Image) -> str:
+    """The voxels of a label image (3D, uint8 or uint16) as text; for any thread."""
+    content = zlib.compress(sitk.GetArrayViewFromImage(image).data, _LEVEL)
+    return base64.urlsafe_b64encode(content).decode("ascii")
+
+
+def write_memory(
+    segmentation_node,
+    images: Mapping[str, sitk.Image],
+    texts: Mapping[str, str] = {},
+    place: Optional[Place] = None,
+) -> None:
     """Keep label images (3D, world LPS, uint8 or uint16) with a segmentation, instead of what was kept before.
 
-    The nodes get the segmentation's parent transform, so that they move with it.
-
-    :param images: name ("applied", "strokes") -> image. All its voxels are copied,
-        here and by :func:`read_memory`: :func:`.lattices.cropped`, in any thread, leaves few of them.
+    :param images: name ("applied", "strokes") -> image. :func:`.lattices.cropped` leaves few voxels of one.
+    :param texts: what :func:`packed` made of their voxels before, in another thread.
+    :param place: where the segmentation lies, by default now.
 
     Raises :class:`PromptSegError`, and leaves the scene as it was, when the segmentation's transform
     is non-linear or would shear the voxels.
     """
     what = label_of(segmentation_node)
     from_world = np.linalg.inv(node_to_world(segmentation_node))
-    matrices = {key: from_world @ image_to_world(image) for key, image in images.items()}
-    for key, matrix in matrices.items():
-        orthogonal(matrix, images[key].GetSize(), what)
-    scene = segmentation_node.GetScene()
-    nodes = {node.GetAttribute(_KEY): node for node in _nodes(segmentation_node)}
-    for key in set(nodes) - set(images):
-        links.remove(nodes.pop(key))
-    segmentation_node.RemoveNodeReferenceIDs(MEMORY_ROLE)  # a clone's may name the memory of its original
-    for key, image in images.items():
-        node = nodes.get(key) or _new_node(scene, segmentation_node, key)
-        voxels = sitk.GetArrayViewFromImage(image)
-        data = vtk.vtkImageData()
-        data.SetDimensions(image.GetSize())
-        data.GetPointData().SetScalars(scalars_of(voxels))
-        node.SetName(f"{segmentation_node.GetName()} {key} (PromptSeg memory)")
-        node.SetAndObserveTransformNodeID(segmentation_node.GetTransformNodeID())
-        node.SetIJKToRASMatrix(to_vtk(matrices[key]))
-        node.SetAndObserveImageData(data)
-        segmentation_node.AddNodeReferenceID(MEMORY_ROLE, node.GetID())
+    for image in images.values():
+        orthogonal(from_world @ image_to_world(image), image.GetSize(), what)
+    place = place or Place.of(segmentation_node)
+    was_modifying = segmentation_node.StartModify()
+    try:
+        for key in _keys(segmentation_node):
+            if key not in images:
+                segmentation_node.RemoveAttribute(_ATTRIBUTE + key)
+        for key, image in images.items():
+            header = {
+                "size": image.GetSize(),
+                "type": str(sitk.GetArrayViewFromImage(image).dtype),
+                "matrix": image_to_world(image).ravel().tolist(),
+                "to_world": place.to_world.ravel().tolist(),
+                "lattice": None if place.lattice is None else place.lattice.ravel().tolist(),
+            }
+            text = texts[key] if key in texts else packed(image)
+            head = base64.urlsafe_b64encode(json.dumps(header).encode()).decode("ascii")
+            segmentation_node.SetAttribute(_ATTRIBUTE + key, f"{head}.{text}")
+    finally:
+        segmentation_node.EndModify(was_modifying)
+    _remove_nodes(segmentation_node)
 
 
-def read_memory(segmentation_node) -> dict[str, sitk.Image]:
-    """What :func:`write_memory` kept, where it lies in the world now; {} when there is nothing.
+def read_memory(segmentation_node) -> Kept:
+    """What :func:`write_memory` kept; nothing where there is none or it is damaged.
 
     Raises :class:`PromptSegError` under a transform that has become non-linear or shears the voxels.
     """
+    images, place = {}, None
+    for key in _keys(segmentation_node):
+        found = _unpacked(segmentation_node.GetAttribute(_ATTRIBUTE + key), label_of(segmentation_node))
+        if found is not None:
+            images[key], place = found
+    if images:
+        return Kept(images, place)
+    return Kept(_in_nodes(segmentation_node))
+
+
+def renew(scene) -> None:
+    """Keep what an earlier version kept in hidden nodes as it is kept now, and remove such nodes of no segmentation."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+    for node in [scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode") for n in range(count)]:
+        if not any(True for _ in _nodes(node)):
+            continue
+        with contextlib.suppress(PromptSegError):  # it stays as it is
+            images = _in_nodes(node)
+            if images:
+                write_memory(node, images)
+    forget_orphans(scene)
+
+
+def forget_orphans(scene) -> None:
+    """Remove what an earlier version kept with segmentations that are gone."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
+    for node in [scene.GetNthNodeByClass(n, "vtkMRMLLabelMapVolumeNode") for n in range(count)]:
+        if node.GetAttribute(_KEY) and node.GetNodeReference(_OWNER_ROLE) is None:
+            links.remove(node)
+
+
+def _keys(segmentation_node) -> list[str]:
+    names = segmentation_node.GetAttributeNames()
+    return [name[len(_ATTRIBUTE) :] for name in names if name.startswith(_ATTRIBUTE)]
+
+
+def _unpacked(text: str, what: str) -> Optional[tuple[sitk.Image, Place]]:
+    """The image of an attribute and where its segmentation was; None for one that is damaged."""
+    head, _, body = text.partition(".")
+    try:
+        header = json.loads(base64.urlsafe_b64decode(head))
+        x, y, z = (int(part) for part in header["size"])
+        kind = np.dtype(_TYPES[header["type"]])
+        length = x * y * z * kind.itemsize
+        if min(x, y, z) < 1 or length > _MOST_BYTES:
+            return None
+        decoder = zlib.decompressobj()
+        content = decoder.decompress(base64.urlsafe_b64decode(body), length + 1)
+        if not decoder.eof:
+            return None
+        voxels = np.frombuffer(content, kind).reshape(z, y, x)
+        matrix, to_world = (np.asarray(header[name], float).reshape(4, 4) for name in ("matrix", "to_world"))
+        lattice = None if header["lattice"] is None else np.asarray(header["lattice"], float).reshape(4, 4)
+        if abs(np.linalg.det(to_world)) < 1e-12 or not math.isfinite(float(to_world.sum() + matrix.sum())):
+            return None
+        return image_of(voxels, matrix, what), Place(to_world, lattice)
+    except (PromptSegError, ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error):
+        return None
+
+
+def _in_nodes(segmentation_node) -> dict[str, sitk.Image]:
+    """What an earlier version kept, where it lies in the world now."""
     images = {}
     for node in _nodes(segmentation_node):
         data = node.GetImageData()
@@ -72,16 +201,10 @@ def read_memory(segmentation_node) -> dict[str, sitk.Image]:
         matrix = volume_to_world(node)
         matrix[:, 3] = matrix @ [*data.GetExtent()[::2], 1.0]
         voxels = vtk_to_numpy(scalars).reshape(data.GetDimensions()[::-1])
-        images[node.GetAttribute(_KEY)] = image_of(voxels, matrix, label_of(segmentation_node))
+        if voxels.dtype.kind in "iu":
+            kind = np.uint8 if voxels.max(initial=0) < 256 else np.uint16
+            images[node.GetAttribute(_KEY)] = image_of(voxels.astype(kind), matrix, label_of(segmentation_node))
     return images
-
-
-def forget_orphans(scene) -> None:
-    """Remove what was kept with segmentations that are gone."""
-    count = scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
-    for node in [scene.GetNthNodeByClass(n, "vtkMRMLLabelMapVolumeNode") for n in range(count)]:
-        if node.GetAttribute(_KEY) and node.GetNodeReference(_OWNER_ROLE) is None:
-            links.remove(node)
 
 
 def _nodes(segmentation_node) -> Iterator:
@@ -92,9 +215,8 @@ def _nodes(segmentation_node) -> Iterator:
             yield node
 
 
-def _new_node(scene, segmentation_node, key: str):
-    node = slicer.vtkMRMLLabelMapVolumeNode()
-    node.HideFromEditorsOn()  # before it is added, so that nobody sees it come
-    node.SetAttribute(_KEY, key)
-    node.SetNodeReferenceID(_OWNER_ROLE, segmentation_node.GetID())
-    return scene.AddNode(node)
+def _remove_nodes(segmentation_node) -> None:
+    for node in list(_nodes(segmentation_node)):
+        links.remove(node)
+    if segmentation_node.GetNumberOfNodeReferences(MEMORY_ROLE):
+        segmentation_node.RemoveNodeReferenceIDs(MEMORY_ROLE)  # a clone's may name the memory of its original

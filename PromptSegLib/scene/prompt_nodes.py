@@ -1,9 +1,14 @@
-"""Prompts in a scene: text nodes, saved with it and seen in the Data module."""
+"""Prompts in a scene: text nodes, saved with it and seen in the Data module.
+
+The prompts are an attribute, and the text says what they are: a long text would be a file of the saved scene, called
+as the node, and Slicer does not escape every file name in the scene's XML: one with "&" could never be opened again.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 
 import slicer
 
@@ -15,6 +20,8 @@ _MARK = "PromptSeg.Prompts"
 _BACKBONE = "PromptSeg.Backbone"
 _SHA256 = "PromptSeg.BackboneSHA256"
 _CLASSES = "PromptSeg.Classes"
+_CONTENT = "PromptSeg.Content"
+_LONGEST_TEXT = 200  # a text node of 256 letters gets a file
 
 
 def add_prompts(scene, prompts: Prompts, name: str):
@@ -34,12 +41,31 @@ def update_prompts(node, prompts: Prompts) -> None:
     """
     was_modifying = node.StartModify()
     try:
-        node.SetText(base64.b64encode(prompts.to_bytes()).decode("ascii"))
+        node.SetAttribute(_CONTENT, base64.b64encode(prompts.to_bytes()).decode("ascii"))
+        node.SetText(_text_of(prompts))
         node.SetAttribute(_BACKBONE, prompts.backbone)
         node.SetAttribute(_SHA256, prompts.sha256)
         node.SetAttribute(_CLASSES, ", ".join(prompts.names))
     finally:
         node.EndModify(was_modifying)
+
+
+def _text_of(prompts: Prompts) -> str:
+    """What somebody who opens the node reads; in letters that take one byte each, as their number counts."""
+    text = f"PromptSeg prompts of the model {prompts.backbone}: {', '.join(prompts.names)}"
+    plain = text.encode("ascii", "replace").decode("ascii")
+    return plain if len(plain) <= _LONGEST_TEXT else f"{plain[: _LONGEST_TEXT - 3]}..."
+
+
+def renew(scene) -> None:
+    """Keep prompts that an earlier version kept as the text of their nodes as they are kept now."""
+    for node in prompt_nodes(scene):
+        if not node.GetAttribute(_CONTENT):
+            with contextlib.suppress(PromptSegError):  # damaged ones stay as they are
+                update_prompts(node, prompts_of(node))
+                storage = node.GetStorageNode()
+                if storage is not None:  # with it, the text would be a file
+                    node.GetScene().RemoveNode(storage)
 
 
 def backbone_of(node) -> tuple[str, str]:
@@ -51,7 +77,7 @@ def backbone_of(node) -> tuple[str, str]:
 def prompts_of(node) -> Prompts:
     """The prompts in a node, exactly as they were put in. Raises :class:`PromptSegError` when they are damaged."""
     try:
-        content = base64.b64decode(node.GetText() or "", validate=True)
+        content = base64.b64decode(node.GetAttribute(_CONTENT) or node.GetText() or "", validate=True)
     except (binascii.Error, ValueError) as error:
         raise PromptSegError(f"Prompts '{node.GetName()}' are damaged; load them from a file again.") from error
     try:

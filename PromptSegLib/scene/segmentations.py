@@ -24,6 +24,7 @@ from .painting import look, snapshot
 from .placement import image_to_world, label_of, node_to_world, orthogonal, volume_to_world
 from .roles import role_of
 
+_SURFACE = "Closed surface"
 RESULT_TAG = "PromptSeg.Result"  # marks segments that a result made, so that the next result may replace them
 
 
@@ -84,6 +85,22 @@ def show_surfaces(segmentation_node) -> None:
         segmentation_node.GetDisplayNode().SetVisibility3D(True)
 
 
+def check_writable(segmentation_node, volume_node) -> None:
+    """Raise :class:`PromptSegError` where :func:`apply_result` would for any result on a volume's grid."""
+    what = label_of(segmentation_node)
+    segmentation = segmentation_node.GetSegmentation()
+    source = segmentation.GetSourceRepresentationName()
+    if source != BINARY and segmentation.GetNumberOfSegments():
+        kind = "surfaces" if source == _SURFACE else f"another kind ({source.lower()})"
+        raise PromptSegError(
+            f"{what} is made of {kind}; make binary labelmap its source representation (Segmentations) "
+            "or choose another."
+        )
+    volume = volume_to_world(volume_node)  # refuses what the reference geometry would silently ignore
+    size = volume_node.GetImageData().GetDimensions() if volume_node.GetImageData() is not None else (1, 1, 1)
+    orthogonal(np.linalg.inv(node_to_world(segmentation_node)) @ volume, size, what)
+
+
 def apply_result(
     segmentation_node,
     volume_node,
@@ -117,12 +134,7 @@ def apply_result(
     segmentation = segmentation_node.GetSegmentation()
     if not segmentation.GetNumberOfSegments():
         segmentation.SetSourceRepresentationName(BINARY)
-    if segmentation.GetSourceRepresentationName() != BINARY:
-        raise PromptSegError(
-            f"{what} is made of surfaces; make binary labelmap its source representation (Segmentations) "
-            "or choose another."
-        )
-    volume_to_world(volume_node)  # refuses what the reference geometry below would silently ignore
+    check_writable(segmentation_node, volume_node)
     matrix = np.linalg.inv(node_to_world(segmentation_node)) @ image_to_world(result.labels)
     orthogonal(matrix, result.labels.GetSize(), what)
     locked = [one for one in dict.fromkeys(protect) if segmentation.GetSegment(one)]

@@ -68,7 +68,7 @@ def save_scene(scene, path: Path) -> None:
         raise PromptSegError(f"Cannot save a scene as {path.name}; use a name that ends with .mrb.")
     with replacing(path) as temporary:
         try:
-            with _staying_in_folder():
+            with _staying_in_folder(), _readable_file_names(scene):
                 written = scene.WriteToMRB(str(temporary))
             if not written or not temporary.exists():
                 raise PromptSegError(f"Cannot write {path}; check the folder and the free disk space.")
@@ -100,6 +100,28 @@ def load_scene(path: Path):
     if not read:
         raise PromptSegError(f"Cannot read {path}; it is damaged or not a Slicer scene (.mrb).")
     return scene
+
+
+@contextmanager
+def _readable_file_names(scene) -> Iterator[None]:
+    """File names without "&" for nodes that have one in their name and no file yet: Slicer writes that letter as it is
+    into the XML of the scene, which then can never be read again."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLStorableNode")
+    named = []
+    for node in [scene.GetNthNodeByClass(n, "vtkMRMLStorableNode") for n in range(count)]:
+        if "&" not in (node.GetName() or "") or not node.GetSaveWithScene():
+            continue
+        if node.GetStorageNode() is None:
+            node.AddDefaultStorageNode()
+        storage = node.GetStorageNode()
+        if storage is not None and not storage.GetFileName():
+            storage.SetFileName(node.GetName().replace("&", "and"))
+            named.append(storage)
+    try:
+        yield
+    finally:
+        for storage in named:
+            storage.SetFileName("")
 
 
 @contextmanager

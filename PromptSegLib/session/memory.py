@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from collections import OrderedDict
-from dataclasses import dataclass, replace
-from typing import Iterable, Optional, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Iterable, Mapping, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import PromptSegError
 from ..prompts.store import Prompts
-from ..scene import links, memory, painting
-from ..scene.placement import image_of, image_to_world, label_of, node_to_world
+from ..scene import links, memory
+from ..scene.placement import image_of, image_to_world, label_of
 
 TAG = "Applied"
 NUMBER = "Number"  # the class's number, see codes
@@ -24,11 +22,23 @@ _KEPT = 12  # two more than the editor can undo
 
 @dataclass(frozen=True)
 class Version:
-    """One applied result: number + 1 of the class where it was applied, the codes known, and the prompts."""
+    """One applied result: number + 1 of the class where it was applied, the codes known, and the prompts.
+
+    :param texts: the voxels of both images as the scene keeps them, where a thread has made that of them.
+    """
 
     applied: sitk.Image
     strokes: sitk.Image
     prompts: Optional[Prompts] = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def images(self) -> dict[str, sitk.Image]:
+        return {"applied": self.applied, "strokes": self.strokes}
+
+    def packed(self) -> Version:
+        """With its texts; for any thread."""
+        return replace(self, texts={key: memory.packed(image) for key, image in self.images.items()})
 
 
 class Memory:
@@ -36,7 +46,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._versions: OrderedDict[str, Version] = OrderedDict()
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, memory.Place] = {}
 
     @staticmethod
     def new_tag() -> str:
@@ -54,13 +64,15 @@ class Memory:
         if not tag:
             return None
         if tag not in self._versions:
-            images = memory.read_memory(segmentation_node)
-            if segmentation_node.GetAttribute(_ATTRIBUTE) != tag or "applied" not in images:
+            kept = memory.read_memory(segmentation_node)
+            if segmentation_node.GetAttribute(_ATTRIBUTE) != tag or "applied" not in kept.images:
                 return None
-            strokes = images.get("strokes")
+            strokes = kept.images.get("strokes")
             if strokes is None:
-                strokes = images["applied"] * 0
-            self.add(tag, Version(images["applied"], strokes))
+                strokes = kept.images["applied"] * 0
+            self.add(tag, Version(kept.images["applied"], strokes))
+            if kept.place is not None:
+                self._places[tag] = kept.place
         self._follow(tag, segmentation_node)
         return self._versions[tag]
 
@@ -73,12 +85,14 @@ class Memory:
         if segmentation_node.GetAttribute(_ATTRIBUTE) == tag:
             return
         version = self._versions[tag]
-        memory.write_memory(segmentation_node, {"applied": version.applied, "strokes": version.strokes})
+        memory.write_memory(segmentation_node, version.images, version.texts, self._places[tag])
         segmentation_node.SetAttribute(_ATTRIBUTE, tag)
 
     def _follow(self, tag: str, segmentation_node) -> None:
         """Move a version's images, which lie in the world, with the segmentation when its transform changed."""
-        place = _Place.of(segmentation_node, tag)
+        known = segmentation_node.GetSegmentation().GetSegmentIDs()
+        ids = [each for each in known if links.tag(segmentation_node, each, TAG) == tag]
+        place = memory.Place.of(segmentation_node, ids)
         before = self._places.setdefault(tag, place)
         if before.moved_to(place):
             version = self._versions[tag]
@@ -86,36 +100,6 @@ class Memory:
             applied, strokes = (_moved(each, motion, segmentation_node) for each in (version.applied, version.strokes))
             self._versions[tag] = replace(version, applied=applied, strokes=strokes)
         self._places[tag] = place
-
-
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """Where a segmentation lies: (4, 4) its own RAS to world RAS; indices of an applied segment's voxels to world RAS.
-
-    The second is None without such a segment.
-    """
-
-    to_world: np.ndarray
-    lattice: Optional[np.ndarray]
-
-    @classmethod
-    def of(cls, segmentation_node, tag: str) -> _Place:
-        to_world = node_to_world(segmentation_node)
-        known = segmentation_node.GetSegmentation().GetSegmentIDs()
-        ids = [each for each in known if links.tag(segmentation_node, each, TAG) == tag]
-        lattice = None
-        with contextlib.suppress(PromptSegError):  # the segments were made surfaces meanwhile
-            layers = (layer for layer, _ in painting.look(segmentation_node, None, ids).segments.values())
-            lattice = next((to_world @ layer.matrix for layer in layers if layer is not None), None)
-        return cls(to_world, lattice)
-
-    def moved_to(self, other: _Place) -> bool:
-        """Whether the segments moved in the world. They stay where they are when a transform is hardened."""
-        if np.allclose(self.to_world, other.to_world, rtol=0, atol=1e-6):
-            return False
-        if self.lattice is None or other.lattice is None:
-            return True
-        return not np.allclose(self.lattice, other.lattice, rtol=0, atol=1e-4)
 
 
 def _moved(image: sitk.Image, motion: np.ndarray, segmentation_node) -> sitk.Image:

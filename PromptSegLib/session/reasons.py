@@ -9,7 +9,7 @@ from typing import Any, Optional
 from ..errors import PromptSegError
 from ..models import catalogue
 from ..scene import links
-from ..scene.segmentations import segments
+from ..scene.segmentations import check_writable, segments
 from .memory import current_tag
 from .places import Places
 
@@ -79,6 +79,7 @@ def _why_no_tuning(now: Situation) -> str:
     if all(each.is_empty for each in tuned) and not current_tag(now.segmentation) and not now.parameters.examples:
         return "Paint some voxels of a structure, and some background, first."
     try:
+        check_writable(now.segmentation, now.volume)
         if not links.same_place(now.volume, now.segmentation):
             return "The segmentation lies outside the volume; choose the segmentation of this volume."
     except PromptSegError as error:

@@ -222,7 +222,7 @@ class Results:
             held = {each: number + 1 for each, number in taken.items() if not painted.empty(each)}
             applied = painted.labels(held) if held else sitk.Image([1, 1, 1], sitk.sitkUInt8)
             kept = strokes if strokes is not None else before.strokes if before else applied * 0
-            return Version(cropped(applied), cropped(kept), prompts)
+            return Version(cropped(applied), cropped(kept), prompts).packed()
 
         def then(version: Version) -> None:
             self.memory.add(tag, version)

@@ -14,9 +14,9 @@ from ..errors import PromptSegError
 from ..inference.result import Segmentation
 from ..models import catalogue
 from ..prompts.store import Prompts
-from ..scene import links, looking, memory
+from ..scene import links, looking, memory, prompt_nodes
 from ..scene.history import History
-from ..scene.segmentations import segments
+from ..scene.segmentations import check_writable, segments
 from ..worker.client import GONE, Event, Worker
 from . import prompts_list, requests
 from .asking import request_of
@@ -64,7 +64,8 @@ class Session:
         self._notice = Notice()
         self._device, self._stale, self._followed = "", False, ""
         self._listeners: list[Callable[[], None]] = []
-        self._unwatch = links.watch(scene, self._on_removed, self._on_closing, self._changed)
+        self._unwatch = links.watch(scene, self._on_removed, self._on_closing, self._changed, self._renew)
+        self._renew()
 
     # Looking
 
@@ -467,6 +468,8 @@ class Session:
             raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
         here = volume is self._volume()
         segmentation = self._segmentation() if here else links.remembered(volume)
+        if segmentation is not None:
+            check_writable(segmentation, volume)
         run = Run("segment", volume, segmentation, direct=not here, prompts=prompts, prompts_key=key)
         if segmentation is None and here:  # a preview needs a place
             segmentation = links.new_segmentation(self.scene, volume, f"{volume.GetName()} segmentation")
@@ -552,9 +555,13 @@ class Session:
         elif result is not None and node in (result.run.volume, result.run.segmentation):
             self._results.drop()
         self._places.forget(node)
-        if node.IsA("vtkMRMLSegmentationNode"):
-            memory.forget_orphans(self.scene)  # what is remembered of it is hidden, nobody else would remove it
         self._changed()
+
+    def _renew(self) -> None:
+        """What an earlier version kept in the scene, as this one does: hidden nodes can spoil a saved scene."""
+        with self._refusing(quiet=True):
+            memory.renew(self.scene)
+            prompt_nodes.renew(self.scene)
 
     def _on_closing(self) -> None:
         if self._run is not None:

@@ -98,9 +98,21 @@ def test_damaged_prompts_are_refused(text):
     node = add_prompts(scene, some_prompts("liver"), "mine")
     if text == "truncated":
         text = base64.b64encode(some_prompts("liver").to_bytes()[:-8]).decode()
-    node.SetText(text)
+    node.SetAttribute("PromptSeg.Content", text)
     with pytest.raises(PromptSegError, match="^Prompts 'mine'.*damaged"):
         prompts_of(node)
+
+
+@pytest.mark.parametrize("names", [("liver",), tuple(f"Gewächs {n}" for n in range(60))], ids=["one", "many"])
+def test_prompts_are_no_file_of_their_own(tmp_path, names):
+    scene = new_scene()
+    node = add_prompts(scene, some_prompts(*names), "A & B")
+    assert names[0].encode("ascii", "replace").decode() in node.GetText() and "ct-test" in node.GetText()
+    for _ in range(2):  # also when it was read and is written again
+        save_scene(scene, tmp_path / "a & b.mrb")
+        scene = load_scene(tmp_path / "a & b.mrb")
+        (node,) = prompt_nodes(scene)
+        assert node.GetStorageNode() is None and prompts_of(node).to_bytes() == some_prompts(*names).to_bytes()
 
 
 def test_links_to_prompts():

@@ -23,6 +23,7 @@ from scenes import (
     run,
 )
 from test_scene_segmentations import bent
+from test_scene_volumes import ras, rotation
 from tiny import CLASSES, painted
 
 from PromptSegLib.examples.geometry import Grid
@@ -114,6 +115,24 @@ def test_painting_outside_the_volume(desk, share):
         assert desk.level == "info", desk.notice
         desk.apply()
         assert desk.mask("ball")[desk.strokes == CLASSES["ball"]].all()
+
+
+@pytest.mark.parametrize("how", ["surfaces", "fractional", "sheared"])
+def test_a_segmentation_that_cannot_be_written_is_refused_at_the_click(desk, how):
+    key = desk.tuned().own_key()
+    if how == "sheared":
+        put_under(desk.scene, desk.segmentation, ras(rotation(20) @ np.diag([1, 1, 1.4]) @ rotation(30)))
+    else:
+        name = {"surfaces": "Closed surface", "fractional": "Fractional labelmap"}[how]
+        assert desk.segmentation.GetSegmentation().CreateRepresentation(name)
+        desk.segmentation.GetSegmentation().SetSourceRepresentationName(name)
+    jobs = len(desk.workers.jobs)
+    assert desk.session.view().reasons["tune"]
+    desk.session.tune()
+    assert desk.level == "error" and not desk.session.busy
+    desk.session.segment(key)
+    run(desk.session)
+    assert desk.level == "error" and "segmentation" in desk.notice.lower() and len(desk.workers.jobs) == jobs
 
 
 @pytest.mark.parametrize("which", ["volume", "segmentation"])

@@ -23,7 +23,7 @@ from tiny import CLASSES
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.prompts.classes import describe
-from PromptSegLib.scene import links
+from PromptSegLib.scene import links, memory
 from PromptSegLib.scene.placement import to_array
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import load_scene, save_scene
@@ -67,11 +67,13 @@ def test_where_to_look_and_the_map(desk):
 
 
 def test_what_is_remembered_goes_with_its_segmentation(desk):
-    before = desk.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
+    before = nodes_of(desk.scene)
     desk.tuned()
-    assert desk.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == before + 2
+    assert memory.read_memory(desk.segmentation).images
     desk.scene.RemoveNode(desk.segmentation)
-    assert desk.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == before
+    assert {each for each in nodes_of(desk.scene) if each not in before} == {
+        each for each in nodes_of(desk.scene) if "vtkMRMLText" in each[1]
+    }
 
 
 def test_the_map_goes_with_its_volume(desk):
