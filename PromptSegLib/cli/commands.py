@@ -100,6 +100,8 @@ def tune(options: argparse.Namespace) -> None:
             job=job,
         )
     prompts.save(output)
+    for note in prompts.notes:
+        print(note, file=sys.stderr)
     print(_described(prompts, output))
 
 

@@ -32,6 +32,7 @@ _INTEGER = (
     sitk.sitkUInt64,
     sitk.sitkInt64,
 )
+_LARGEST, _SMALLEST = 1e30, 1e-30  # of intensities, and of their spread
 # Enough voxels of one block of the annotation to tell what share of them lies outside the image.
 _SAMPLE = 20_000
 
@@ -108,6 +109,13 @@ def check_image(image: sitk.Image, name: str) -> None:
     if np.float32(low) == np.float32(high):
         raise PromptSegError(
             f"All voxels of {name} have the same intensity ({low:g}); check that it is the right volume."
+        )
+    low, high = float(low), float(high)
+    # Networks compute with single precision: what is lost in it, nobody can segment.
+    if max(abs(low), abs(high)) > _LARGEST or not high - low > max(_SMALLEST, 1e-5 * max(abs(low), abs(high))):
+        raise PromptSegError(
+            f"{name} has intensities from {low:g} to {high:g}, which single precision cannot tell apart; check that "
+            "the file is not damaged, or rescale it."
         )
 
 

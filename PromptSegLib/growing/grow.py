@@ -22,7 +22,7 @@ COARSE = 500_000  # voxels of the pass over everything
 FINE = 500_000  # voxels of a structure's own pass
 GUARD = 120_000  # voxels on which painted slices predict each other
 _FINER = 0.8  # of the coarse step, from which a pass of its own is worth its time
-_AWAY = -12.0  # logit where a class was not asked for
+_AWAY = -6.0  # logit where a class was not asked for
 _MORE = 0.3  # of a structure's extent around it is looked at
 _LIKELY = 0.5  # evidence that widens where a structure is looked for
 
@@ -50,7 +50,7 @@ class Grown:
     verdicts: tuple[Verdict, ...] = field(default=())
 
 
-def grow_strokes(
+def grow_regions(
     image: sitk.Image,
     painted: np.ndarray,
     count: int,
@@ -112,7 +112,7 @@ def _asked(net: GrowingNet, ground: Ground, index: int, evidence: Optional[np.nd
     if not (ground.strokes == index).any():
         return logits
     if verdict is Verdict.PLAIN:
-        return np.where(ground.grown == index, 1.0, _AWAY).astype(np.float32)
+        return np.where(ground.grown == index, 1, -1).astype(np.float32)
     evidence = evidence if verdict is Verdict.LEARNED else None
     likely = (ground.strokes == index) | (ground.grown == index)
     if evidence is not None:
@@ -120,7 +120,8 @@ def _asked(net: GrowingNet, ground: Ground, index: int, evidence: Optional[np.nd
     box = _wider(likely, ground.array.shape)
     part = _part(ground, box)
     asked = question(part, index, None if evidence is None else evidence[box])
-    logits[box] = ask(net, asked[None], ground.spacing)[0]
+    # Between voxels, logits are interpolated: beyond some certainty they would only move the border.
+    logits[box] = np.clip(ask(net, asked[None], ground.spacing)[0], _AWAY, -_AWAY)
     return logits
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -35,6 +36,12 @@ def ask(net: GrowingNet, asked: np.ndarray, spacing: Sequence[float]) -> np.ndar
             answer = net(maps, steps)[0, 0].float().cpu().numpy()
         logits[index] = answer[: shape[0], : shape[1], : shape[2]]
     return logits
+
+
+@lru_cache(maxsize=1)
+def growing_network() -> GrowingNet:
+    """The growing network that comes with PromptSeg, on the CPU, loaded once."""
+    return load_growing()
 
 
 def load_growing(path: Optional[Path] = None, device: Optional[torch.device] = None) -> GrowingNet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterator, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,26 +20,25 @@ def native_slabs(values: np.ndarray, grid: Grid, native: Grid) -> Iterator[tuple
     """
     for start, stop in _ranges(native, len(values)):
         slab = native.part((0, 0, start), (*native.size[:2], stop))
-        yield slice(start, stop), np.stack([_interpolated(value, grid, slab) for value in values])
+        yield slice(start, stop), np.stack([interpolated(value, grid, slab) for value in values])
 
 
 def labels_on_native(
-    values: np.ndarray,
-    grid: Grid,
+    fields: Sequence[tuple[np.ndarray, Grid]],
     native: Grid,
     lookup: np.ndarray,
     on_slab: Optional[Callable[[slice], None]] = None,
 ) -> np.ndarray:
     """Label values (z, y, x) on the native grid: ``lookup[k]`` where the k-th class has the highest positive value.
 
-    ``lookup[0]`` is background. A class is interpolated only in the box where it is positive
-    somewhere: organs are small, and a large CT has far more voxels than a model's grid.
+    ``lookup[0]`` is background. Each class has its own values (z, y, x) on its own grid, and is interpolated only in
+    the box where they are positive somewhere: organs are small, and a large CT has far more voxels than a model's grid.
     """
     labels = np.full(native.shape, lookup[0], lookup.dtype)
-    boxes = [_positive_box(value, grid, native) for value in values]
+    boxes = [_positive_box(value, grid, native) for value, grid in fields]
     for start, stop in _ranges(native, 1):
         best = np.zeros((stop - start, *native.shape[1:]), np.float32)
-        for index, (value, box) in enumerate(zip(values, boxes), start=1):
+        for index, ((value, grid), box) in enumerate(zip(fields, boxes), start=1):
             if box is None:
                 continue
             (x0, y0, z0), (x1, y1, z1) = box
@@ -47,7 +46,7 @@ def labels_on_native(
             if z0 >= z1:
                 continue
             window = (slice(z0 - start, z1 - start), slice(y0, y1), slice(x0, x1))
-            score = _interpolated(value, grid, native.part((x0, y0, z0), (x1, y1, z1)))
+            score = interpolated(value, grid, native.part((x0, y0, z0), (x1, y1, z1)))
             wins = score > best[window]
             best[window][wins] = score[wins]
             labels[start:stop][window][wins] = lookup[index]
@@ -68,8 +67,8 @@ def _ranges(native: Grid, classes: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + deep, depth)
 
 
-def _interpolated(value: np.ndarray, grid: Grid, part: Grid) -> np.ndarray:
-    """``value`` (z, y, x) on ``grid``, linearly interpolated on ``part``, float32."""
+def interpolated(value: np.ndarray, grid: Grid, part: Grid) -> np.ndarray:
+    """``value`` (z, y, x) on ``grid``, linearly interpolated on ``part``, float32; its border is repeated outside."""
     near = grid.indices(part.corners())
     low, high = np.floor(near.min(0)).astype(int) - 1, np.ceil(near.max(0)).astype(int) + 2
     # Indices are clipped, which repeats the border: the outermost voxels of the image may lie

@@ -66,7 +66,8 @@ def first_look(
     lookup[1 : len(infos) + 1] = [info.value for info in infos]
     labels = labels_on_native(fields, volume.grid.halved(), native, lookup, lambda _: job.check())
     honour(labels, painted, lookup)
-    return Segmentation(native.image(labels), tuple(infos))
+    sentence = whole.rule.sentence
+    return Segmentation(native.image(labels), tuple(infos), notes=(sentence,) if sentence else ())
 
 
 def _matched(scores: np.ndarray, strokes: np.ndarray, count: int) -> np.ndarray:

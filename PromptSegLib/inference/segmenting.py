@@ -100,7 +100,7 @@ def segment(
     if region is not None:
         _check_region(region, native, name)
 
-    whole = workspace.volume(image, backbone.preprocessing)
+    whole = workspace.volume(image, backbone.preprocessing, prompts.intensity)
     painted = _strokes(kept, image, native, strokes, values, workspace)
     coarse = None
     if painted is not None and (painted > 0).any():  # background alone says nothing of where a class is
@@ -141,7 +141,8 @@ def segment(
         outside = np.ones(Grid.of(image).shape, bool)
         outside[_slices(region)] = False
         labels[outside if volume is whole else outside[part]] = 0
-    result = Segmentation(native.image(labels), tuple(info for info in infos if info.name in chosen), seconds=seconds)
+    shown, notes = tuple(info for info in infos if info.name in chosen), [whole.rule.sentence]
+    result = Segmentation(native.image(labels), shown, seconds=seconds, notes=tuple(each for each in notes if each))
     if uncertainty_wanted:
         unsure = entropy(Probabilities(scores))
         annotated = coarse != UNKNOWN if coarse is not None else np.zeros(unsure.shape, bool)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..examples.intensity import IntensityRule, decide
 from ..examples.preprocessing import Preprocessing
 from ..examples.volume import Volume
 from ..network.precision import autocast
@@ -51,7 +52,9 @@ class EncoderMaps:
 @dataclass
 class _Kept:
     image: sitk.Image  # kept so that its id stays its own
-    volumes: dict[Preprocessing, Volume] = field(default_factory=dict)
+    preprocessing: Optional[Preprocessing] = None
+    given: Optional[IntensityRule] = None
+    volume: Optional[Volume] = None
     fingerprint: str = ""
 
 
@@ -64,14 +67,25 @@ class Workspace:
     def __init__(self, maps_bytes: int = MAPS_BYTES):
         self._maps_bytes = maps_bytes
         self._images: OrderedDict[int, _Kept] = OrderedDict()
-        self._current: tuple[Optional[int], str] = (None, "")
+        self._current: tuple = (None,)
         self._maps = EncoderMaps(0)
 
-    def volume(self, image: sitk.Image, preprocessing: Preprocessing) -> Volume:
+    def volume(self, image: sitk.Image, preprocessing: Preprocessing, given: Optional[IntensityRule] = None) -> Volume:
+        """:meth:`Volume.of`, kept for the next call; of several for one image, the last."""
         kept = self._of(image)
-        if preprocessing not in kept.volumes:
-            kept.volumes = {preprocessing: Volume.of(image, preprocessing)}
-        return kept.volumes[preprocessing]
+        if kept.volume is not None and kept.preprocessing == preprocessing:
+            if kept.given != given:
+                rule = decide(image, preprocessing, given=given)
+                if (rule.low, rule.high) != (kept.volume.rule.low, kept.volume.rule.high):
+                    kept.volume = None
+                else:  # it only has something else to say
+                    kept.volume = replace(kept.volume, rule=rule)
+        else:
+            kept.volume = None
+        kept.preprocessing, kept.given = preprocessing, given
+        if kept.volume is None:
+            kept.volume = Volume.of(image, preprocessing, given)
+        return kept.volume
 
     def fingerprint(self, image: sitk.Image) -> str:
         kept = self._of(image)
@@ -79,10 +93,13 @@ class Workspace:
         return kept.fingerprint
 
     def maps(self, image: sitk.Image, backbone: Backbone) -> EncoderMaps:
-        """Where the encoder maps of this image are kept; those of any other image or backbone are dropped."""
-        self._of(image)
-        if self._current != (id(image), backbone.sha256):
-            self._current, self._maps = (id(image), backbone.sha256), EncoderMaps(self._maps_bytes)
+        """Where the encoder maps of this image's last volume are kept; those of any other image, backbone or rule of
+        intensities are dropped."""
+        volume = self._of(image).volume
+        limits = (volume.rule.low, volume.rule.high) if volume else None
+        current = (id(image), backbone.sha256, limits)
+        if self._current != current:
+            self._current, self._maps = current, EncoderMaps(self._maps_bytes)
         return self._maps
 
     def _of(self, image: sitk.Image) -> _Kept:
@@ -92,5 +109,5 @@ class Workspace:
             dropped, _ = self._images.popitem(last=False)
             if dropped == self._current[0]:
                 # The id may soon be another image's, which must not get these maps.
-                self._current, self._maps = (None, ""), EncoderMaps(0)
+                self._current, self._maps = (None,), EncoderMaps(0)
         return kept

@@ -11,11 +11,12 @@ import struct
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, Optional
 
 import numpy as np
 
 from ..errors import PromptSegError
+from ..examples.intensity import IntensityRule
 from ..examples.preprocessing import Preprocessing
 from ..files import replacing
 from ..network.config import METHODS, MODES, NetworkConfig, outputs_of
@@ -60,6 +61,8 @@ class Prompts:
         seconds, seed, library versions, scores on the annotated voxels.
     :param strokes: the sparse annotations they were tuned on, so that the same image is
         grown from the same strokes when it is segmented again.
+    :param intensity: what became of the intensities of the image that they were tuned on, so that the next image's
+        become the same; None where a file does not say.
     """
 
     classes: tuple[ClassPrompts, ...]
@@ -71,6 +74,14 @@ class Prompts:
     method: str = "punet"
     tuning: Mapping[str, Any] = field(default_factory=dict)
     strokes: tuple[Strokes, ...] = ()
+    intensity: Optional[IntensityRule] = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What the last tuning had to say to the user."""
+        record = self.tuning.get(str(max(each.group for each in self.classes)))
+        said = record.get("notes") if isinstance(record, dict) else None
+        return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
 
     @property
     def names(self) -> list[str]:
@@ -176,6 +187,7 @@ class Prompts:
             "classes": [{**each.info.to_dict(), "group": each.group, "retired": each.retired} for each in self.classes],
             "tuning": dict(self.tuning),
             "strokes": [strokes.to_dict() for strokes in self.strokes],
+            "intensity": self.intensity.to_dict() if self.intensity else None,
         }
         return save(tensors, {"promptseg": json.dumps(header, allow_nan=False)})
 
@@ -281,6 +293,7 @@ class Prompts:
         tuning = header["tuning"]
         if not all(key.isdecimal() and len(key) <= 10 and isinstance(record, dict) for key, record in tuning.items()):
             raise ValueError("its record of the tuning makes no sense")
+        intensity = header.get("intensity")
         return cls(
             tuple(classes),
             backbone,
@@ -291,6 +304,7 @@ class Prompts:
             method,
             tuning,
             strokes,
+            None if intensity is None else IntensityRule.from_dict(intensity),
         )
 
 

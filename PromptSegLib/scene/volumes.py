@@ -42,6 +42,13 @@ def voxels_of_volume(volume_node) -> Voxels:
     )
 
 
+def modality_of_volume(volume_node) -> str:
+    """``CT`` or ``MR`` where the volume's quantity or unit says so, as Slicer's DICOM reader sets them; else ""."""
+    known = {"112031": "CT", "[hnsf'U]": "CT", "110852": "MR"}  # DCM and UCUM codes
+    entries = (volume_node.GetVoxelValueUnits(), volume_node.GetVoxelValueQuantity())
+    return next((known[each.GetCodeValue()] for each in entries if each and each.GetCodeValue() in known), "")
+
+
 def image_from_volume(volume_node) -> sitk.Image:
     """Voxels and world geometry of a ``vtkMRMLScalarVolumeNode``.
 

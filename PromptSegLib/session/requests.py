@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from ..examples.geometry import Grid, resample
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
-from ..scene.volumes import voxels_of_volume
+from ..scene.volumes import modality_of_volume, voxels_of_volume
 from ..worker import packing
 from ..worker.client import Event, Sent, Worker
 from ..worker.launch import environment, local_command, ssh_command
@@ -42,7 +42,9 @@ def device_of(parameters: Parameters) -> str:
 def image_of(volume_node) -> Sent:
     """A volume for the worker; its voxels are read when they are sent, by another thread."""
     voxels = voxels_of_volume(volume_node)
-    return Sent(repr(voxels.state), {"grid": grid_values(voxels.grid)}, voxels.array)
+    modality = modality_of_volume(volume_node)
+    values = {"grid": grid_values(voxels.grid), "modality": modality}
+    return Sent(repr((voxels.state, modality)), values, voxels.array)
 
 
 def example_values(

@@ -17,6 +17,7 @@ from ..examples.annotation import barred_label, labels_on_grid, strokes_on_image
 from ..examples.checking import check_examples, check_extent
 from ..examples.example import Example
 from ..examples.geometry import Grid
+from ..examples.intensity import IntensityRule
 from ..models.backbone import Backbone, load_model
 from ..models.workspace import Workspace
 from ..network.attention import PromptTensors
@@ -81,10 +82,15 @@ def tune(
     generator = torch.Generator().manual_seed(settings.seed)
 
     crops, shapes = [], []
+    intensity = start.intensity if start else None
+    notes: list[str] = []
     for index, example in enumerate(examples):
         job.part(0.0, 0.05).report("reading examples", index / len(examples))
         check_extent(Grid.of(example.image), backbone.preprocessing.spacing, example.name)
-        volume = workspace.volume(example.image, backbone.preprocessing)
+        volume = workspace.volume(example.image, backbone.preprocessing, intensity)
+        intensity = intensity or volume.rule
+        if volume.rule.sentence:
+            notes.append(volume.rule.sentence if len(examples) == 1 else f"{example.name}: {volume.rule.sentence}")
         labels = labels_on_grid(example, classes, volume.grid)
         limit = max(settings.crops // len(examples), len(classes) + 1)
         crops += cover(volume.array, labels, backbone.tile, limit, rng)
@@ -118,9 +124,10 @@ def tune(
             "seconds": round(time.monotonic() - began, 2),
             "seed": settings.seed,
             "device": str(backbone.device),
+            "notes": notes,
             "versions": {"torch": torch.__version__, "monai": monai.__version__, "python": platform.python_version()},
         }
-        return _assemble(backbone, settings, infos, state, record, start, strokes)
+        return _assemble(backbone, settings, infos, state, record, start, strokes, intensity)
 
     def look() -> None:
         if on_preview:
@@ -245,6 +252,7 @@ def _assemble(
     record: dict[str, Any],
     start: Optional[Prompts],
     strokes: list[Strokes],
+    intensity: Optional[IntensityRule],
 ) -> Prompts:
     """The tuned classes as a new group beside everything ``start`` holds, which stays bit-identical."""
     tuned = {info.name for info in infos}
@@ -272,6 +280,7 @@ def _assemble(
         settings.method,
         {**records, str(group): record},
         tuple(strokes),
+        intensity,
     ).fitted()
 
 

@@ -26,6 +26,7 @@ import SimpleITK as sitk
 from ..errors import PromptSegError
 from ..examples.example import Example
 from ..examples.geometry import Grid
+from ..examples.intensity import MODALITY
 from ..inference.result import Segmentation
 from ..progress import Job
 from ..prompts.classes import ClassInfo, describe
@@ -145,6 +146,7 @@ class Jobs:
             )
         prompts = self._tuned
         gives, labels = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
+        gives["notes"] = list(dict.fromkeys([*prompts.notes, *gives["notes"]]))
         return gives, {**labels, "prompts": packed_prompts(prompts)}
 
     def _tuned_by(self, values, backbone, examples, classes, start, appearance, job, on_preview, looked) -> Any:
@@ -239,7 +241,9 @@ class Jobs:
             raise PromptSegError("The worker no longer has the volume; click again.")
         image = self._images[key]
         if isinstance(image, Message):
+            modality = str(image.values.get("modality", ""))
             image = grid_of(image.values["grid"]).image(image.arrays["voxels"])
+            image.SetMetaData(MODALITY, modality)
             self._images[key] = image
         return image
 

@@ -5,7 +5,7 @@ of the arrays that travel inside it, in C order. A header has ``kind``, ``arrays
 where the voxels lie in a file of the shared folder instead, its name) and what the kind asks for:
 
 to the worker
-    ``image``   key, grid; array ``voxels``. An image that later jobs name by its key.
+    ``image``   key, grid, optionally modality; array ``voxels``. An image that later jobs name by its key.
     ``job``     job (its number), name, and what :mod:`.jobs` says the job of that name takes; ``keep``: the
                 keys of the images that later jobs need, all others are dropped.
     ``cancel``  job. It answers ``cancelled``, or with the result if that was on its way.

@@ -84,6 +84,30 @@ def test_tune(phantom, tuned):
     assert [each.count for each in prompts.strokes] == [(phantom.painted > 0).sum()]
 
 
+def rewritten(path: Path, target: Path, change) -> Path:
+    """An image with other intensities."""
+    image = sitk.ReadImage(str(path))
+    other = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(image)))
+    other.CopyInformation(image)
+    sitk.WriteImage(other, str(target))
+    return target
+
+
+def test_an_image_that_does_not_fit_the_window_is_spoken_of(phantom, tuned, tmp_path, capsys):
+    """And the prompts remember how their image was taken, so that the next is taken alike."""
+    mr = rewritten(phantom.image, tmp_path / "mr.nrrd", lambda array: (array + 1050).clip(0) ** 0.5)
+    path, out = tmp_path / "mr.safetensors", tmp_path / "out.nrrd"
+    words = ["tune", "--example", mr, phantom.annotation, "--classes", *WORDS, "--background", "255", "--steps", "0"]
+    capsys.readouterr()
+    assert main([str(word) for word in [*words, "--device", "cpu", "-o", path]]) == 0
+    assert "Hounsfield" in capsys.readouterr().err
+    assert Prompts.load(path).intensity.kind == "percentile" and Prompts.load(tuned).intensity.kind == "window"
+    for prompts, image, said in ((tuned, mr, "tuned on a CT"), (path, mr, ""), (path, phantom.image, "own range")):
+        assert main(["segment", str(prompts), str(image), "-o", str(out), "--device", "cpu"]) == 0
+        heard = capsys.readouterr().err
+        assert said in heard and bool(heard) == bool(said), heard
+
+
 def test_tune_on(phantom, tuned, promptseg, tmp_path):
     """Prompts that go on from others keep what they do not touch, in the same place as well."""
     path = tmp_path / "p.safetensors"

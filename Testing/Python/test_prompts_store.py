@@ -19,6 +19,7 @@ import SimpleITK as sitk
 from safetensors.numpy import load, save
 
 from PromptSegLib.errors import PromptSegError
+from PromptSegLib.examples.intensity import IntensityRule
 from PromptSegLib.examples.preprocessing import Preprocessing
 from PromptSegLib.network.config import METHODS, MODES, OUTPUTS, NetworkConfig
 from PromptSegLib.prompts.classes import ClassInfo, describe
@@ -394,6 +395,15 @@ HEADERS = {
     "percentiles above 100": put(
         "preprocessing", value={"spacing": [1, 1, 1], "intensity": [1, 101], "rule": "percentile"}
     ),
+    "intensities in text": put("intensity", value="CT"),
+    "intensities of no kind": put("intensity", value={"low": 0, "high": 1, "scale": 1, "offset": 0}),
+    "intensities of another kind": put(
+        "intensity", value={"kind": "log", "low": 0, "high": 1, "scale": 1, "offset": 0}
+    ),
+    "intensities without a range": put(
+        "intensity", value={"kind": "window", "low": 1, "high": 1, "scale": 1, "offset": 0}
+    ),
+    "intensities in a list": put("intensity", value=["window", 0, 1, 1, 0]),
     "no tuning": drop("tuning"),
     "tuning in a list": put("tuning", value=[1]),
     "tuning of no group": put("tuning", value={"liver": {}}),
@@ -689,6 +699,18 @@ def test_places_that_take_no_prompts(tmp_path):
 def test_numbers_that_are_no_json_are_not_written():
     with pytest.raises(ValueError):
         make(tuning={"0": {"seconds": float("nan")}}).to_bytes()
+
+
+# Intensities
+
+
+def test_the_rule_of_the_tuned_image_is_kept(tmp_path):
+    rule = IntensityRule("shifted", 899.0, 1299.0, 1.0, -1024.0)
+    make(intensity=rule).save(tmp_path / "p.safetensors")
+    assert Prompts.load(tmp_path / "p.safetensors").intensity == rule
+    header, tensors = parts(make().to_bytes())
+    assert header.pop("intensity") is None  # as files were before there were rules
+    assert Prompts.from_bytes(whole(header, tensors)).intensity is None
 
 
 # Strokes

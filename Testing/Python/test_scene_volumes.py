@@ -16,7 +16,7 @@ import vtk  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.scene.placement import to_vtk  # noqa: E402
 from PromptSegLib.scene.storage import new_scene  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
+from PromptSegLib.scene.volumes import image_from_volume, modality_of_volume, volume_from_image  # noqa: E402
 
 SIZE = (7, 6, 5)  # x, y, z
 
@@ -203,3 +203,23 @@ def test_image_that_no_volume_can_hold_is_refused():
         volume_from_image(new_scene(), sitk.Image(4, 4, sitk.sitkUInt8), "flat")
     with pytest.raises(PromptSegError):
         volume_from_image(new_scene(), sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3), "colour")
+
+
+@pytest.mark.parametrize(
+    ("quantity", "units", "modality"),
+    [
+        (("112031", "DCM", "Attenuation Coefficient"), ("[hnsf'U]", "UCUM", "Hounsfield unit"), "CT"),
+        (("112031", "DCM", "Attenuation Coefficient"), None, "CT"),
+        (("110852", "DCM", "MR signal intensity"), ("1", "UCUM", "no units"), "MR"),
+        (("126401", "DCM", "SUVbw"), ("{SUVbw}g/ml", "UCUM", "body weight"), ""),
+        (None, None, ""),
+    ],
+)
+def test_the_modality_that_a_volume_knows(quantity, units, modality):
+    volume = volume_from_image(new_scene(), sitk.Image([4, 4, 4], sitk.sitkInt16), "volume")
+    for given, setter in ((quantity, volume.SetVoxelValueQuantity), (units, volume.SetVoxelValueUnits)):
+        if given:
+            entry = slicer.vtkCodedEntry()
+            entry.SetValueSchemeMeaning(*given)
+            setter(entry)
+    assert modality_of_volume(volume) == modality

@@ -1,0 +1,78 @@
+"""Painted structures, grown from their strokes with the network's evidence, and brought to the image's own grid."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import label as numbered_parts
+
+from ..examples.geometry import Grid
+from ..growing.grow import Grown, Region, grow_regions
+from ..growing.guard import Verdict
+from ..growing.model import growing_network
+from ..progress import Job
+from .evidence import Probabilities
+from .native import interpolated
+
+_SMALL = 0.1  # of the largest part of a structure: smaller parts without a stroke are no part of it
+
+
+class SharedEvidence:
+    """Probabilities on a model's grid, one class at a time on any other.
+
+    :param rows: class (from 1) -> its row of the probabilities; classes that are not listed are not known.
+    """
+
+    def __init__(self, shares: Probabilities, grid: Grid, rows: dict[int, int]):
+        self._shares, self._grid, self._rows = shares, grid, rows
+
+    def on(self, index: int, grid: Grid) -> Optional[np.ndarray]:
+        """Probability float32 (z, y, x) of a class on ``grid``; None where nothing is known of it."""
+        if index not in self._rows:
+            return None
+        return np.clip(interpolated(self._shares[self._rows[index]], self._grid, grid), 0, 1)
+
+
+def grown_regions(
+    image: sitk.Image,
+    painted: np.ndarray,
+    count: int,
+    evidence: Optional[SharedEvidence] = None,
+    quick: bool = False,
+    verdicts: Optional[Sequence[Verdict]] = None,
+    job: Optional[Job] = None,
+) -> Optional[Grown]:
+    """:func:`~PromptSegLib.growing.grow.grow_regions` with the growing network that comes with PromptSeg.
+
+    Parts of a region that are far smaller than its largest and hold no stroke are left out.
+    """
+    grown = grow_regions(image, painted, count, growing_network(), evidence, quick, verdicts, job)
+    if grown is not None:
+        for index, region in enumerate(grown.regions, 1):
+            _drop_small_parts(region, region.place.strokes(painted) == index)
+    return grown
+
+
+def _drop_small_parts(region: Region, strokes: np.ndarray) -> None:
+    parts, number = numbered_parts(region.logits > 0)
+    if number < 2:
+        return
+    sizes = np.bincount(parts.ravel())
+    small = sizes < _SMALL * sizes[1:].max()
+    small[np.unique(parts[strokes])] = False
+    small[0] = False
+    region.logits[small[parts]] = np.minimum(region.logits[small[parts]], -1.0)
+
+
+def notes_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    """One sentence for each way of growing that is not the usual one."""
+    plain = ", ".join(name for name, each in zip(names, verdicts) if each is Verdict.PLAIN)
+    alone = ", ".join(name for name, each in zip(names, verdicts) if each is Verdict.LEARNED_ALONE)
+    notes = []
+    if plain:
+        notes.append(f"Grown as Grow from seeds does, which fits the painted slices better: {plain}.")
+    if alone:
+        notes.append(f"Grown without the model, whose answer does not fit the painted slices: {alone}.")
+    return tuple(notes)
