@@ -71,11 +71,13 @@ class Run:
     curve: list[tuple[float, float, float]] = field(default_factory=list)
     means: dict[str, float] = field(default_factory=dict)  # of the curve
     began: float = field(default_factory=time.monotonic)
+    notes: tuple[str, ...] = ()  # sentences for the user: what of that does not count
     task: Optional[Task] = None  # the thread that puts the job together
 
     def ask(self, request: Any, worker: Any) -> None:
         """Hand the job to a worker."""
         self.worker, self.known = worker, request.known
+        self.notes = request.notes
         self.classes, self.segment_ids, self.numbers = request.classes, dict(request.segment_ids), dict(request.numbers)
         self.job = worker.submit(request.job, request.values, request.arrays, request.images)
 
