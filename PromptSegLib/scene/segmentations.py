@@ -18,6 +18,7 @@ import vtk
 
 from ..errors import PromptSegError
 from ..inference.result import Segmentation
+from ..prompts.classes import matching_name
 from .labelmaps import BINARY, is_empty, labelmap_of
 from .layers import accepted, give_way, leave_layers, renew_derived
 from .painting import look, snapshot
@@ -183,10 +184,13 @@ def _targets(segmentation, result: Segmentation, segment_ids: Mapping[str, str])
     for info in result.classes:
         if info.name in segment_ids:
             targets[info.name] = segment_ids[info.name]
+    classes = [info.name for info in result.classes]
     for segment_id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segment_id)
         if segment.HasTag(RESULT_TAG) and segment_id not in targets.values():
-            targets.setdefault(segment.GetName(), segment_id)
+            name = matching_name(segment.GetName(), classes)
+            if name is not None:
+                targets.setdefault(name, segment_id)
     return {info.name: targets[info.name] for info in result.classes if info.name in targets}
 
 

@@ -12,8 +12,8 @@ from ..prompts.store import Prompts
 from ..worker.client import Sent
 from ..worker.packing import packed_infos, packed_prompts
 from . import requests
-from .codes import Known
-from .planning import Plan
+from .codes import Known, class_of
+from .planning import Part, Plan
 
 RETUNE_SHARE = 1 / 3
 
@@ -26,6 +26,7 @@ class Request:
     :param segment_ids: class name -> ID of the segment that gets it.
     :param numbers: class name -> the number of the class in the segmentation.
     :param known: what the user said of the volume; None where nothing is painted.
+    :param notes: sentences for the user: what of it does not count.
     """
 
     job: str
@@ -36,6 +37,7 @@ class Request:
     segment_ids: dict[str, str]
     numbers: dict[str, int]
     known: Optional[Known]
+    notes: tuple[str, ...] = ()
 
 
 def request_of(plan: Plan, common: Mapping[str, Any]) -> Request:
@@ -53,6 +55,8 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
     painted = [part for part in others if part.any([*part.classes, *part.background])]
     known = [first, *(part.compose(plan.unpainted) for part in painted)]
     parts = [main, *painted]
+    notes = [*plan.notes, *_overlaps(main, first, refuse=True)]
+    notes += [note for part, each in zip(painted, known[1:]) for note in _overlaps(part, each, f"On {part.name}: ")]
     taught = {name for part, each in zip(parts, known) for name in part.taught(each)}
     held = {name: number for number, name in main.names.items() if name in taught}
     if not held:
@@ -93,7 +97,30 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         {name: plan.segment_ids[name] for name in wanted},
         {name: number for number, name in main.names.items()},
         first,
+        tuple(notes),
     )
+
+
+def _overlaps(part: Part, known: Known, where: str = "", refuse: bool = False) -> list[str]:
+    """What is said of segments that overlap: which of them the voxels count for.
+
+    :param refuse: raise :class:`PromptSegError` when nothing of a class is left.
+    """
+    said = []
+    for number, code, count in known.hidden:
+        other = class_of(code)
+        name, above = part.names[number], "background" if other is None else part.names.get(other, "another segment")
+        if number in known.painted:
+            voxels = f"{count} voxel{'s' if count > 1 else ''}"
+            said.append(f"{where}{name} and {above} overlap; there ({voxels}) it counts as {above}.")
+        elif refuse:
+            raise PromptSegError(
+                f"All that is painted in {name} lies under {above}, and a voxel counts for one segment only; "
+                f"erase it from {above}, or give {above} the role Ignore."
+            )
+        else:
+            said.append(f"{where}all that is painted in {name} lies under {above} and is not taught.")
+    return said
 
 
 def _with_companions(wanted: list[str], held: Mapping[str, int], start: Optional[Prompts]) -> list[str]:
@@ -120,7 +147,8 @@ def _segmenting(plan: Plan, common: Mapping[str, Any]) -> Request:
             part.image, part.name, known.codes, own, list(prompts.values.values()), False
         )
     numbers = {name: number for number, name in part.names.items()}
-    return Request("segment", request, arrays, [part.image], tuple(prompts.names), plan.segment_ids, numbers, known)
+    names, notes = tuple(prompts.names), tuple(_overlaps(part, known)) if known is not None else ()
+    return Request("segment", request, arrays, [part.image], names, plan.segment_ids, numbers, known, notes)
 
 
 def _values(names, start: Optional[Prompts]) -> dict[str, int]:

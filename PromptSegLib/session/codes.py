@@ -47,12 +47,20 @@ class Known:
         complete slices say, which is in the scene anyway.
     :param changed: numbers of the classes of which something was painted or erased since they were last applied.
     :param painted: numbers of the classes that are known somewhere.
+    :param hidden: where segments overlap, a voxel counts for one of them: number of a class, the code that its voxels
+        have instead, and how many they are.
     """
 
     codes: sitk.Image
     strokes: sitk.Image
     changed: tuple[int, ...]
     painted: tuple[int, ...]
+    hidden: tuple[tuple[int, int, int], ...] = ()
+
+
+def class_of(code: int) -> Optional[int]:
+    """The number of the class that a code stands for; None for background and what is no class."""
+    return code // 2 - 1 if code >= 2 and code % 2 == 0 else None
 
 
 def compose(
@@ -126,8 +134,31 @@ def compose(
             codes[where & now] = is_class(number)
             claimed |= now
         codes[where & ~claimed] = BACKGROUND
+    hidden = []
+    for each, number in classes.items():
+        mask = _said(painted, each, number, before, grid, number in changed, unpainted != "unknown")
+        over = codes[mask] if mask is not None else codes[:0]
+        instead, counts = np.unique(over[(over != is_class(number)) & (over != UNKNOWN)], return_counts=True)
+        hidden += [(number, int(code), int(count)) for code, count in zip(instead, counts)]
     held = tuple(number for number in classes.values() if (codes == is_class(number)).any())
-    return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held)
+    return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held, tuple(hidden))
+
+
+def _said(
+    painted: Painted,
+    segment_id: str,
+    number: int,
+    before: Optional[_Before],
+    grid: Grid,
+    changed: bool,
+    all_of_it: bool,
+) -> Optional[np.ndarray]:
+    """Where a segment says that its class is, bool (z, y, x): all of it where segments are complete; what was added
+    to a result since; the strokes of a class without a result. None for nowhere."""
+    if all_of_it or (changed and (before is None or not before.holds(number))):
+        return painted.masks([segment_id], grid)[segment_id]
+    added = before.changes(painted, segment_id, number)[0] if changed and before is not None else None
+    return None if added is None else _on(added, grid) > 0
 
 
 def _mark(codes: np.ndarray, where: np.ndarray, code: int) -> None:

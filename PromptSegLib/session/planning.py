@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
 from ..errors import PromptSegError
-from ..prompts.classes import ClassInfo, is_name
+from ..prompts.classes import ClassInfo, check_names, is_name, matching_name
 from ..prompts.store import Prompts
 from ..scene import links, painting
 from ..scene.segmentations import Segment, segments
@@ -54,6 +54,7 @@ class Plan:
 
     :param start: prompts to go on from, their classes called as the segments are now; None to begin anew.
     :param prompts: to segment with, instead of tuning.
+    :param notes: sentences for the user: what further examples do not teach.
     """
 
     parts: list[Part]
@@ -63,6 +64,7 @@ class Plan:
     prompts: Optional[Prompts] = None
     infos: dict[str, ClassInfo] = field(default_factory=dict)
     segment_ids: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def for_prompts(
@@ -83,11 +85,13 @@ def plan_tuning(
     """
     tuned = {each.id: each for each in _tuned(segmentation)}
     names = [each.name for each in tuned.values()]
+    check_names(names, "segments")
     for name in names:
-        if names.count(name) > 1:
-            raise PromptSegError(f"Two segments are called {name}; give each its own name.")
         if not is_name(name):
-            raise PromptSegError("The name of a segment is empty, very long or has several lines; give it another.")
+            raise PromptSegError(
+                f"The name of a segment ({ascii(name[:40])}) is empty, very long or has several lines "
+                "or invisible letters; give it another."
+            )
     start = version.prompts if version else None
     settings = {"mode": parameters.mode, "method": parameters.method, "seconds": float(parameters.seconds)}
     if start is not None:
@@ -95,13 +99,34 @@ def plan_tuning(
         fits = (start.sha256, start.mode, start.method) == (sha256, parameters.mode, parameters.method)
         start = _called_as_now(start, segmentation, tuned.values()) if fits else None
     parts = [_part(volume, segmentation, version, tuned)]
+    notes: list[str] = []
     for other_volume, other in examples:
-        alike = {each.id: each for each in _tuned(other) if each.name in names}
+        alike, untaught = _alike(other_volume, other, names)
+        notes += untaught
         if alike:
             parts.append(_part(other_volume, other, None, alike))
     infos = {each.name: ClassInfo(each.name, 1, each.color, each.terminology) for each in tuned.values()}
     ids = {each.name: each.id for each in tuned.values()}
-    return Plan(parts, settings, parameters.unpainted, start, None, infos, ids)
+    return Plan(parts, settings, parameters.unpainted, start, None, infos, ids, tuple(notes))
+
+
+def _alike(volume, segmentation, names: Sequence[str]) -> tuple[dict[str, Segment], list[str]]:
+    """The segments of a further example that teach, called as the class; and what is said of those that do not.
+
+    Raises :class:`PromptSegError` where two of them look the same.
+    """
+    painted = [each for each in _tuned(segmentation) if not each.is_empty]
+    called = {each.id: matching_name(each.name, names) for each in painted}
+    here = volume.GetName() or "volume"
+    check_names([each.name for each in painted if called[each.id]], f"segments of {here}")
+    alike = {each.id: replace(each, name=called[each.id] or "") for each in painted if called[each.id]}
+    others = [each.name.strip() or "a segment without a name" for each in painted if not called[each.id]]
+    if not others:
+        return alike, []
+    untaught = ", ".join(others)
+    return alike, [
+        f"{here} does not teach {untaught}: no segment here has {'that name' if len(others) == 1 else 'these names'}."
+    ]
 
 
 def _tuned(segmentation, ids=None) -> list[Segment]:
@@ -136,9 +161,14 @@ def _called_as_now(prompts: Prompts, segmentation, tuned) -> Prompts:
         before = links.tag(segmentation, each.id, CLASS) if each.id in own else ""
         if before and before != each.name and before in prompts.names:
             names[before] = each.name
+    # A new segment that is called as a class goes on with it.
+    for each in tuned:
+        found = matching_name(each.name, prompts.names)
+        if found and found != each.name and found not in names and each.name not in names.values():
+            names[found] = each.name
     # A class whose segment was deleted makes room for one that now has its name.
     for name in prompts.names:
-        if name not in names and name in names.values():
+        if name not in names and matching_name(name, names.values()):
             free = (f"{name} (earlier{f' {count}' if count else ''})" for count in range(len(prompts.names) + 1))
             names[name] = next(each for each in free if each not in prompts.names and each not in names.values())
     return prompts.renamed(names) if names else prompts

@@ -74,11 +74,13 @@ class Run:
     curve: list[tuple[float, float, float]] = field(default_factory=list)
     means: dict[str, float] = field(default_factory=dict)  # of the curve
     began: float = field(default_factory=time.monotonic)
+    notes: tuple[str, ...] = ()  # sentences for the user: what of that does not count
     task: Optional[Task] = None  # the thread that puts the job together
 
     def ask(self, request: Any, worker: Any) -> None:
         """Hand the job to a worker."""
         self.worker, self.known = worker, request.known
+        self.notes = request.notes
         self.classes, self.segment_ids, self.numbers = request.classes, dict(request.segment_ids), dict(request.numbers)
         self.job = worker.submit(request.job, request.values, request.arrays, request.images)
 
@@ -94,7 +96,8 @@ class Run:
 
     def told(self, text: str) -> Notice:
         """What to say at its end."""
-        return Notice(f"{text} {self.note}", "warning") if self.note else Notice(text)
+        more = [*self.notes, self.note] if self.note else self.notes
+        return Notice(" ".join([text, *more]), "warning") if more else Notice(text)
 
     def _smooth(self, name: str, value: float) -> float:
         """A running mean: a step looks at one crop, and crops differ more than steps do."""

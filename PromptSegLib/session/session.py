@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterator, Optional, Sequence, Union
 from ..errors import PromptSegError
 from ..inference.result import Segmentation
 from ..models import catalogue
+from ..prompts.classes import matching_name
 from ..prompts.store import Prompts
 from ..scene import links, looking, memory, prompt_nodes
 from ..scene.history import History
@@ -428,6 +429,8 @@ class Session:
         try:
             self._engine.hurry()
             run.ask(task.result(), self._engine.get(self.parameters))
+            if run.notes:
+                self._notice = Notice(" ".join(run.notes), "warning")
         except PromptSegError as error:
             self._fail(str(error))
         except Exception as error:
@@ -477,7 +480,8 @@ class Session:
             run.segmentation = run.made = self.parameters.segmentation = segmentation
         if segmentation is not None:
             names = {each.name: each.id for each in segments(segmentation) if each.role == "tune"}
-            run.segment_ids = {name: names[name] for name in prompts.names if name in names}
+            called = {name: matching_name(name, names) for name in prompts.names}
+            run.segment_ids = {name: names[each] for name, each in called.items() if each is not None}
         version = self._version(segmentation) if segmentation is not None else None
         plan = Plan.for_prompts(self.parameters, volume, segmentation, version, prompts, run.segment_ids)
         self._begin(run, plan)
