@@ -201,6 +201,10 @@ def test_rows_are_kept_and_not_computed_again(novel, tmp_path, capsys):
     assert novel.main(ask) == 0
     assert {group for group, _ in novel.made} == {"far"}  # what is there isn't even read
     assert json.loads(path.read_text())["rows"][:8] == rows
+    del novel.made[:]
+    assert novel.main([*ask[:-4], "Grow from seeds", "--again", "--sets", "far"]) == 0
+    assert {group for group, _ in novel.made} == {"far"}  # only what was said to have changed
+    assert len(json.loads(path.read_text())["rows"]) == 16
     said = capsys.readouterr().out
     assert "| near set | 1.000 |" in said and "| far set | 1.000 |" in said
 
@@ -286,6 +290,9 @@ def test_table(benchmark_module):
         "| worst set against Grow from seeds | - | +0.050 (one) |",
     ]
     assert lines[6] == "| worst case against Grow from seeds | - | -0.200 (one y) |"
+    tuned = {**row("one", "x", "tuned", 0.2), "budget": 30.0}
+    both = module.table([tuned, {**tuned, "budget": 60.0}], {"one": "One"})
+    assert both.startswith("| set | tuned, 30 s | tuned, 60 s |") and "tuning 30 s; tuning 60 s" in both
     assert module.table([], {}) == "Nothing has been computed yet."
 
 
