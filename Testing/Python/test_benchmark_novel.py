@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny import CLASSES, painted, phantom, tiny_backbone
 
 from PromptSegLib.errors import PromptSegError
 
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETS = [
     ("vessel", (32, 64, 64)),
     ("sheet", (32, 48, 48)),
@@ -347,3 +349,17 @@ def test_promptseg_is_tuned_once_for_its_parts(benchmark_module, tmp_path, monke
     assert len(asked) == 1 and (asked[0].shipped is None) == hide
     assert (found[novel.TUNING[0]] != found[novel.TUNING[1]]).any()  # only the second one is grown from the strokes
     assert task.kept["seconds"] > 0
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"needs real volumes in {DATA}")
+def test_real_sets(benchmark_module):
+    """Every set has cases of either kind, none of them of both, and what is loaded can be painted."""
+    cases = benchmark_module("novel_cases")
+    for each in cases.SETS:
+        ours, theirs = ({case.name for case in each.cases(DATA, test)} for test in (False, True))
+        assert ours and (theirs or each.name == "abdomen_mr") and not ours & theirs
+    taught = {path.name for path in cases.reserved(DATA)}
+    assert not taught & {f"case{number:02d}_ct.nii.gz" for number in range(12)} and "case12_ct.nii.gz" in taught
+    assert len([name for name in taught if name.startswith("hippocampus")]) == 20
+    image, reference, classes = cases.chosen(["hippocampus"])[0].cases(DATA)[0].load()
+    assert image.GetSize() == reference.GetSize() and classes == {"anterior": 1, "posterior": 2}
