@@ -3,7 +3,8 @@
 Usage: ``make bench-novel`` or ``python Testing/Benchmark/novel.py --json FILE [--sets sts_ct ...] [--methods ...]``.
 
 Every row goes to the JSON as soon as it is known, and rows that are there already are not computed again. Cases are
-those for development; ``--test`` opens the test set instead, once everything is decided.
+those for development; ``--test`` opens the test set instead, once everything is decided. A new method is one function
+with ``@method``; one that has changed is computed anew with ``--again``.
 """
 
 from __future__ import annotations
@@ -68,13 +69,20 @@ class Options:
 
 Method = Callable[[Task, Options], sitk.Image]
 METHODS: dict[str, Method] = {}
+TUNING: list[str] = []  # methods that take ``--seconds``
 
 
-def method(name: str) -> Callable[[Method], Method]:
-    """Register a function (task, options) -> labels on the image's grid; what is no class counts as background."""
+def method(name: str, tunes: bool = False) -> Callable[[Method], Method]:
+    """Register a function (task, options) -> labels on the image's grid; what is no class counts as background.
+
+    :param tunes: whether it depends on ``options.seconds``, which then is part of its rows; if it shares ``_tuned``,
+        the time of the tuning is added to its own.
+    """
 
     def register(function: Method) -> Method:
         METHODS[name] = function
+        if tunes:
+            TUNING.append(name)
         return function
 
     return register
@@ -109,7 +117,7 @@ def _tuned(task: Task, options: Options):
     return task.kept["tuned"]
 
 
-@method("PromptSeg, network alone")
+@method("PromptSeg, network alone", tunes=True)
 def _network(task: Task, options: Options) -> sitk.Image:
     import PromptSegLib as ps
 
@@ -117,7 +125,7 @@ def _network(task: Task, options: Options) -> sitk.Image:
     return ps.segment(_tuned(task, options), task.image, backbone, grow_strokes=False).labels
 
 
-@method("PromptSeg")
+@method("PromptSeg", tunes=True)
 def _promptseg(task: Task, options: Options) -> sitk.Image:
     import PromptSegLib as ps
 
@@ -125,7 +133,6 @@ def _promptseg(task: Task, options: Options) -> sitk.Image:
 
 
 PAINTINGS = ("three slices", "one slice", "one voxel")
-TUNING = ("PromptSeg, network alone", "PromptSeg")  # methods that take ``--seconds``
 
 
 def paint(reference: sitk.Image, classes: dict[str, int], painting: str, seed: int) -> sitk.Image:
@@ -157,6 +164,12 @@ class Rows:
 
     def has(self, key: dict) -> bool:
         return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+
+    def forget(self, sets: list[str], methods: list[str], kind: str) -> None:
+        """Drop what these methods gave, because they have changed since."""
+        self.rows = [
+            row for row in self.rows if not (row["set"] in sets and row["method"] in methods and row["kind"] == kind)
+        ]
 
     def add(self, row: dict) -> None:
         self.rows.append(row)
@@ -256,6 +269,7 @@ def parsed(arguments: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument("--painting", default=PAINTINGS[0], choices=PAINTINGS)
     parser.add_argument("--rounds", type=int, default=0, help="corrections of one stroke each, after each result")
     parser.add_argument("--json", type=Path, help="keep every row here, and compute none that is there")
+    parser.add_argument("--again", action="store_true", help="compute rows that are there anew: --methods have changed")
     parser.add_argument("--test", action="store_true", help="open the test set: once, when everything is decided")
     parser.add_argument("--table", action="store_true", help="compute nothing, only print the tables of --json")
     return parser.parse_args(arguments)
@@ -267,6 +281,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
     try:
         sets = chosen(options.sets)
         rows = Rows(options.json, {"machine": platform.machine(), "cores": os.cpu_count(), "threads": options.threads})
+        if options.again:
+            rows.forget([each.name for each in sets], options.methods, "test" if options.test else "development")
         if not options.table:
             compute(rows, sets, options)
     except PromptSegError as error:

@@ -17,7 +17,8 @@ def table(rows: list[dict], titles: dict[str, str]) -> str:
     """
     parts = []
     for painting, number in dict.fromkeys((row["painting"], row["round"]) for row in rows):
-        own = common([row for row in rows if (row["painting"], row["round"]) == (painting, number)])
+        own = [row for row in rows if (row["painting"], row["round"]) == (painting, number)]
+        own = common(_told_apart(own))
         said = f"{painting} per structure" + (f", {number} corrections" if number else "")
         cases = {(row["set"], row["case"]) for row in own}
         seeds = sorted({row["seed"] for row in own})
@@ -28,6 +29,18 @@ def table(rows: list[dict], titles: dict[str, str]) -> str:
         note += f"; {refused} refusals, which count as 0" if refused else ""
         parts.append("\n".join([*_lines(own, titles), "", note + "."]))
     return "\n\n".join(parts) or "Nothing has been computed yet."
+
+
+def _told_apart(rows: list[dict]) -> list[dict]:
+    """A column for each budget of a method that was run with several."""
+    budgets: dict[str, set] = {}
+    for row in rows:
+        budgets.setdefault(row["method"], set()).add(row["budget"])
+
+    def title(row: dict) -> str:
+        return f"{row['method']}, {row['budget']:g} s" if len(budgets[row["method"]]) > 1 else row["method"]
+
+    return [{**row, "method": title(row)} for row in rows]
 
 
 def common(rows: list[dict]) -> list[dict]:

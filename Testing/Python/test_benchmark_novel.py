@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny import CLASSES, painted, phantom, tiny_backbone
 
 from PromptSegLib.errors import PromptSegError
 
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETS = [
     ("vessel", (32, 64, 64)),
     ("sheet", (32, 48, 48)),
@@ -201,6 +203,10 @@ def test_rows_are_kept_and_not_computed_again(novel, tmp_path, capsys):
     assert novel.main(ask) == 0
     assert {group for group, _ in novel.made} == {"far"}  # what is there isn't even read
     assert json.loads(path.read_text())["rows"][:8] == rows
+    del novel.made[:]
+    assert novel.main([*ask[:-4], "Grow from seeds", "--again", "--sets", "far"]) == 0
+    assert {group for group, _ in novel.made} == {"far"}  # only what was said to have changed
+    assert len(json.loads(path.read_text())["rows"]) == 16
     said = capsys.readouterr().out
     assert "| near set | 1.000 |" in said and "| far set | 1.000 |" in said
 
@@ -286,6 +292,9 @@ def test_table(benchmark_module):
         "| worst set against Grow from seeds | - | +0.050 (one) |",
     ]
     assert lines[6] == "| worst case against Grow from seeds | - | -0.200 (one y) |"
+    tuned = {**row("one", "x", "tuned", 0.2), "budget": 30.0}
+    both = module.table([tuned, {**tuned, "budget": 60.0}], {"one": "One"})
+    assert both.startswith("| set | tuned, 30 s | tuned, 60 s |") and "tuning 30 s; tuning 60 s" in both
     assert module.table([], {}) == "Nothing has been computed yet."
 
 
@@ -340,3 +349,17 @@ def test_promptseg_is_tuned_once_for_its_parts(benchmark_module, tmp_path, monke
     assert len(asked) == 1 and (asked[0].shipped is None) == hide
     assert (found[novel.TUNING[0]] != found[novel.TUNING[1]]).any()  # only the second one is grown from the strokes
     assert task.kept["seconds"] > 0
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"needs real volumes in {DATA}")
+def test_real_sets(benchmark_module):
+    """Every set has cases of either kind, none of them of both, and what is loaded can be painted."""
+    cases = benchmark_module("novel_cases")
+    for each in cases.SETS:
+        ours, theirs = ({case.name for case in each.cases(DATA, test)} for test in (False, True))
+        assert ours and (theirs or each.name == "abdomen_mr") and not ours & theirs
+    taught = {path.name for path in cases.reserved(DATA)}
+    assert not taught & {f"case{number:02d}_ct.nii.gz" for number in range(12)} and "case12_ct.nii.gz" in taught
+    assert len([name for name in taught if name.startswith("hippocampus")]) == 20
+    image, reference, classes = cases.chosen(["hippocampus"])[0].cases(DATA)[0].load()
+    assert image.GetSize() == reference.GetSize() and classes == {"anterior": 1, "posterior": 2}
