@@ -21,6 +21,7 @@ _NEAR = 6.0  # voxels (of the finest spacing) in which nearness falls to 1/e
 _CERTAIN = 0.15  # ranges of the image, likewise
 _BINS = 128
 _ROBUST = (0.5, 99.5)
+_REACH = 0.2  # of the painted extent
 SETTLED = 0.005  # share of the voxels whose plainly grown label may still change in a question
 
 
@@ -60,10 +61,26 @@ class Ground:
         if rim is not None:
             seeds = np.where((seeds < 0) & (rim >= 0), rim, seeds)
         grown, cost = grow_plainly(array, seeds, limits, SETTLED)
+        if rim is None:
+            grown = _within_reach(grown, strokes != UNKNOWN)
         sample = array[tuple(slice(None, None, max(1, extent // 48)) for extent in array.shape)]
         edges = np.quantile(sample, np.linspace(0, 1, _BINS + 1)[1:-1])
         ranks = np.searchsorted(edges, array.ravel(), side="right").reshape(array.shape).astype(np.uint8)
         return cls(array.astype(np.float32), strokes, spacing, limits, ranks, np.maximum(grown, 0), cost)
+
+
+def _within_reach(grown: np.ndarray, painted: np.ndarray) -> np.ndarray:
+    """Background outside the box of all strokes, a fifth larger on either side, as Grow from seeds has it."""
+    result = np.zeros_like(grown)
+    box = []
+    for axis, extent in enumerate(grown.shape):
+        line = np.flatnonzero(painted.any(tuple(other for other in range(3) if other != axis)))
+        if not len(line):
+            return result
+        more = max(3, int(_REACH * (line[-1] - line[0])))
+        box.append(slice(max(int(line[0]) - more, 0), min(int(line[-1]) + more + 1, extent)))
+    result[tuple(box)] = grown[tuple(box)]
+    return result
 
 
 def robust_limits(array: np.ndarray) -> tuple[float, float]:

@@ -14,9 +14,9 @@ from ..models.matching import matched
 from ..models.workspace import Workspace
 from ..progress import Job
 from ..prompts.classes import ClassInfo
-from .evidence import ABSENT, Probabilities, evidence
-from .growing import grow_quickly
+from .evidence import Probabilities, evidence
 from .native import labels_on_native, winner
+from .regions import SharedEvidence, grown_regions
 from .result import Segmentation
 from .segmenting import box_around, honour, on_model_grid
 from .tiling import steps
@@ -32,8 +32,8 @@ def first_look(
 ) -> Optional[Segmentation]:
     """Labels of an example's classes from one sweep with the shipped prompts: seconds, and no gradient.
 
-    Each class takes the evidence of the shipped class that it agrees with; one that agrees with none grows
-    through what no known class claims. None where the backbone ships nothing or nothing is painted.
+    Each class takes the evidence of the shipped class that it agrees with; one that agrees with none is grown
+    without evidence. None where the backbone ships nothing or nothing is painted.
 
     :param infos: the classes, with their values in the annotation.
     :param around: as for :func:`~.segmenting.segment`.
@@ -43,7 +43,7 @@ def first_look(
     job, workspace, shipped = job or Job(), workspace or Workspace(0), backbone.shipped.decoder_only()
     native = Grid.of(example.image)
     whole = volume = workspace.volume(example.image, backbone.preprocessing)
-    painted = labels_on_grid(example, {info.name: info.value for info in infos}, native)
+    painted = everything = labels_on_grid(example, {info.name: info.value for info in infos}, native)
     coarse = on_model_grid(painted, example.image, native, whole.grid, len(infos))
     if not (coarse > 0).any():
         return None
@@ -55,23 +55,21 @@ def first_look(
         painted, native = painted[part], volume.native
     maps, step = workspace.maps(example.image, backbone), steps(whole.array.shape, backbone.tile)
     scores = evidence(backbone, shipped, volume.array, job.part(0.0, 0.8), maps=maps, offset=offset, step=step)
-    fields = grow_quickly(
-        volume.array,
-        Probabilities(_matched(scores, coarse, len(infos))),
-        coarse,
-        backbone.preprocessing.spacing,
-        job.part(0.8, 1.0),
-    )
-    lookup = np.zeros(len(fields) + 1, np.uint8 if max(info.value for info in infos) < 256 else np.uint16)
-    lookup[1 : len(infos) + 1] = [info.value for info in infos]
-    labels = labels_on_native(fields, volume.grid.halved(), native, lookup, lambda _: job.check())
+    known = SharedEvidence(Probabilities(scores), volume.grid, _known(scores, coarse, len(infos)))
+    grown = grown_regions(example.image, everything, len(infos), known, quick=True, job=job.part(0.8, 1.0))
+    if grown is None:
+        return None
+    lookup = np.zeros(len(infos) + 1, np.uint8 if max(info.value for info in infos) < 256 else np.uint16)
+    lookup[1:] = [info.value for info in infos]
+    fields = [(region.logits, region.place.grid) for region in grown.regions]
+    labels = labels_on_native(fields, native, lookup, lambda _: job.check())
     honour(labels, painted, lookup)
     sentence = whole.rule.sentence
     return Segmentation(native.image(labels), tuple(infos), notes=(sentence,) if sentence else ())
 
 
-def _matched(scores: np.ndarray, strokes: np.ndarray, count: int) -> np.ndarray:
-    """Evidence of the painted classes first, then of the shipped classes that none of them took."""
+def _known(scores: np.ndarray, strokes: np.ndarray, count: int) -> dict[int, int]:
+    """Painted class (from 1) -> row (from 1) of the shipped class that agrees best with its strokes."""
     known = strokes >= 0
     said, own = winner(scores[:, known].astype(np.float32)), strokes[known]
     agreed = np.zeros((count, len(scores)))
@@ -79,8 +77,4 @@ def _matched(scores: np.ndarray, strokes: np.ndarray, count: int) -> np.ndarray:
         for other in range(len(scores)):
             one, two = own == index + 1, said == other + 1
             agreed[index, other] = 2 * (one & two).sum() / max(1, one.sum() + two.sum())
-    taken = matched(agreed)
-    neutral = np.zeros(scores.shape[1:], scores.dtype)
-    neutral[(scores == ABSENT).all(0)] = ABSENT  # nothing is there
-    rest = [other for other in range(len(scores)) if other not in taken.values()]
-    return np.stack([*(scores[taken[i]] if i in taken else neutral for i in range(count)), *(scores[i] for i in rest)])
+    return {index + 1: row + 1 for index, row in matched(agreed).items()}

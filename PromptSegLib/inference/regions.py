@@ -16,6 +16,7 @@ from ..progress import Job
 from .evidence import Probabilities
 from .native import interpolated
 
+_UNPAINTED = 1.0  # the highest score of a class that is known to the network but not painted
 _SMALL = 0.1  # of the largest part of a structure: smaller parts without a stroke are no part of it
 
 
@@ -64,6 +65,22 @@ def _drop_small_parts(region: Region, strokes: np.ndarray) -> None:
     small[np.unique(parts[strokes])] = False
     small[0] = False
     region.logits[small[parts]] = np.minimum(region.logits[small[parts]], -1.0)
+
+
+def regions_before_scores(
+    grown: Grown, scores: Sequence[tuple[np.ndarray, Grid]], painted: np.ndarray
+) -> list[tuple[np.ndarray, Grid]]:
+    """What competes for an image's voxels: regions of the classes that are painted, the network's scores of the others.
+
+    :param painted: labels of what is painted; where a region is certain, no score takes its voxels.
+    """
+    fields = []
+    for index, (region, (values, grid)) in enumerate(zip(grown.regions, scores), 1):
+        if index in painted:
+            fields.append((region.logits, region.place.grid))
+        else:
+            fields.append((np.minimum(values, np.float16(_UNPAINTED)), grid))
+    return fields
 
 
 def notes_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ from ..progress import Job
 from ..prompts.classes import is_one_body
 from ..prompts.store import Prompts
 from .evidence import Probabilities, evidence
-from .growing import grow, grow_quickly
 from .islands import islands_hidden
 from .looking import entropy, places_to_look
 from .native import labels_on_native, native_slabs
+from .regions import SharedEvidence, grown_regions, notes_of, regions_before_scores
 from .result import Segmentation
 from .tiling import OVERLAP_ALONE, aligned, steps
 
@@ -71,7 +71,7 @@ def segment(
         their groups still compete, so that a class never depends on what else is asked for.
     :param strokes: what the user painted on this very image, label values as the prompts'
         classes have them. By default: the strokes that the prompts were tuned on, if the image is the same.
-    :param grow_strokes: grow strokes over the network's evidence; by default where a class has any.
+    :param grow_strokes: grow strokes with the network's evidence; by default where a class has any.
         Strokes are honoured either way, those of the background and what was erased as well.
     :param region: first and last voxel index + 1, ((x, y, z), (x, y, z)), outside which nothing is labelled.
     :param probabilities_wanted: also give each class's probability (the network's, before growing).
@@ -79,7 +79,7 @@ def segment(
     :param around: look no further than this many mm from the strokes of classes (a preview of a large
         image); the result then covers that part of the image's grid.
     :param coarse_maps: leave the uncertainty on the model's grid, which for a large image is much smaller.
-    :param quick: grow on every second voxel, for a preview.
+    :param quick: leave out what finer voxels and painted slices that predict each other would add, for a preview.
     :param keep_islands: leave organs that are one body (those of ``prompts.classes.is_one_body``) in as many parts as
         the network found; by default their small parts go, where there are no strokes to say what belongs to them.
     :param workspace: what is kept from one call to the next on the same image.
@@ -101,7 +101,7 @@ def segment(
         _check_region(region, native, name)
 
     whole = workspace.volume(image, backbone.preprocessing, prompts.intensity)
-    painted = _strokes(kept, image, native, strokes, values, workspace)
+    painted = everything = _strokes(kept, image, native, strokes, values, workspace)
     coarse = None
     if painted is not None and (painted > 0).any():  # background alone says nothing of where a class is
         coarse = on_model_grid(painted, image, native, whole.grid, len(values))
@@ -121,20 +121,20 @@ def segment(
         scores = evidence(backbone, kept, volume.array, sweep, maps=maps, offset=offset, step=step)
     seconds["network"] = time.perf_counter() - clock - sum(seconds.values())
 
-    fields, grid = scores, volume.grid
-    if coarse is not None and grow_strokes is not False:
-        spacing, growing = backbone.preprocessing.spacing, job.part(0.75, 0.9)
-        if quick:
-            fields, grid = grow_quickly(volume.array, Probabilities(scores), coarse, spacing, growing), grid.halved()
-        else:
-            fields = grow(volume.array, Probabilities(scores), coarse, spacing, growing)
+    grown = None
+    if coarse is not None and grow_strokes is not False and everything is not None:
+        known = SharedEvidence(Probabilities(scores), volume.grid, {index: index for index in range(1, len(infos) + 1)})
+        grown = grown_regions(image, everything, len(infos), known, quick, job=job.part(0.75, 0.9))
         seconds["growing"] = time.perf_counter() - clock - sum(seconds.values())
 
     kind = np.uint8 if max(values) < 256 else np.uint16
     lookup = np.array([0] + [info.value if info.name in chosen else 0 for info in infos], kind)
     bodies = [] if keep_islands or coarse is not None else [i for i, each in enumerate(infos) if is_one_body(each.name)]
-    with islands_hidden(fields, bodies):
-        labels = labels_on_native(fields, grid, native, lookup, lambda _: job.check())
+    with islands_hidden(scores, bodies):
+        fields = [(value, volume.grid) for value in scores]
+        if grown is not None and everything is not None:
+            fields = regions_before_scores(grown, fields, np.unique(everything))
+        labels = labels_on_native(fields, native, lookup, lambda _: job.check())
     if painted is not None:
         honour(labels, painted, lookup)
     if region is not None:
@@ -142,6 +142,7 @@ def segment(
         outside[_slices(region)] = False
         labels[outside if volume is whole else outside[part]] = 0
     shown, notes = tuple(info for info in infos if info.name in chosen), [whole.rule.sentence]
+    notes += notes_of([info.name for info in infos], grown.verdicts) if grown is not None else []
     result = Segmentation(native.image(labels), shown, seconds=seconds, notes=tuple(each for each in notes if each))
     if uncertainty_wanted:
         unsure = entropy(Probabilities(scores))

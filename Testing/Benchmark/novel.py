@@ -30,7 +30,10 @@ from novel_table import table
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.evaluation.scores import score
 from PromptSegLib.evaluation.scribbles import correct, scribble
+from PromptSegLib.examples.example import Example
 from PromptSegLib.files import replacing
+from PromptSegLib.growing.guard import Verdict
+from PromptSegLib.prompts.classes import ClassInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +94,30 @@ def method(name: str, tunes: bool = False) -> Callable[[Method], Method]:
 @method("Grow from seeds")
 def _grow(task: Task, options: Options) -> sitk.Image:
     return grow_from_seeds(task.image, task.strokes)
+
+
+@method("plain growing")
+def _plain(task: Task, options: Options) -> sitk.Image:
+    return _grown(task, [Verdict.PLAIN] * len(task.classes))
+
+
+@method("learned growing, unguarded")
+def _learned(task: Task, options: Options) -> sitk.Image:
+    return _grown(task, [Verdict.LEARNED] * len(task.classes))
+
+
+@method("learned growing")
+def _guarded(task: Task, options: Options) -> sitk.Image:
+    return _grown(task, None)
+
+
+def _grown(task: Task, verdicts: Optional[list]) -> sitk.Image:
+    """Growing without tuning and without the backbone."""
+    from PromptSegLib.inference.stroke_regions import segment_strokes
+
+    example = Example(task.image, task.strokes, BACKGROUND)
+    infos = [ClassInfo(name, value, (1.0, 0.0, 0.0)) for name, value in task.classes.items()]
+    return segment_strokes(example, infos, verdicts=verdicts).labels
 
 
 @method("random walker")

@@ -287,7 +287,9 @@ def segment(made: Adaptation, preprocessing: Preprocessing, image: sitk.Image) -
             cval=-1.0,
         )
     lookup = np.array([0, *CLASSES.values()], np.uint8)
-    return volume.native.image(labels_on_native(evidence[0].numpy(), volume.grid, volume.native, lookup))
+    return volume.native.image(
+        labels_on_native([(each, volume.grid) for each in evidence[0].numpy()], volume.native, lookup)
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -206,11 +206,11 @@ def test_native_slabs_equal_one_interpolation(monkeypatch, direction):
     assert np.allclose(np.concatenate([slab for _, slab in pieces], 1), whole, atol=1e-4)
     assert np.abs(whole).max() < 10  # no voxel of the image lies outside what is interpolated
     lookup = np.array([0, 5, 9], np.uint8)
-    assert np.array_equal(labels_on_native(values, grid, native, lookup), lookup[winner(whole)])
+    assert np.array_equal(labels_on_native([(each, grid) for each in values], native, lookup), lookup[winner(whole)])
     sparse = np.full_like(values, -5.0)
     sparse[0, :3, -4:, 5:9] = sparse[1, 8, 20, 20] = 5.0
     whole = np.concatenate([slab for _, slab in native_slabs(sparse, grid, native)], 1)
-    assert np.array_equal(labels_on_native(sparse, grid, native, lookup), lookup[winner(whole)])
+    assert np.array_equal(labels_on_native([(each, grid) for each in sparse], native, lookup), lookup[winner(whole)])
 
 
 def test_cancelling_a_segmentation_raises(backbone, prompts):
