@@ -5,6 +5,7 @@
 # make bench-protocol  prompts against other ways to teach a body new classes (needs data, hours; goes on where it stopped)
 # make bench-levers  what more classes and data bring to the protocol's prompts (needs data)
 # make bench-novel  structures that the backbone does not know, and phantoms (most need data; goes on where it stopped)
+# make hard-volumes  what other people's files look like, through the whole command line
 # make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
 
 # slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
@@ -15,7 +16,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel bench-throughput clean
+.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel \
+  bench-throughput clean hard-volumes
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -80,6 +82,9 @@ bench-novel: $(READY)
 
 bench-throughput: $(READY)
 	$(RUN) Testing/Benchmark/throughput.py
+
+hard-volumes: $(READY)
+	$(RUN) Testing/Reliability/hard_volumes.py
 
 clean:
 	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json

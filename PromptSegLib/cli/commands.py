@@ -18,7 +18,7 @@ from ..models import catalogue
 from ..network.config import outputs_of
 from ..progress import Job, Report
 from ..prompts.store import Prompts, parse_classes
-from .outputs import Outputs, keep_apart, planned
+from .outputs import Outputs, keep_apart, planned, same_file
 
 
 def models(options: argparse.Namespace) -> None:
@@ -62,6 +62,12 @@ def tune(options: argparse.Namespace) -> None:
         raise PromptSegError(f"Prompts are saved as .safetensors; {output.name} ends otherwise.")
     check_writable(output)
     keep_apart([output], [file for pair in options.example for file in pair] + [options.model])
+    for image, annotation in options.example:
+        if same_file(image, annotation):
+            raise PromptSegError(
+                f"What is given as the annotation of {Path(image).name} is the image itself; give the file with "
+                "what was painted on it."
+            )
     start = Prompts.load(_prompts_file(options.start)) if options.start else None
     from ..examples.checking import check_examples, holds
     from ..examples.example import Example
@@ -111,7 +117,7 @@ def segment(options: argparse.Namespace) -> None:
     classes = list(dict.fromkeys(prompts.find(name).info.name for name in options.classes or prompts.names))
     if len(images) > 1 and (options.strokes or options.region or options.uncertainty):
         raise PromptSegError("--strokes, --region and --uncertainty belong to one image; give one image at a time.")
-    if options.strokes and Path(options.strokes).resolve() == images[0].resolve():
+    if options.strokes and same_file(options.strokes, images[0]):
         raise PromptSegError(
             "What is given as --strokes is the image itself; give the file with what was painted on it."
         )

@@ -119,6 +119,11 @@ def keep_apart(outputs: Iterable[Path], inputs: Iterable[Union[str, Path, None]]
         taken.add(place)
 
 
+def same_file(one: Union[str, Path], other: Union[str, Path]) -> bool:
+    """Whether two names are of one file."""
+    return _identity(Path(one)) == _identity(Path(other))
+
+
 def _identity(path: Path) -> Hashable:
     """The same for all names of a file: links, and capitals where they do not matter."""
     try:
