@@ -67,13 +67,19 @@ def read_memory(segmentation_node) -> dict[str, sitk.Image]:
     for node in _nodes(segmentation_node):
         data = node.GetImageData()
         scalars = data.GetPointData().GetScalars() if data is not None else None
-        if scalars is None:
+        if scalars is None or not _is_labels(scalars):  # anybody may write into a scene
             continue
         matrix = volume_to_world(node)
         matrix[:, 3] = matrix @ [*data.GetExtent()[::2], 1.0]
         voxels = vtk_to_numpy(scalars).reshape(data.GetDimensions()[::-1])
         images[node.GetAttribute(_KEY)] = image_of(voxels, matrix, label_of(segmentation_node))
     return images
+
+
+def _is_labels(scalars) -> bool:
+    """Whether these are what :func:`write_memory` writes: one whole number a voxel, of 16 bits at most."""
+    kinds = (vtk.VTK_UNSIGNED_CHAR, vtk.VTK_UNSIGNED_SHORT)
+    return scalars.GetNumberOfComponents() == 1 and scalars.GetNumberOfTuples() > 0 and scalars.GetDataType() in kinds
 
 
 def forget_orphans(scene) -> None:
