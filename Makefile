@@ -78,3 +78,16 @@ bench-throughput: $(READY)
 
 clean:
 	rm -rf $(VENV) demo $(PROTOCOL)
+
+# Reliability: what is broken on purpose, hostile input (COUNT of them), and load. docs/reliability.md has their tables.
+COUNT ?= 1000000
+.PHONY: fault-campaign fuzz load
+
+fault-campaign: $(READY)
+	$(RUN) Testing/Reliability/faults.py
+
+fuzz: $(READY)
+	nice -n 19 $(RUN) Testing/Reliability/fuzz.py --count $(COUNT) --out fuzz.json
+
+load: $(READY)
+	$(RUN) Testing/Reliability/load.py

@@ -104,9 +104,10 @@ def tune(options: argparse.Namespace) -> None:
 
 def segment(options: argparse.Namespace) -> None:
     from ..inference.writing import SUFFIXES, write_image, write_segmentation
+    from .batch import Batch, images_in
 
     prompts = Prompts.load(_prompts_file(options.prompts))
-    images = [Path(image) for image in options.images]
+    images = images_in(options.images)
     classes = list(dict.fromkeys(options.classes or prompts.names))
     for name in classes:
         prompts.find(name)
@@ -128,7 +129,9 @@ def segment(options: argparse.Namespace) -> None:
             prefix = f"{_stem(path)}_" if len(images) > 1 else ""
             for name, word in _words(prompts, classes).items():
                 shares[path, name] = folder / f"{prefix}{word}.nii.gz"
-    _keep_apart([*targets, *maps, *shares.values()], [*images, options.strokes, options.prompts, options.model])
+    report = Path(options.report) if options.report else None
+    written = [*targets, *maps, *shares.values(), *([report] if report else [])]
+    _keep_apart(written, [*images, options.strokes, options.prompts, options.model])
     for path in [*targets, *maps, *shares.values()]:
         check_writable(path)
     from ..examples.checking import check_strokes
@@ -137,36 +140,40 @@ def segment(options: argparse.Namespace) -> None:
     from .sparing import Backbones
 
     backbones = Backbones(prompts, options.model, options.device)
-    for path, target in zip(images, targets):
-        image = read_image(path)
-        strokes = None
-        if options.strokes:
-            strokes = Example(image, read_annotation(options.strokes), options.background, name=path.name)
-            check_strokes(strokes, prompts.values)
-        region = None
-        if options.region:
-            x0, x1, y0, y1, z0, z1 = options.region
-            region = ((x0, y0, z0), (x1, y1, z1))
-        with _progress() as job:
-            result = backbones.segment(
-                prompts,
-                image,
-                classes=classes,
-                strokes=strokes,
-                grow_strokes=False if options.no_grow else None,
-                keep_islands=options.keep_islands,
-                region=region,
-                probabilities_wanted=bool(shares),
-                uncertainty_wanted=bool(options.uncertainty),
-                job=job,
-                name=path.name,
-            )
-        write_segmentation(result, target)
-        print(f"{target}  {sum(result.seconds.values()):.1f} s")
-        for name, each in (result.probabilities or {}).items():
-            write_image(each, shares[path, name])
-        if options.uncertainty and result.uncertainty is not None:
-            write_image(result.uncertainty, Path(options.uncertainty))
+    batch = Batch(list(zip(images, targets)), report, options.resume, {name: prompts.values[name] for name in classes})
+    for path, target in batch:
+        with batch.noting(path) as row:
+            image = read_image(path)
+            strokes = None
+            if options.strokes:
+                strokes = Example(image, read_annotation(options.strokes), options.background, name=path.name)
+                check_strokes(strokes, prompts.values)
+            region = None
+            if options.region:
+                x0, x1, y0, y1, z0, z1 = options.region
+                region = ((x0, y0, z0), (x1, y1, z1))
+            with _progress() as job:
+                result = backbones.segment(
+                    prompts,
+                    image,
+                    classes=classes,
+                    strokes=strokes,
+                    grow_strokes=False if options.no_grow else None,
+                    keep_islands=options.keep_islands,
+                    region=region,
+                    probabilities_wanted=bool(shares),
+                    uncertainty_wanted=bool(options.uncertainty),
+                    job=job,
+                    name=path.name,
+                )
+            write_segmentation(result, target)
+            batch.measure(row, result.labels)
+            print(f"{target}  {sum(result.seconds.values()):.1f} s", flush=True)
+            for name, each in (result.probabilities or {}).items():
+                write_image(each, shares[path, name])
+            if options.uncertainty and result.uncertainty is not None:
+                write_image(result.uncertainty, Path(options.uncertainty))
+    batch.finish()
 
 
 def worker(options: argparse.Namespace) -> None:

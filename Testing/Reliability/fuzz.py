@@ -35,6 +35,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "Testing" / "Python"), str(Path(__file__).
 SHARES = {"messages": 0.40, "prompts": 0.25, "catalogue": 0.15, "scene": 0.15, "cli": 0.05}
 MEMORY = 2 * 2**30  # bytes beyond what the child has when it begins
 GROWTH = 256 * 2**20  # bytes that a single input may add to the peak
+_TURN = 60_000  # inputs of all targets together until the next turn: a child takes seconds to begin
 FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.", "pickle.find_class")
 
 
@@ -185,7 +186,7 @@ def campaign(count: int, names: list[str], seed: int, limit: float, out: Path | 
     """Run ``count`` inputs over targets; a table of how they ended, and the findings."""
     table = {name: {"inputs": 0, "taken": 0, "refused": 0, "found": 0, "seconds": 0.0} for name in names}
     findings: list[dict] = []
-    for name, first, last in spans(count, names, 4000):
+    for name, first, last in spans(count, names, _TURN):
         while first < last:
             began = time.monotonic()
             ran, found, outcomes = turn(name, seed, first, last, limit)

@@ -151,8 +151,9 @@ class Catalogue:
         finally:
             catalogue.CATALOGUE = before
             path.unlink()
-            for known in (catalogue._HASHES, catalogue._OWN):
-                known.clear()
+            for known in (catalogue._HASHES, catalogue._OWN):  # not those of the bundled files
+                for file in [file for file in known if file.path.parent == self.models]:
+                    known.pop(file)
             catalogue._items.cache_clear()
 
 
