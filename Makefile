@@ -16,7 +16,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel \
+.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel \ \
+  fault-campaign fuzz load
   bench-throughput clean hard-volumes
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
@@ -88,3 +89,15 @@ hard-volumes: $(READY)
 
 clean:
 	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json
+
+# Reliability: what is broken on purpose, hostile input (COUNT of them), and load. docs/reliability.md has their tables.
+COUNT ?= 1000000
+
+fault-campaign: $(READY)
+	$(RUN) Testing/Reliability/faults.py
+
+fuzz: $(READY)
+	nice -n 19 $(RUN) Testing/Reliability/fuzz.py --count $(COUNT) --out fuzz.json
+
+load: $(READY)
+	$(RUN) Testing/Reliability/load.py

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator
 
+import SimpleITK as sitk
+
 from ..errors import PromptSegError
 from ..files import check_writable
 from ..models import catalogue
@@ -112,8 +114,10 @@ def tune(options: argparse.Namespace) -> None:
 
 
 def segment(options: argparse.Namespace) -> None:
+    from .batch import Batch, images_in
+
     prompts = Prompts.load(_prompts_file(options.prompts))
-    images = [Path(image) for image in options.images]
+    images = images_in(options.images)
     classes = list(dict.fromkeys(prompts.find(name).info.name for name in options.classes or prompts.names))
     if len(images) > 1 and (options.strokes or options.region or options.uncertainty):
         raise PromptSegError("--strokes, --region and --uncertainty belong to one image; give one image at a time.")
@@ -125,9 +129,15 @@ def segment(options: argparse.Namespace) -> None:
     with outputs.ready():
         from .sparing import Backbones
 
+        report = Path(options.report) if options.report else None
+        values = {name: prompts.values[name] for name in classes}
+        batch = Batch(list(zip(images, outputs.targets)), report, options.resume, values)
         backbones = Backbones(prompts, options.model, options.device)
-        for path, target in zip(images, outputs.targets):
-            _segment_one(options, prompts, classes, backbones, path, target, outputs)
+        for path, target in batch:
+            with batch.noting(path) as row:
+                labels = _segment_one(options, prompts, classes, backbones, path, target, outputs)
+                batch.measure(row, labels)
+        batch.finish()
 
 
 def _segment_one(
@@ -138,8 +148,8 @@ def _segment_one(
     path: Path,
     target: Path,
     outputs: Outputs,
-) -> None:
-    """Segment the image ``path`` and write what is wanted of it."""
+) -> sitk.Image:
+    """Segment the image ``path``, write what is wanted of it, and give its labels."""
     from ..examples.checking import check_strokes
     from ..examples.example import Example
     from ..examples.pairs import read_pair
@@ -171,13 +181,14 @@ def _segment_one(
             name=path.name,
         )
     write_segmentation(result, target, path)
-    print(f"{target}  {sum(result.seconds.values()):.1f} s")
+    print(f"{target}  {sum(result.seconds.values()):.1f} s", flush=True)
     for note in result.notes:
         print(f"{path.name}: {note}", file=sys.stderr)
     for name, each in (result.probabilities or {}).items():
         write_image(each, outputs.probabilities[path, name], path)
     if outputs.uncertainty and result.uncertainty is not None:
         write_image(result.uncertainty, outputs.uncertainty, path)
+    return result.labels
 
 
 def worker(options: argparse.Namespace) -> None:

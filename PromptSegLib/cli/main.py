@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
     segment = subparsers.add_parser("segment", help="segment images with prompts")
     segment.add_argument("prompts", metavar="PROMPTS", help="prompts file, or a model's name for its shipped prompts")
-    segment.add_argument("images", nargs="+", metavar="IMAGE")
+    segment.add_argument("images", nargs="+", metavar="IMAGE", help="images, or folders of images")
     segment.add_argument(
         "-o", "--output", required=True, metavar="OUT", help=".nii.gz, .nrrd, .seg.nrrd, or a folder for many images"
     )
@@ -123,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     segment.add_argument("--region", nargs=6, type=int, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help="voxels")
     segment.add_argument("--probabilities", metavar="DIR", help="also write each class's probability there")
+    segment.add_argument(
+        "--report", metavar="CSV", help="write volumes (ml) and failures there; one bad image does not stop the others"
+    )
+    segment.add_argument("--resume", action="store_true", help="leave out images whose result is there already")
     segment.add_argument("--uncertainty", metavar="FILE", help="also write the uncertainty map")
     _device(segment)
     segment.set_defaults(run=commands.segment)

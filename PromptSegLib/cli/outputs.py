@@ -83,7 +83,8 @@ def planned(options: argparse.Namespace, prompts: Prompts, images: list[Path], c
             for name, word in _words(prompts, classes).items():
                 shares[path, name] = folders[-1] / f"{prefix}{word}.nii.gz"
     outputs = Outputs(targets, Path(options.uncertainty) if options.uncertainty else None, shares, folders)
-    keep_apart(outputs.files, [*images, options.strokes, options.prompts, options.model])
+    report = [Path(options.report)] if options.report else []
+    keep_apart([*outputs.files, *report], [*images, options.strokes, options.prompts, options.model])
     return outputs
 
 

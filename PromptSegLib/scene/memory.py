@@ -196,7 +196,7 @@ def _in_nodes(segmentation_node) -> dict[str, sitk.Image]:
     for node in _nodes(segmentation_node):
         data = node.GetImageData()
         scalars = data.GetPointData().GetScalars() if data is not None else None
-        if scalars is None:
+        if scalars is None or not _is_labels(scalars):  # anybody may write into a scene
             continue
         matrix = volume_to_world(node)
         matrix[:, 3] = matrix @ [*data.GetExtent()[::2], 1.0]
@@ -205,6 +205,12 @@ def _in_nodes(segmentation_node) -> dict[str, sitk.Image]:
             kind = np.uint8 if voxels.max(initial=0) < 256 else np.uint16
             images[node.GetAttribute(_KEY)] = image_of(voxels.astype(kind), matrix, label_of(segmentation_node))
     return images
+
+
+def _is_labels(scalars) -> bool:
+    """Whether these are what :func:`write_memory` writes: one whole number a voxel, of 16 bits at most."""
+    kinds = (vtk.VTK_UNSIGNED_CHAR, vtk.VTK_UNSIGNED_SHORT)
+    return scalars.GetNumberOfComponents() == 1 and scalars.GetNumberOfTuples() > 0 and scalars.GetDataType() in kinds
 
 
 def _nodes(segmentation_node) -> Iterator:

@@ -133,7 +133,7 @@ def current_tag(segmentation_node) -> str:
 def next_number(segmentation_node) -> int:
     """The number of the next new class; that of a deleted segment is not given again: its strokes are remembered."""
     text = segmentation_node.GetAttribute(_COUNT) or ""
-    return max(int(text) if text.isdecimal() else 0, 1 + max(numbers(segmentation_node).values(), default=-1))
+    return max(_number(text) or 0, 1 + max(numbers(segmentation_node).values(), default=-1))
 
 
 def note_numbers(segmentation_node, taken: Iterable[int]) -> None:
@@ -146,7 +146,12 @@ def numbers(segmentation_node) -> dict[str, int]:
     """Segment ID -> the number of its class, for segments that have one; of copies, the first has it."""
     found: dict[str, int] = {}
     for segment_id in _tagged(segmentation_node):
-        text = links.tag(segmentation_node, segment_id, NUMBER)
-        if text.isdecimal() and int(text) not in found.values():
-            found[segment_id] = int(text)
+        number = _number(links.tag(segmentation_node, segment_id, NUMBER))
+        if number is not None and number not in found.values():
+            found[segment_id] = number
     return found
+
+
+def _number(text: str) -> Optional[int]:
+    """The number of a class as it was noted; None for anything else that a scene may hold there."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else None
