@@ -17,6 +17,7 @@ from ..files import check_writable
 from ..models import catalogue
 from ..network.config import outputs_of
 from ..progress import Job, Report
+from ..prompts.beside import place
 from ..prompts.store import Prompts, parse_classes
 
 
@@ -99,6 +100,8 @@ def tune(options: argparse.Namespace) -> None:
             job=job,
         )
     prompts.save(output)
+    if prompts.outside:
+        print(f"What was painted has no room in {output.name}; keep {place(output).name} beside it.", file=sys.stderr)
     for note in prompts.notes:
         print(note, file=sys.stderr)
     print(_described(prompts, output))

@@ -100,6 +100,11 @@ def tune(
         if keep_strokes and (carried or not example.complete):
             image, strokes = _strokes(example, classes, start, workspace)
             kept += [strokes] if strokes else []
+            if strokes is None and not example.complete:
+                notes.append(
+                    f"What is painted on {example.name} is too much to be kept with the prompts; give it again when "
+                    "that image is segmented."
+                )
             # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
             carried = [each for each in carried if each.image != image]
     if not crops:
@@ -272,7 +277,7 @@ def _assemble(
         {**records, str(group): record},
         tuple(strokes),
         intensity,
-    ).fitted()
+    )
 
 
 def _infos(
