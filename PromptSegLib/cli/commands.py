@@ -19,6 +19,7 @@ from ..files import check_writable
 from ..models import catalogue
 from ..network.config import outputs_of
 from ..progress import Job, Report
+from ..prompts.beside import place
 from ..prompts.store import Prompts, parse_classes
 from .outputs import Outputs, keep_apart, planned, same_file
 
@@ -108,6 +109,8 @@ def tune(options: argparse.Namespace) -> None:
             job=job,
         )
     prompts.save(output)
+    if prompts.outside:
+        print(f"What was painted has no room in {output.name}; keep {place(output).name} beside it.", file=sys.stderr)
     for note in prompts.notes:
         print(note, file=sys.stderr)
     print(_described(prompts, output))

@@ -19,6 +19,7 @@ from typing import Iterable, Iterator, Mapping, Optional
 
 import numpy as np
 import SimpleITK as sitk
+import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import PromptSegError

@@ -95,7 +95,7 @@ def tune(
         limit = max(settings.crops // len(examples), len(classes) + 1)
         crops += cover(volume.array, labels, backbone.tile, limit, rng)
         shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
-    strokes = strokes_to_keep(examples, classes, start, workspace) if keep_strokes else []
+    strokes = strokes_to_keep(examples, classes, start, workspace, notes) if keep_strokes else []
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
     _check_seen(crops, classes, backbone.preprocessing.spacing)
@@ -174,15 +174,27 @@ def _check_seen(crops: Sequence[Crop], classes: Mapping[str, int], spacing: Sequ
 
 
 def strokes_to_keep(
-    examples: Sequence[Example], classes: Mapping[str, int], start: Optional[Prompts], workspace: Workspace
+    examples: Sequence[Example],
+    classes: Mapping[str, int],
+    start: Optional[Prompts],
+    workspace: Workspace,
+    notes: Optional[list[str]] = None,
 ) -> list[Strokes]:
-    """The strokes that prompts carry: those of the examples, and those of ``start`` that they do not replace."""
+    """The strokes that prompts carry: those of the examples, and those of ``start`` that they do not replace.
+
+    :param notes: a sentence is added for every example whose strokes cannot be kept.
+    """
     carried = _carried(start, classes) if start is not None else []
     kept: list[Strokes] = []
     for example in examples:
         if carried or not example.complete:
             image, strokes = _strokes(example, classes, start, workspace)
             kept += [strokes] if strokes else []
+            if strokes is None and not example.complete and notes is not None:
+                notes.append(
+                    f"What is painted on {example.name} is too much to be kept with the prompts; give it again when "
+                    "that image is segmented."
+                )
             # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
             carried = [each for each in carried if each.image != image]
     return [*carried, *kept]
@@ -281,7 +293,7 @@ def _assemble(
         {**records, str(group): record},
         tuple(strokes),
         intensity,
-    ).fitted()
+    )
 
 
 def _infos(
