@@ -16,13 +16,14 @@ from ..models import catalogue
 from ..prompts.classes import matching_name
 from ..prompts.store import Prompts
 from ..scene import links, looking, memory, prompt_nodes
-from ..scene.history import History
+from ..scene.history import History, OneOrder
 from ..scene.segmentations import check_writable, segments
 from ..worker.client import GONE, Event, Worker
 from . import prompts_list, requests
 from .asking import request_of
 from .engine import Engine
 from .memory import Version, current_tag
+from .names import up_to_date
 from .parameters import Parameters
 from .places import Places
 from .planning import Plan, plan_tuning
@@ -41,8 +42,8 @@ class Session:
 
     :param scene: vtkMRMLScene.
     :param parameters: the user's choices; read whenever they are needed.
-    :param history: keeps states to undo (``save``, ``undo``, ``redo``, ``can_undo``, ``can_redo``) of a segmentation
-        node; the application gives the Segment Editor's.
+    :param history: keeps states to undo of a segmentation node, see :class:`~.scene.history.OneOrder`; the application
+        gives the Segment Editor's.
     :param make_worker: starts a worker; by default as the parameters say.
     """
 
@@ -125,6 +126,7 @@ class Session:
                 foreign = before is not None and links.remembered(before) is self._segmentation()
                 if found is not None or (foreign and before is not volume):
                     self.parameters.segmentation = found
+            self._arrive()
 
     def choose_segmentation(self, segmentation) -> None:
         """Another segmentation, remembered for the volume."""
@@ -133,6 +135,7 @@ class Session:
             self.parameters.segmentation = segmentation
             if self._volume() is not None and segmentation is not None:
                 links.remember(self._volume(), segmentation)
+            self._arrive()
 
     def ensure_segmentation(self):
         """The segmentation to paint in; a new one on the volume where there is none."""
@@ -196,6 +199,7 @@ class Session:
                 self._results.drop()
                 raise PromptSegError("The voxels of the volume changed since; this result was dropped, tune again.")
             self._notice = self._results.apply()
+            self._follow()
 
     def discard(self) -> None:
         """Forget what the preview shows."""
@@ -227,6 +231,7 @@ class Session:
         segmentation = self._segmentation()
         if segmentation is not None and current_tag(segmentation) != self._followed:
             with self._refusing(quiet=True):
+                self._notice = Notice()  # what it says of the result is no longer true
                 self._after_history()
 
     def clean_up_changed(self) -> None:
@@ -266,6 +271,7 @@ class Session:
         """Write prompts of the list to a file."""
         with self._refusing():
             prompts = prompts_list.prompts_of(self.scene, key)
+            prompts = up_to_date(prompts, prompts_list.owner(self.scene, key))
             prompts.save(Path(path))
             self._notice = Notice(f"Saved {Path(path).name} ({Path(path).stat().st_size / 1024:.0f} kB).")
 
@@ -377,11 +383,10 @@ class Session:
         return [(one, other) for one, other in pairs if other is not None and one is not self._volume()]
 
     def _history_of(self, segmentation) -> Any:
-        """The Segment Editor's history for the segmentation in the panel; one of its own for any other."""
+        """One order over the Segment Editor's states and those of changes made while it showed another one."""
         key = segmentation.GetID()
         if key not in self._histories:
-            make = self._make_history if segmentation is self._segmentation() else History
-            self._histories[key] = make(segmentation)
+            self._histories[key] = OneOrder(segmentation, self._make_history(segmentation))
         return self._histories[key]
 
     def _version(self, segmentation) -> Optional[Version]:
@@ -390,6 +395,11 @@ class Session:
         if version is not None and version.prompts is None:
             version = replace(version, prompts=prompts_list.current(segmentation))
         return version
+
+    def _follow(self) -> None:
+        """What is applied to the segmentation now is known."""
+        segmentation = self._segmentation()
+        self._followed = current_tag(segmentation) if segmentation is not None else ""
 
     def _after_history(self) -> None:
         """What was undone or redone is a change of segments: bring prompts and memory to the same state."""
@@ -400,7 +410,7 @@ class Session:
             if now is None or now.to_bytes() != version.prompts.to_bytes():
                 prompts_list.keep(self.scene, segmentation, version.prompts)
         self._results.memory.write(segmentation)
-        self._followed = current_tag(segmentation)
+        self._follow()
         waiting = self._results.result
         run = self._run or (waiting.run if waiting is not None else None)
         if run is not None and run.segmentation is segmentation and run.tag != self._followed:
@@ -541,20 +551,31 @@ class Session:
 
     def _leave(self) -> None:
         """Stop and forget what belongs to the present volume."""
-        if self._run is not None:
+        if self._segmentation() is not None:
+            self._history_of(self._segmentation()).leave()
+        volume, running = self._volume(), self._run is not None
+        if running:
             self._stop(Notice("Cancelled; nothing was changed."))
-        self._results.drop()
+        if self._results.park() and volume is not None:
+            stopped = "The job was stopped. " if running else ""
+            self._notice = Notice(
+                f"{stopped}The preview waits with '{volume.GetName()}'; choose that again to apply it."
+            )
         if self._places.shown:
             self._places.show(False)
 
+    def _arrive(self) -> None:
+        """Another volume or segmentation was chosen: what waits with it is shown."""
+        self._follow()
+        self._notice = self._results.unpark(self._volume(), self._segmentation()) or self._notice
+
     def _on_removed(self, node) -> None:
-        run, result = self._run, self._results.result
+        run = self._run
         if run is not None and node in (run.volume, run.segmentation):
             self._stop(Notice(f"'{node.GetName()}' was removed, so the job was stopped.", "warning"))
-            self._results.drop()
-        elif result is not None and node in (result.run.volume, result.run.segmentation):
-            self._results.drop()
+        self._results.removed(node)
         self._places.forget(node)
+        self._histories.pop(node.GetID() or "", None)
         self._changed()
 
     def _renew(self) -> None:
