@@ -69,9 +69,9 @@ class Places:
         """Show or hide the map."""
         if shown and self._map is None and self._volume is not None:
             self._map = looking.kept_map(self._volume)
-        if shown and self._map is None:
-            raise PromptSegError("The map that was saved is damaged; tune or segment again for another.")
-        if shown:
+            if self._map is None:
+                raise PromptSegError("The map that was saved is damaged; tune or segment again for another.")
+        if shown and self._map is not None:
             looking.show_map(self._scene, self._volume, self._map)
         elif self.shown:
             looking.hide_map(self._scene)

@@ -40,10 +40,18 @@ class Results:
     """At most one result, shown as a preview; what was applied is remembered.
 
     :param history_of: the undo history of a segmentation node.
+    :param on_applied: hears of a segmentation and its volume when what was applied is remembered.
     """
 
-    def __init__(self, scene: Any, parameters: Any, history_of: Callable[[Any], Any]):
+    def __init__(
+        self,
+        scene: Any,
+        parameters: Any,
+        history_of: Callable[[Any], Any],
+        on_applied: Callable[[Any, Any], None] = lambda segmentation, volume: None,
+    ):
         self._scene, self.parameters, self._history_of = scene, parameters, history_of
+        self._on_applied = on_applied
         self._preview = Preview()
         self._task: Optional[tuple[Task, Callable[[Any], Optional[Notice]]]] = None
         self.memory = Memory()
@@ -271,6 +279,7 @@ class Results:
             self.memory.add(tag, version)
             if links.alive(self._scene, segmentation):
                 self.memory.write(segmentation)
+                self._on_applied(segmentation, run.volume)
 
         self.finish()
         self._task = (Task(work), then)

@@ -28,6 +28,8 @@ from .parameters import Parameters
 from .places import Places
 from .planning import Plan, plan_tuning
 from .reasons import Situation, why_not
+from .recovery import Recovery
+from .rescue import Rescue
 from .results import Results
 from .running import Run, Task
 from .view import ACTIONS, Notice, View
@@ -45,6 +47,7 @@ class Session:
     :param history: keeps states to undo of a segmentation node, see :class:`~.scene.history.OneOrder`; the application
         gives the Segment Editor's.
     :param make_worker: starts a worker; by default as the parameters say.
+    :param recovery: where what is not saved is kept for the case that the application is killed.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class Session:
         parameters: Union[Parameters, Any],
         history: Callable[[Any], Any] = History,
         make_worker: Callable[[Any], Worker] = requests.start_worker,
+        recovery: Optional[Recovery] = None,
     ):
         self.scene, self.parameters = scene, parameters
         self._make_history = history
         self._histories: dict[str, Any] = {}
         self._engine = Engine(make_worker)
-        self._results = Results(scene, parameters, self._history_of)
+        self._rescue = Rescue(scene, recovery)
+        self._results = Results(scene, parameters, self._history_of, self._rescue.note)
         self._places = Places(scene)
         self._run: Optional[Run] = None
         self._queue: list[Callable[[], None]] = []
@@ -66,7 +71,9 @@ class Session:
         self._notice = Notice()
         self._device, self._stale, self._followed = "", False, ""
         self._listeners: list[Callable[[], None]] = []
-        self._unwatch = links.watch(scene, self._on_removed, self._on_closing, self._changed, self._renew)
+        self._unwatch = links.watch(
+            scene, self._on_removed, self._on_closing, self._changed, self._renew, self._rescue.saved
+        )
         self._renew()
 
     # Looking
@@ -92,6 +99,7 @@ class Session:
             device=self._device,
             look=self._places.text(self._volume()),
             map_shown=self._places.shown,
+            recovery=self._rescue.text,
             reasons={action: self._reason(action) for action in ACTIONS},
             prompts=prompts_list.rows(self.scene, self.parameters.model, segmentation),
             examples=tuple((volume.GetName(), other.GetName()) for volume, other in self._examples()),
@@ -229,6 +237,8 @@ class Session:
     def segmentation_changed(self) -> None:
         """Somebody else changed the segmentation, perhaps undid a result with the editor's own button: follow."""
         segmentation = self._segmentation()
+        if segmentation is not None:
+            self._rescue.note_strokes(segmentation, self._volume())
         if segmentation is not None and current_tag(segmentation) != self._followed:
             with self._refusing(quiet=True):
                 self._notice = Notice()  # what it says of the result is no longer true
@@ -300,6 +310,18 @@ class Session:
             self._queue = [partial(self._segment_one, key, prompts, each) for each in wanted]
             self._next()
 
+    # What a killed application has left
+
+    def recover(self) -> None:
+        """Put what a killed application has left into the scene, beside what is there."""
+        with self._refusing():
+            self._notice = self._rescue.take()
+
+    def dismiss_recovery(self) -> None:
+        """What a killed application has left is not wanted."""
+        with self._refusing():
+            self._rescue.dismiss()
+
     # The worker
 
     def poll(self) -> bool:
@@ -329,6 +351,7 @@ class Session:
         with contextlib.suppress(PromptSegError):
             self._places.show(False)
         self._engine.end()
+        self._rescue.close()
 
     # Inside
 
@@ -429,6 +452,7 @@ class Session:
         run.key, run.painting = plan.parts[0].image.key, plan.parts[0].painted
         run.tag = current_tag(run.segmentation) if run.segmentation is not None else ""
         run.task = Task(partial(request_of, plan, self._common()))
+        self._rescue.note(run.segmentation, run.volume)
 
     def _step(self) -> None:
         """Send the job when its thread is done and the worker is free."""
@@ -574,6 +598,7 @@ class Session:
         if run is not None and node in (run.volume, run.segmentation):
             self._stop(Notice(f"'{node.GetName()}' was removed, so the job was stopped.", "warning"))
         self._results.removed(node)
+        self._rescue.removed(node)
         self._places.forget(node)
         self._histories.pop(node.GetID() or "", None)
         self._changed()
@@ -589,6 +614,7 @@ class Session:
             self._stop(Notice())
         self._queue.clear()
         self._results.forget()
+        self._rescue.saved()
         self._histories.clear()
         self._places.forget()
         self._places.shown = False
