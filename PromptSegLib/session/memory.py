@@ -7,17 +7,16 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Iterable, Mapping, Optional, Sequence
 
-import numpy as np
 import SimpleITK as sitk
 
 from ..prompts.store import Prompts
 from ..scene import links, memory
-from ..scene.placement import image_of, image_to_world, label_of
+from ..scene.placement import label_of
 
 TAG = "Applied"
 NUMBER = "Number"  # the class's number, see codes
 CLASS = "Class"  # the class's name in the prompts
-_KEPT = 12  # two more than the editor can undo
+_KEPT = 22  # more than can be undone, here and in the editor
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,10 @@ class Memory:
         place = memory.Place.of(segmentation_node, ids)
         before = self._places.setdefault(tag, place)
         if before.moved_to(place):
-            version = self._versions[tag]
-            motion = place.to_world @ np.linalg.inv(before.to_world)
-            applied, strokes = (_moved(each, motion, segmentation_node) for each in (version.applied, version.strokes))
+            version, what = self._versions[tag], label_of(segmentation_node)
+            applied, strokes = (memory.moved(each, before, place, what) for each in (version.applied, version.strokes))
             self._versions[tag] = replace(version, applied=applied, strokes=strokes)
         self._places[tag] = place
-
-
-def _moved(image: sitk.Image, motion: np.ndarray, segmentation_node) -> sitk.Image:
-    voxels = sitk.GetArrayViewFromImage(image)
-    return image_of(voxels, motion @ image_to_world(image), label_of(segmentation_node))
 
 
 _ATTRIBUTE = "PromptSeg.Memory"
