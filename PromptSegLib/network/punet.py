@@ -117,7 +117,7 @@ def _attention(part: str, level: int, config: NetworkConfig) -> Optional[Attenti
         return None
     channels = config.channels[level]
     heads = channels // config.head_channels
-    return AttentionPair(f"{part}{level}", channels, heads, config.window, config.dynamic_rank)
+    return AttentionPair(f"{part}{level}", channels, heads, config.window)
 
 
 class PUNet(nn.Module):

@@ -18,11 +18,12 @@ import numpy as np
 from ..errors import PromptSegError
 from ..examples.preprocessing import Preprocessing
 from ..files import replacing
-from ..network.config import METHODS, MODES, NetworkConfig, outputs_of
+from ..network.config import MODES, NetworkConfig, outputs_of
+from ..network.methods import registry
 from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, is_name
 from .strokes import MAX_BYTES, Strokes, is_sha256
 
-FORMAT = 1
+FORMATS = (1, 2)  # 1: PUNet's tokens, and what was called DVPT and EPT before they were as published
 MAX_BYTES_PER_CLASS = 384 * 1024  # of any mode and method of the default network, with its share of the strokes
 _MAX_HEADER = 4 * 1024 * 1024
 _MAX_DEPTH = 16
@@ -157,14 +158,15 @@ class Prompts:
         }
         for index, strokes in enumerate(self.strokes):
             tensors[f"strokes/{index}"] = strokes.data
+        format_, method = registry.method(self.method).stored
         header = {
-            "format": FORMAT,
+            "format": format_,
             "backbone": self.backbone,
             "sha256": self.sha256,
             "network": self.network.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "mode": self.mode,
-            "method": self.method,
+            "method": method,
             "classes": [{**each.info.to_dict(), "group": each.group, "retired": each.retired} for each in self.classes],
             "tuning": dict(self.tuning),
             "strokes": [strokes.to_dict() for strokes in self.strokes],
@@ -225,14 +227,15 @@ class Prompts:
 
     @classmethod
     def _checked(cls, header: dict, tensors: dict[str, np.ndarray]) -> Prompts:
-        if header["format"] != FORMAT:
+        if type(header["format"]) is not int or header["format"] not in FORMATS:
             raise PromptSegError(
-                f"this prompts file has format {_short(header['format'])}, not {FORMAT}; update PromptSeg."
+                f"this prompts file has format {_short(header['format'])}, not {FORMATS[-1]}; update PromptSeg."
             )
         network = NetworkConfig.from_dict(header["network"])
-        mode, method, sha256, backbone = (header[key] for key in ("mode", "method", "sha256", "backbone"))
-        if mode not in MODES or method not in METHODS:
-            raise ValueError(f"mode {_short(mode)}, method {_short(method)}")
+        mode, sha256, backbone = (header[key] for key in ("mode", "sha256", "backbone"))
+        if mode not in MODES:
+            raise ValueError(f"mode {_short(mode)}")
+        method = registry.stored_as(header["format"], header["method"]).name
         if not is_sha256(sha256) or not is_name(backbone):
             raise ValueError("no name and SHA-256 of a backbone")
         if not 1 <= len(header["classes"]) <= MAX_CLASSES:

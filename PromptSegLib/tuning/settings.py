@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from ..errors import PromptSegError
-from ..network.config import METHODS, MODES, OUTPUTS
+from ..network.config import MODES, OUTPUTS
+from ..network.methods import registry
 
 DEFAULT_SECONDS = 60.0
 
@@ -17,7 +18,7 @@ class Settings:
     """How to tune. ``seconds`` (from the call to the end) or ``steps`` bounds it; steps are reproducible.
 
     :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
-    :param method: ``punet`` (tokens), ``dvpt`` (dynamic tokens) or ``ept`` (sinks).
+    :param method: one of :mod:`..network.methods`.
     :param outputs: output tokens for the ``last`` map alone, as published, or for ``all`` where a class needs them:
         what the last does not carry of a structure that is new to the body is often found in the others.
     :param trust: how far a class that starts from prompts, given or lent by a shipped class, moves from them towards
@@ -42,8 +43,8 @@ class Settings:
         """Fill in the default budget; raises :class:`PromptSegError` for values that make no sense."""
         if self.mode not in MODES:
             raise PromptSegError(f"There is no mode {self.mode!r}; choose one of {', '.join(MODES)}.")
-        if self.method not in METHODS:
-            raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        if self.method not in registry.known():
+            raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(registry.offered())}.")
         if self.outputs not in OUTPUTS:
             raise PromptSegError(f"There are no outputs {self.outputs!r}; choose one of {', '.join(OUTPUTS)}.")
         if self.seconds is not None and self.steps is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..examples.annotation import barred_label
 from ..network.attention import PromptTensors
+from ..network.methods.method import TOKEN_SIZE
+from ..network.methods.registry import method as method_called
 from ..progress import Job
 from .encoded import EncodedCrops
 from .objective import agreement, annotated_loss, class_weights, known_counts, mean
@@ -117,7 +119,7 @@ class Tuner:
     def run(self, began: float, job: Job, previews: Previews) -> None:
         """Steps through the decoder (or the whole network) until the budget is spent."""
         settings = self.settings
-        optimizer = torch.optim.Adam(self.prompts.values(), lr=settings.rate)
+        optimizer = torch.optim.Adam(self._groups())
         begin = time.monotonic()
         budget = 0.0
         while True:
@@ -132,7 +134,7 @@ class Tuner:
             if self.step and previews.due(None if settings.steps is not None else (1 - share) * budget):
                 previews.show()
             for group in optimizer.param_groups:
-                group["lr"] = settings.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+                group["lr"] = group["most"] * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
             index = self._pick()
             logits = self.encoded.logits(index, self.prompts)
             labels = self.encoded.labels[index]
@@ -148,6 +150,18 @@ class Tuner:
                     tensor.lerp_(self.prompts[name], 1 - decay)
             agreed = mean(agreement(logits.argmax(1), labels, self.classes))
             job.report("tuning", share, loss=float(loss.detach()), agreement=agreed, step=self.step)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Every tensor with the rate it begins with: in proportion to how far it must move to matter."""
+        own, groups = method_called(self.settings.method), []
+        for name, tensor in self.prompts.items():
+            size: Optional[float] = TOKEN_SIZE
+            if not name.startswith("output"):
+                size = own.size(name)
+            if size is None:
+                size = float(tensor.detach().square().mean().sqrt())
+            groups.append({"params": [tensor], "most": self.settings.rate * size / TOKEN_SIZE})
+        return groups
 
     def _pick(self) -> int:
         present = [holders for holders in self.holders if holders]
