@@ -8,7 +8,7 @@ import sys
 from typing import Optional, Sequence
 
 from ..errors import PromptSegError, is_out_of_memory
-from ..network.config import MODES, OUTPUTS
+from ..network.config import MODES, OUTPUTS, PASSES
 from ..network.methods import registry
 from . import commands
 
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--model", help="name or path of the backbone (default: the catalogue's first)")
     tune.add_argument("--mode", choices=MODES, help="blocks that hold tokens (default: decoder)")
     tune.add_argument("--outputs", choices=OUTPUTS, default="all", help="maps with output tokens (default: all)")
+    tune.add_argument("--passes", choices=PASSES, default="joint", help="one for all classes, or each its own")
     tune.add_argument("--method", choices=registry.offered(), help="how prompts steer the network (default: punet)")
     budget = tune.add_mutually_exclusive_group()
     budget.add_argument("--seconds", type=float, help="time budget (default: 60)")

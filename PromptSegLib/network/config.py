@@ -7,6 +7,7 @@ from typing import Any, Iterable
 
 MODES = ("full", "encoder", "decoder", "start", "end")
 OUTPUTS = ("last", "all")
+PASSES = ("joint", "each")
 FURTHER_TOKENS = 4  # output tokens of a class, and of its background, in every map but the last
 _MAX_LEVELS = 8
 _MAX_SIZE = 4096

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..examples.annotation import UNKNOWN
+from ..examples.annotation import UNKNOWN, barred_label
 from ..models.backbone import Backbone
 from ..models.workspace import EncoderMaps
 from ..network.attention import PromptTensors
@@ -40,6 +41,21 @@ class EncodedCrops:
         for index, (image, crop) in enumerate(zip(self.images, crops)):
             job.report("encoding", index / len(self.images))
             self.maps.append(maps.of(backbone, image, crop.start) if cached else None)
+
+    def alone(self, index: int) -> EncodedCrops:
+        """The same crops for the class with label ``index`` alone: all other classes are background.
+
+        What is said not to be another class says nothing of this one.
+        """
+        own = copy.copy(self)
+        own.positions, own.labels = [], []
+        for where, labels in zip(self.positions, self.labels):
+            kept = (labels >= 0) | (labels == barred_label(index))
+            said = labels[kept]
+            mine = torch.where(said == index, 1, 0)
+            own.positions.append(where[kept])
+            own.labels.append(torch.where(said < 0, barred_label(1), mine))
+        return own
 
     def __len__(self) -> int:
         return len(self.images)

@@ -33,8 +33,8 @@ class ExtraKeys(NamedTuple):
 class Method:
     """One way to steer the body. A subclass says what it has, and takes part where it overrides a hook.
 
-    A class's tensors are named ``<place>.<kind>``; the place begins with ``encoder`` or ``decoder``, so that it is known
-    which of them the encoder's maps depend on. Hooks get the prompts of all active classes, stacked along a leading
+    A class's tensors are named ``<place>.<kind>``; the place begins with ``encoder`` or ``decoder``, to tell which of
+    them the encoder's maps depend on. Hooks get the prompts of all active classes, stacked along a leading
     class axis K, and are asked wherever ``kinds[0]`` is among the kinds of these.
 
     :cvar name: in the command line and in memory.

@@ -24,7 +24,7 @@ class Tokens(Method):
     name = "punet"
     title = "PUNet: prompts as keys and values"
     tip = "Prompts join the windowed attention of every block."
-    kinds = ("tokens", "scores")
+    kinds: tuple[str, ...] = ("tokens", "scores")
     order = 0
     stored = (1, "punet")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Iterable
 
 from .method import Method
@@ -12,7 +12,7 @@ from .method import Method
 DEFAULT = "punet"
 
 
-@lru_cache(maxsize=None)
+@cache
 def known() -> dict[str, Method]:
     """Name -> method, as lists show them; those that are no longer offered, too."""
     package = __name__.rpartition(".")[0]
