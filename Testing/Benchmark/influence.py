@@ -1,10 +1,10 @@
 """How much a method's own tensors decide: tuned on one patient, the next is segmented with and without them.
 
-Usage: ``python Testing/Benchmark/influence.py --methods dvpt ept [--case 12] [--next 13] [--steps 60]``. Strokes on three
-slices a class as in ``make bench``, the shipped backbone, no strokes on the next patient. Printed for every class: the
-Dice with the tuned prompts, with the method's tensors switched off (``Method.off``; output tokens stay), with those
-that it started from, and the share of the class's voxels that each of the two changes (those that change their label,
-against those that the tuned prompts give the class). Cases 12 to 15 are for choosing, 16 to 19 for reporting.
+Usage: ``python Testing/Benchmark/influence.py --methods dvpt ept [--case 12] [--next 13] [--steps 60]``. Strokes on
+three slices a class as in ``make bench``, the shipped backbone, no strokes on the next patient. Printed for every
+class: the Dice with the tuned prompts, with the tensors of the method switched off (output tokens stay), with
+those that it started from, and the share of the class's voxels that each of the two changes (those that change their
+label, against those that the tuned prompts give the class). Cases 12 to 15 are for choosing, 16 to 19 for reporting.
 """
 
 from __future__ import annotations
