@@ -152,7 +152,10 @@ class NetworkConfig:
 
         if outputs not in OUTPUTS:
             raise ValueError(f"unknown outputs {outputs!r}; choose one of {', '.join(OUTPUTS)}")
-        shapes = method_called(method).shapes(self, mode)
+        own = method_called(method)
+        shapes = own.shapes(self, mode)
+        if not own.output_tokens:
+            return shapes
         for each in self.output_maps[: 1 if outputs == "last" else None]:
             shapes[each.foreground] = shapes[each.background] = (each.tokens, each.channels)
         return shapes

@@ -29,7 +29,7 @@ def new_prompts(
     prompts, own = {}, method_called(method)
     for name, shape in config.prompt_shapes(mode, method, outputs).items():
         prompts[name] = tensor = torch.zeros(classes, *shape)
-        if not name.startswith("output"):
+        if not own.output_tokens or not name.startswith("output"):
             own.initialize(name, tensor, config, generator)
         elif outputs_of([name]) == "last":
             torch.nn.init.trunc_normal_(tensor, std=1.0, a=-2.0, b=2.0, generator=generator)
@@ -50,7 +50,7 @@ def from_arrays(classes: Sequence[Mapping[str, np.ndarray]], device: torch.devic
 
 def unstack(prompts: PromptTensors) -> list[PromptTensors]:
     """Undo :func:`stack`; tensors are copies."""
-    count = prompts["output.foreground"].shape[0]
+    count = len(next(iter(prompts.values())))
     return [{name: tensor[index].detach().clone() for name, tensor in prompts.items()} for index in range(count)]
 
 

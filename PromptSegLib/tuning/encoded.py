@@ -67,20 +67,19 @@ class EncodedCrops:
 
     def features(self, index: int, prompts: PromptTensors, outputs: Optional[str] = None) -> list[Tensor]:
         """The features of one crop under ``prompts``, as ``PUNet.decode`` gives them; differentiable in them."""
-        net = self.backbone.net
         with autocast(self.backbone.device):
-            if touches_encoder(prompts):
-                maps = net.encode(self.images[index], prompts)
-            else:
-                maps = self.maps[index] or self._encode(self.images[index])
-            return net.decode(maps, prompts, outputs)
+            return self.backbone.net.decode(self._maps(index, prompts), prompts, outputs)
+
+    def _maps(self, index: int, prompts: PromptTensors) -> list[Tensor]:
+        if touches_encoder(prompts):
+            return self.backbone.net.encode(self.images[index], prompts)
+        return self.maps[index] or self._encode(self.images[index])
 
     def logits(self, index: int, prompts: PromptTensors) -> Tensor:
         """Logits (n, 1 + classes) at the annotated voxels of one crop."""
-        features = self.features(index, prompts)
+        net, image = self.backbone.net, self.images[index]
         with autocast(self.backbone.device):
-            logits = self.backbone.net.similarity(features, prompts)
-            logits = self.backbone.net.upsample(logits, self.images[index].shape[2:])
+            logits = net.logits(image, self._maps(index, prompts), prompts)
         return logits[0].flatten(1)[:, self.positions[index]].t().float()
 
     def annotated_features(

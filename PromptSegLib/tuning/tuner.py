@@ -71,6 +71,15 @@ class Tuner:
             said = self._logits(features, prompts).argmax(1)
         return agreement(said, labels, self.classes)
 
+    def _on_crops(self, prompts: PromptTensors, job: Job) -> list[float]:
+        """As :meth:`agreement`, where a voxel's features alone do not say what it is."""
+        said = []
+        with torch.no_grad():
+            for index in range(len(self.encoded)):
+                job.report("features", index / len(self.encoded))
+                said.append(self.encoded.logits(index, prompts).argmax(1))
+        return agreement(torch.cat(said), torch.cat(self.encoded.labels), self.classes)
+
     def _logits(self, features: Tensor, prompts: PromptTensors) -> Tensor:
         """Features (n, C) as ``annotated_features`` gives them, of more maps where so -> logits (n, 1 + classes)."""
         net = self.encoded.backbone.net
@@ -155,9 +164,8 @@ class Tuner:
         """Every tensor with the rate it begins with: in proportion to how far it must move to matter."""
         own, groups = method_called(self.settings.method), []
         for name, tensor in self.prompts.items():
-            size: Optional[float] = TOKEN_SIZE
-            if not name.startswith("output"):
-                size = own.size(name)
+            tokens = own.output_tokens and name.startswith("output")
+            size = TOKEN_SIZE if tokens else own.size(name)
             if size is None:
                 size = float(tensor.detach().square().mean().sqrt())
             groups.append({"params": [tensor], "most": self.settings.rate * size / TOKEN_SIZE})
@@ -170,10 +178,10 @@ class Tuner:
 
     def trusted(self) -> PromptTensors:
         """The averaged prompts; of classes that started from prompts, part of the way from there."""
-        start = self.warm.prompts
-        shares = torch.tensor([self.settings.trust if lent else 1.0 for lent in self.warm.lent])
-        final = {}
+        start, final = self.warm.prompts, {}
         for name, tensor in self.average.items():
+            lent = self.warm.borrowed.get(name, self.warm.lent)
+            shares = torch.tensor([self.settings.trust if each else 1.0 for each in lent])
             share = shares.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
             before = start.get(name, torch.zeros_like(tensor))
             final[name] = torch.lerp(before, tensor, share.expand_as(tensor))
@@ -185,8 +193,11 @@ class Tuner:
         if not self.step and not self.token_steps:
             return start, first
         final = self.trusted()
-        features, labels = self.encoded.annotated_features(final, job)
-        scores = self.agreement(final, features, labels)
+        if method_called(self.settings.method).pointwise:
+            features, labels = self.encoded.annotated_features(final, job)
+            scores = self.agreement(final, features, labels)
+        else:
+            scores, first = self._on_crops(final, job.part(0.0, 0.5)), self._on_crops(start, job.part(0.5, 1.0))
         if mean(scores) < mean(first):
             return start, first
         return final, scores

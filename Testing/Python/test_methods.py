@@ -22,6 +22,7 @@ from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.models.backbone import load_model
 from PromptSegLib.network import methods
 from PromptSegLib.network.attention import PromptedWindowAttention, relative_index
+from PromptSegLib.network.body import body_shapes
 from PromptSegLib.network.config import MODES, NetworkConfig
 from PromptSegLib.network.methods import ept
 from PromptSegLib.network.methods.registry import acting, known, method, offered, stored_as
@@ -55,16 +56,22 @@ def fresh(name: str, classes: int = 2, mode: str = "full", config: NetworkConfig
 
 def tuned(name: str, classes: int = 2, mode: str = "full", config: NetworkConfig = SMALL):
     """Fresh prompts, each tensor of them moved."""
-    generator = torch.Generator().manual_seed(5)
-    moved = {}
+    generator, own, moved = torch.Generator().manual_seed(5), method(name), {}
     for key, tensor in fresh(name, classes, mode, config).items():
-        moved[key] = tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
+        tokens = own.output_tokens and key.startswith("output")
+        size = (0.0 if tokens else own.size(key)) or float(tensor.square().mean().sqrt())
+        moved[key] = tensor + 0.3 * min(size, 3.0) * torch.randn(tensor.shape, generator=generator)
     return moved
 
 
 def switched_off(prompts: dict, name: str) -> dict:
     off = method(name).off
-    return {key: tensor if key.startswith("output") else off(key, tensor) for key, tensor in prompts.items()}
+    tokens = method(name).output_tokens
+    return {key: tensor if tokens and key.startswith("output") else off(key, tensor) for key, tensor in prompts.items()}
+
+
+def logits_of(net: PUNet, image: torch.Tensor, prompts: dict) -> torch.Tensor:
+    return net.logits(image, net.encode(image, prompts), prompts)
 
 
 def decoded(net: PUNet, image: torch.Tensor, prompts=None) -> torch.Tensor:
@@ -78,19 +85,21 @@ def test_every_file_with_a_method_is_found():
     modules = [each.name for each in pkgutil.iter_modules(methods.__path__)]
     assert {"punet", "dvpt", "ept"} <= set(modules)
     found = [importlib.import_module(f"{methods.__name__}.{name}") for name in modules]
-    assert {module.METHOD.name for module in found if hasattr(module, "METHOD")} == set(known())
-    assert offered()[:3] == ("punet", "dvpt", "ept")
+    assert {module.METHOD.name for module in found if hasattr(module, "METHOD")} >= set(offered())
+    assert offered() == ("punet", "dvpt", "ept", "scale", "lowrank", "linear", "side", "combined")
 
 
 def test_methods_can_be_told_apart():
-    found = known().values()
-    assert len({each.kinds[0] for each in found}) == len({each.stored for each in found}) == len(found)
-    for each in found:
-        assert each.title and each.tip and stored_as(*each.stored) is each
+    storable = [each for each in known().values() if each.stored[1]]
+    assert len({each.stored for each in storable}) == len(storable) == len(known()) - 1
+    assert len({each.kinds[0] for each in known().values() if each.kinds}) == len([*known()]) - 2
+    for each in known().values():
+        assert not each.stored[1] or (each.title and each.tip and stored_as(*each.stored) is each)
         names = each.shapes(SMALL, "full")
-        assert {name.rpartition(".")[2] for name in names} == set(each.kinds)
-        assert acting(names) == (each,)
-        assert all(name.startswith(("encoder", "decoder", "level")) for name in names)
+        parts = getattr(each, "parts", (each,))
+        assert {name.rpartition(".")[2] for name in names} == {kind for part in parts for kind in part.kinds}
+        assert {part.kinds for part in acting(names)} == {part.kinds for part in parts}
+        assert all(name.startswith(("encoder", "decoder", "level", "norm", "output", "side")) for name in names)
     with pytest.raises(ValueError, match="unknown method 'other'; choose one of punet, dvpt, ept"):
         method("other")
 
@@ -98,19 +107,31 @@ def test_methods_can_be_told_apart():
 # What all of them promise
 
 
-@pytest.mark.parametrize("name", known())
+STORED = [name for name, each in known().items() if each.stored[1]]
+
+
+@pytest.mark.parametrize("name", STORED)
 def test_prompts_switched_off_reproduce_the_frozen_body(net, image, name):
+    """Its features where the method steers them; where it has the last word, nothing but zeros."""
     prompts, plain = tuned(name), decoded(net, image)
-    assert not torch.allclose(decoded(net, image, prompts), plain, atol=1e-3)
+    assert not torch.allclose(logits_of(net, image, prompts), logits_of(net, image, fresh(name)), atol=1e-3)
     off = switched_off(prompts, name)
     assert torch.allclose(decoded(net, image, off), plain, atol=1e-6)
+    own = method(name)
+    if own.output_tokens:
+        outputs = {key: tensor for key, tensor in prompts.items() if key.startswith("output")}
+        assert torch.allclose(logits_of(net, image, off), logits_of(net, image, outputs), atol=1e-5)
+    else:
+        assert not logits_of(net, image, off).any()
 
 
-@pytest.mark.parametrize("name", known())
+@pytest.mark.parametrize("name", [*known()])
 @pytest.mark.parametrize("mode", MODES)
 def test_prompts_stay_out_of_the_encoder_where_the_mode_says_so(net, image, name, mode):
     prompts = tuned(name, mode=mode)
-    assert touches_encoder(prompts) == (mode in ("full", "encoder", "start"))
+    inside = any(not key.startswith(("output", "side")) for key in prompts)
+    inside &= (name, mode) != ("combined", "full")  # both would be too many numbers
+    assert touches_encoder(prompts) == (inside and mode in ("full", "encoder", "start"))
     maps = net.encode(image)
     if mode in ("decoder", "end"):
         steered = net.encode(image, prompts)
@@ -135,7 +156,7 @@ def test_tuning_moves_every_tensor_of_the_method(backbone, name):
     prompts = ps.tune([example()], CLASSES, backbone, start=start, settings=replace(BRIEF, method=name, trust=1.0))
     own = method(name)
     for key, tensor in prompts.find("ball").tensors.items():
-        if key.startswith("output"):
+        if own.output_tokens and key.startswith("output"):
             continue
         before = start.find("ball").tensors[key]
         size = own.size(key) or float(np.sqrt((before**2).mean()))
@@ -300,3 +321,91 @@ def test_a_format_says_which_method_is_meant():
     text = json.dumps(header).encode()
     with pytest.raises(ps.PromptSegError, match="damaged"):  # its tensors are not those of DVPT as published
         ps.Prompts.from_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+
+# Methods that change the body's weights, and those with the last word
+
+
+def test_the_body_is_listed_as_it_is(net):
+    for config in (
+        SMALL,
+        NetworkConfig(),
+        NetworkConfig(channels=(8, 16, 16), head_channels=8, convolutions_to_level=0),
+    ):
+        with torch.device("meta"):
+            wanted = {name: tuple(tensor.shape) for name, tensor in PUNet(config).named_parameters()}
+        assert body_shapes(config) == wanted
+
+
+@pytest.mark.parametrize("name", ["scale", "lowrank", "combined"])
+def test_changed_weights_are_the_bodys_own_with_the_change_merged(net, image, name):
+    """As a body with other weights would answer; the body itself keeps its own."""
+    prompts = tuned(name)
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    got = decoded(net, image, prompts)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
+    merged, changed = PUNet(SMALL).eval().requires_grad_(False), {}
+    for own in acting(prompts):
+        changed.update(own.body_weights(net, prompts, [*before]))
+    assert changed
+    merged.load_state_dict({**before, **changed})
+    assert torch.allclose(decoded(merged, image), got, atol=1e-5)
+
+
+def test_a_delta_of_a_convolution_is_a_convolution_of_few_channels(net):
+    prompts = select(tuned("lowrank", mode="decoder"), [0])
+    name = "decoder.0.convolution.2.weight"
+    weight = method("lowrank").body_weights(net, prompts, [name])[name] - net.get_parameter(name)
+    assert weight.shape == (16, 16, 3, 3, 3)
+    assert int(torch.linalg.matrix_rank(weight.flatten(1), rtol=1e-4)) == 2
+    x = torch.randn(1, 16, 5, 5, 5, generator=torch.Generator().manual_seed(0))
+    low = torch.nn.functional.conv3d(x, prompts[f"{name}.low_down"][0].view(2, 16, 3, 3, 3), padding=1)
+    want = torch.nn.functional.conv3d(low, prompts[f"{name}.low_up"][0][:, :, None, None, None])
+    assert torch.allclose(torch.nn.functional.conv3d(x, weight, padding=1), want, atol=1e-4)
+
+
+def test_the_linear_fit_finds_what_is_linear():
+    generator = torch.Generator().manual_seed(0)
+    channels = [each.channels for each in SMALL.output_maps]
+    raw = torch.randn(600, sum(channels), generator=generator)
+    labels = torch.where(raw[:, 3] > 0.5, 1, torch.where(raw[:, 20] > 0.8, 2, 0))
+    labels[:40] = -2  # anything but the first class: has no say here
+    rows = torch.cat([torch.nn.functional.normalize(part, dim=1) for part in raw.split(channels, 1)], 1)
+    prompts = fresh("linear")
+    assert method("linear").fit(SMALL, prompts, rows, labels)
+    net = PUNet(SMALL).eval()
+    with torch.no_grad():
+        logits = net.similarity(rows.t()[None, :, :, None, None].split(channels, 1), prompts)[0, :, :, 0, 0].t()
+    assert logits.shape == (600, 3) and not logits[:, 0].any()
+    assert (logits.argmax(1) == labels)[40:].float().mean() > 0.85
+
+
+@pytest.mark.parametrize("name", ["linear", "side", "combined"])
+def test_a_head_begins_as_the_linear_fit(backbone, name):
+    prompts = ps.tune([example()], CLASSES, backbone, settings=replace(BRIEF, method=name, steps=0))
+    record = prompts.tuning["0"]["classes"]
+    assert {each["start"] for each in record.values()} == {"a linear fit of the annotated voxels"}
+    assert min(each["agreement"] for each in record.values()) > 0.7
+    assert not any(key.endswith((".foreground", ".background")) for key in prompts.classes[0].tensors)
+
+
+@pytest.mark.parametrize("name", ["scale", "lowrank", "linear", "side", "combined"])
+def test_classes_of_one_pass_do_not_depend_on_their_order(net, image, name):
+    prompts = tuned(name, 3)
+    one, two = logits_of(net, image, prompts), logits_of(net, image, select(prompts, [2, 0, 1]))
+    assert torch.allclose(one[:, [0, 3, 1, 2]], two, atol=1e-4)
+
+
+def test_the_side_network_sees_the_image_and_the_maps(net, image):
+    prompts = {key: tensor for key, tensor in tuned("side").items() if key.startswith("side")}
+    features = net.decode(net.encode(image), prompts)
+    own = method("side network")
+    found = own.image_logits(net, image, features, prompts)
+    assert found.shape == (1, 2, *image.shape[2:])
+    assert not torch.allclose(own.image_logits(net, image.flip(2), features, prompts), found, atol=1e-3)
+    for index in range(len(features)):
+        others = [each.roll(1, 1) if place == index else each for place, each in enumerate(features)]
+        assert not torch.allclose(own.image_logits(net, image, others, prompts), found, atol=1e-4)
+    # Any extents, as all of the body.
+    odd = torch.randn(1, 1, 9, 21, 17, generator=torch.Generator().manual_seed(2))
+    assert own.image_logits(net, odd, net.decode(net.encode(odd), prompts), prompts).shape == (1, 2, 9, 21, 17)

@@ -7,7 +7,7 @@ torch, which the panel and the reading of prompts do without: what needs it impo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..attention import PromptedWindowAttention
     from ..config import NetworkConfig
+    from ..punet import PUNet
 
 Shapes = dict[str, tuple[int, ...]]
 Triple = tuple[int, int, int]
@@ -44,6 +45,9 @@ class Method:
     :cvar offered: whether a new tuning may choose it; others are there for prompts that are.
     :cvar order: place in lists.
     :cvar stored: (format, name) of prompts files.
+    :cvar output_tokens: whether classes have output tokens; if not, the method says what a class is.
+    :cvar all_maps: whether it looks at all of ``NetworkConfig.output_maps``.
+    :cvar pointwise: whether a voxel's logits depend on its features alone.
     """
 
     name = ""
@@ -54,6 +58,9 @@ class Method:
     offered = True
     order = 100
     stored: tuple[int, str] = (2, "")
+    output_tokens = True
+    all_maps = False
+    pointwise = True
 
     def shapes(self, config: NetworkConfig, mode: str) -> Shapes:
         """Name and shape of every tensor of one class, but output tokens."""
@@ -86,8 +93,56 @@ class Method:
         """What is added to a block's output, parallel to its MLP, whose input ``x`` (B, D, H, W, C) is."""
         return None
 
+    def body_weights(self, net: PUNet, prompts: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+        """Parameter of the body -> what stands in for it, of those called ``names``."""
+        return {}
+
+    def output_logits(self, net: PUNet, features: Sequence[Tensor], prompts: Mapping[str, Tensor]) -> Optional[Tensor]:
+        """What is added to the classes' logits (B, K, d, h, w) on the grid of the first of ``features``, which are as
+        ``PUNet.decode`` gives them."""
+        return None
+
+    def image_logits(
+        self, net: PUNet, image: Tensor, features: Sequence[Tensor], prompts: Mapping[str, Tensor]
+    ) -> Optional[Tensor]:
+        """What is added to the classes' logits (B, K, D, H, W) on the grid of the image (B, 1, D, H, W)."""
+        return None
+
+    def fit(self, config: NetworkConfig, prompts: dict[str, Tensor], features: Tensor, labels: Tensor) -> bool:
+        """Start from annotated voxels, in place: features (n, C) of all maps, each map's part of length 1, and labels
+        (n,) as in ``examples.annotation``. Whether there is anything to start from so."""
+        return False
+
     def __repr__(self) -> str:
         return f"<method {self.name}>"
+
+
+class Combination(Method):
+    """Several methods at once; each takes part where its own tensors are."""
+
+    parts: tuple[Method, ...] = ()
+
+    def shapes(self, config: NetworkConfig, mode: str) -> Shapes:
+        return {name: shape for part in self.parts for name, shape in part.shapes(config, mode).items()}
+
+    def initialize(
+        self, name: str, tensor: Tensor, config: NetworkConfig, generator: Optional[torch.Generator]
+    ) -> None:
+        self._part(name).initialize(name, tensor, config, generator)
+
+    def size(self, name: str) -> Optional[float]:
+        return self._part(name).size(name)
+
+    def off(self, name: str, tensor: Tensor) -> Tensor:
+        return self._part(name).off(name, tensor)
+
+    def fit(self, config: NetworkConfig, prompts: dict[str, Tensor], features: Tensor, labels: Tensor) -> bool:
+        found = [part.fit(config, prompts, features, labels) for part in self.parts]  # every one
+        return any(found)
+
+    def _part(self, name: str) -> Method:
+        kind = name.rpartition(".")[2]
+        return next(part for part in self.parts if kind in part.kinds)
 
 
 def part_of(block: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache, lru_cache
+from types import ModuleType
 from typing import Iterable
 
 from .method import Method
@@ -18,8 +19,13 @@ def known() -> dict[str, Method]:
     package = __name__.rpartition(".")[0]
     files = importlib.import_module(package).__path__
     modules = [importlib.import_module(f"{package}.{each.name}") for each in pkgutil.iter_modules(files)]
-    found = [module.METHOD for module in modules if hasattr(module, "METHOD")]
+    found = [each for module in modules for each in _methods_of(module)]
     return {each.name: each for each in sorted(found, key=lambda each: (each.order, each.name))}
+
+
+def _methods_of(module: ModuleType) -> tuple[Method, ...]:
+    """What a file has: one ``METHOD``, or ``METHODS``, where some take part in others only."""
+    return getattr(module, "METHODS", None) or ((module.METHOD,) if hasattr(module, "METHOD") else ())
 
 
 def offered() -> tuple[str, ...]:
