@@ -93,6 +93,7 @@ def tune(options: argparse.Namespace) -> None:
         mode=options.mode or (start.mode if start else "decoder"),
         method=options.method or (start.method if start else "punet"),
         outputs=options.outputs,
+        passes=options.passes,
         seconds=options.seconds,
         steps=options.steps,
         seed=options.seed,

@@ -8,7 +8,8 @@ import sys
 from typing import Optional, Sequence
 
 from ..errors import PromptSegError, is_out_of_memory
-from ..network.config import METHODS, MODES, OUTPUTS
+from ..network.config import MODES, OUTPUTS, PASSES
+from ..network.methods import registry
 from . import commands
 
 BAD_INPUT = 2
@@ -92,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--model", help="name or path of the backbone (default: the catalogue's first)")
     tune.add_argument("--mode", choices=MODES, help="blocks that hold tokens (default: decoder)")
     tune.add_argument("--outputs", choices=OUTPUTS, default="all", help="maps with output tokens (default: all)")
-    tune.add_argument("--method", choices=METHODS, help="punet tokens, dvpt dynamic tokens, ept sinks (default: punet)")
+    tune.add_argument("--passes", choices=PASSES, default="joint", help="one for all classes, or each its own")
+    tune.add_argument("--method", choices=registry.offered(), help="how prompts steer the network (default: punet)")
     budget = tune.add_mutually_exclusive_group()
     budget.add_argument("--seconds", type=float, help="time budget (default: 60)")
     budget.add_argument("--steps", type=int, help="step budget; reproducible for a seed on the CPU")

@@ -19,13 +19,14 @@ from ..errors import PromptSegError
 from ..examples.intensity import IntensityRule
 from ..examples.preprocessing import Preprocessing
 from ..files import replacing
-from ..network.config import METHODS, MODES, NetworkConfig, outputs_of
+from ..network.config import MODES, NetworkConfig, outputs_of
+from ..network.methods import registry
 from . import beside
 from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, canonical_name, check_names, is_name, matching_name
 from .strokes import MAX_BYTES, Strokes, is_sha256
 
-FORMAT = 2
-_READABLE = (1, FORMAT)  # the first has strokes voxel by voxel
+# 1: strokes voxel by voxel, PUNet's tokens, and what was called DVPT and EPT before they were as published.
+FORMATS = (1, 2)
 MAX_BYTES_PER_CLASS = 384 * 1024  # of any mode and method of the default network, with its share of the strokes
 _MAX_HEADER = 4 * 1024 * 1024
 _MAX_DEPTH = 16
@@ -189,14 +190,17 @@ class Prompts:
         for index, strokes in enumerate(inside):
             tensors[f"strokes/{index}"] = strokes.data
         named = [*self.missing, *(beside.key_of(each) for each in self.outside)]
+        method_format, method = registry.method(self.method).stored
         header = {
-            "format": FORMAT if any(each.runs for each in inside) else 1,  # which older versions can read
+            # The earliest that holds all of it, so that older versions can read it.
+            "format": max(method_format, 2 if any(each.runs for each in inside) else 1),
+            "method_format": method_format,
             "backbone": self.backbone,
             "sha256": self.sha256,
             "network": self.network.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "mode": self.mode,
-            "method": self.method,
+            "method": method,
             "classes": [{**each.info.to_dict(), "group": each.group, "retired": each.retired} for each in self.classes],
             "tuning": dict(self.tuning),
             "strokes": [strokes.to_dict() for strokes in inside],
@@ -265,14 +269,15 @@ class Prompts:
 
     @classmethod
     def _checked(cls, header: dict, tensors: dict[str, np.ndarray]) -> Prompts:
-        if header["format"] not in _READABLE or type(header["format"]) is not int:
+        if type(header["format"]) is not int or header["format"] not in FORMATS:
             raise PromptSegError(
-                f"this prompts file has format {_short(header['format'])}, not {FORMAT}; update PromptSeg."
+                f"this prompts file has format {_short(header['format'])}, not {FORMATS[-1]}; update PromptSeg."
             )
         network = NetworkConfig.from_dict(header["network"])
-        mode, method, sha256, backbone = (header[key] for key in ("mode", "method", "sha256", "backbone"))
-        if mode not in MODES or method not in METHODS:
-            raise ValueError(f"mode {_short(mode)}, method {_short(method)}")
+        mode, sha256, backbone = (header[key] for key in ("mode", "sha256", "backbone"))
+        if mode not in MODES:
+            raise ValueError(f"mode {_short(mode)}")
+        method = registry.stored_as(header.get("method_format", header["format"]), header["method"]).name
         if not is_sha256(sha256) or not is_name(backbone):
             raise ValueError("no name and SHA-256 of a backbone")
         if not 1 <= len(header["classes"]) <= MAX_CLASSES:

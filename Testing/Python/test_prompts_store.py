@@ -21,7 +21,8 @@ from safetensors.numpy import load, save
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.examples.intensity import IntensityRule
 from PromptSegLib.examples.preprocessing import Preprocessing
-from PromptSegLib.network.config import METHODS, MODES, OUTPUTS, NetworkConfig
+from PromptSegLib.network.config import MODES, OUTPUTS, NetworkConfig
+from PromptSegLib.network.methods.registry import known
 from PromptSegLib.prompts.classes import ClassInfo, describe
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, ClassPrompts, Prompts, parse_classes
 from PromptSegLib.prompts.strokes import Strokes, fingerprint
@@ -103,7 +104,7 @@ def refused(content: bytes, *words: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", known())
 def test_round_trip(tmp_path, mode, method):
     record = {"steps": 2, "examples": [{"name": "a.nii.gz", "shape": [4, 5, 6], "spacing": [3.0, 1.5, 1.5]}]}
     prompts = make(
@@ -148,7 +149,7 @@ def test_half_precision_is_read():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", known())
 @pytest.mark.parametrize("outputs", OUTPUTS)
 def test_a_class_of_the_default_network_has_a_largest_size_and_room_for_strokes(mode, method, outputs):
     small = strokes_of(painted(), [1, 2])

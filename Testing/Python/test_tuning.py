@@ -15,7 +15,8 @@ import PromptSegLib as ps
 from PromptSegLib.examples.example import Example
 from PromptSegLib.examples.volume import Volume
 from PromptSegLib.inference.evidence import evidence
-from PromptSegLib.network.config import METHODS, MODES, OUTPUTS, outputs_of
+from PromptSegLib.network.config import MODES, OUTPUTS, outputs_of
+from PromptSegLib.network.methods.registry import known
 from PromptSegLib.network.tokens import new_prompts
 from PromptSegLib.progress import Job
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
@@ -44,7 +45,7 @@ def same(first: ps.Prompts, second: ps.Prompts, names=None) -> bool:
 
 
 @pytest.mark.parametrize("outputs", OUTPUTS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", known())
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, monkeypatch, mode, method, outputs):
     monkeypatch.setattr(tuner, "TOLD_APART", 2.0)  # no map is ever enough
