@@ -30,7 +30,7 @@ demo: $(READY)
 	$(RUN) Testing/Demo/demo.py
 
 test: $(READY) lint
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
