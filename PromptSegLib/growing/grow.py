@@ -37,10 +37,11 @@ class Evidence(Protocol):
 
 @dataclass
 class Region:
-    """Logits (z, y, x) of one class on a working grid; away from it, the class is not."""
+    """Logits (z, y, x) of one class on a working grid; away from it, and where it is not painted, it is not."""
 
     logits: np.ndarray
     place: WorkingGrid
+    painted: bool
 
 
 @dataclass
@@ -83,11 +84,12 @@ def grow_regions(
         job.check()
         job.report("growing", 0.2 + 0.4 * (index - 1) / count)
         verdict = verdicts[index - 1]
-        regions.append(Region(_asked(net, ground, index, shown.get(index), verdict), place))
+        painted_here = bool((ground.strokes == index).any())
+        regions.append(Region(_asked(net, ground, index, shown.get(index), verdict), place, painted_here))
     if not quick:
         coarse = [region.logits for region in regions]
         labels = np.where(np.max(coarse, 0) > 0, np.argmax(coarse, 0) + 1, 0).astype(np.int16)
-        for index in range(1, count + 1):
+        for index in [index for index, region in enumerate(regions, 1) if region.painted]:
             job.check()
             job.report("growing", 0.6 + 0.4 * (index - 1) / count)
             finer = _finer(image, painted, place, labels, index, net, evidence, verdicts[index - 1], ground.limits)
@@ -163,7 +165,7 @@ def _finer(
     array = fine.image(image)
     ground = Ground.of(array, fine.strokes(painted), fine.spacing, limits, _rim(labels, place, fine))
     shown = evidence.on(index, fine.grid) if evidence is not None else None
-    return Region(_asked(net, ground, index, shown, verdict), fine)
+    return Region(_asked(net, ground, index, shown, verdict), fine, True)
 
 
 def _rim(labels: np.ndarray, place: WorkingGrid, fine: WorkingGrid) -> np.ndarray:

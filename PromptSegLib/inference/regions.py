@@ -67,16 +67,14 @@ def _drop_small_parts(region: Region, strokes: np.ndarray) -> None:
     region.logits[small[parts]] = np.minimum(region.logits[small[parts]], -1.0)
 
 
-def regions_before_scores(
-    grown: Grown, scores: Sequence[tuple[np.ndarray, Grid]], painted: np.ndarray
-) -> list[tuple[np.ndarray, Grid]]:
+def regions_before_scores(grown: Grown, scores: Sequence[tuple[np.ndarray, Grid]]) -> list[tuple[np.ndarray, Grid]]:
     """What competes for an image's voxels: regions of the classes that are painted, the network's scores of the others.
 
-    :param painted: labels of what is painted; where a region is certain, no score takes its voxels.
+    Where a region is certain, no score takes its voxels.
     """
     fields = []
-    for index, (region, (values, grid)) in enumerate(zip(grown.regions, scores), 1):
-        if index in painted:
+    for region, (values, grid) in zip(grown.regions, scores):
+        if region.painted:
             fields.append((region.logits, region.place.grid))
         else:
             fields.append((np.minimum(values, np.float16(_UNPAINTED)), grid))

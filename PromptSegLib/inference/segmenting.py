@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional, Sequence, Union
 
@@ -16,11 +16,12 @@ from ..examples.checking import check_extent, check_image
 from ..examples.example import Example
 from ..examples.geometry import Grid
 from ..examples.volume import Volume
+from ..growing.grow import Grown
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import find_sha256
 from ..models.workspace import Workspace
 from ..progress import Job
-from ..prompts.classes import is_one_body
+from ..prompts.classes import ClassInfo, is_one_body
 from ..prompts.store import Prompts
 from .evidence import Probabilities, evidence
 from .islands import islands_hidden
@@ -85,7 +86,7 @@ def segment(
     :param workspace: what is kept from one call to the next on the same image.
     :raises PromptSegError: bad image, unknown class, prompts of another backbone.
     """
-    job, clock, seconds = job or Job(), time.perf_counter(), {}
+    job, clock = job or Job(), _Clock()
     workspace = workspace or Workspace(0)  # nobody comes back for the maps
     if not isinstance(prompts, Prompts):
         prompts = Prompts.load(Path(prompts))
@@ -94,74 +95,140 @@ def segment(
     kept = prompts.only(chosen)
     backbone = backbone_for(prompts, model, device)
     infos = [each.info for each in kept.active]
-    values = [info.value for info in infos]
     native = Grid.of(image)
     check_extent(native, backbone.preprocessing.spacing, name)
     if region is not None:
         _check_region(region, native, name)
 
     whole = workspace.volume(image, backbone.preprocessing, prompts.intensity)
-    painted = everything = _strokes(kept, image, native, strokes, values, workspace)
-    coarse = None
-    if painted is not None and (painted > 0).any():  # background alone says nothing of where a class is
-        coarse = on_model_grid(painted, image, native, whole.grid, len(values))
-    volume, offset = whole, (0, 0, 0)
-    if around is not None and painted is not None and coarse is not None and (coarse > 0).any():
-        box = box_around(coarse > 0, around, whole, backbone.tile)
-        volume, part = whole.part(box)
-        coarse, offset = coarse[box], tuple(each.start for each in box)
-        painted, native = painted[part], volume.native
-    seconds["resampling"] = time.perf_counter() - clock
-    sweep = job.part(0.0, 0.75)
-    if coarse is None:
-        scores = evidence(backbone, kept, volume.array, sweep, overlap=OVERLAP_ALONE)
-    else:  # the tiles that were encoded while the user painted
-        maps = workspace.maps(image, backbone)
-        step = None if volume is whole else steps(whole.array.shape, backbone.tile)
-        scores = evidence(backbone, kept, volume.array, sweep, maps=maps, offset=offset, step=step)
-    seconds["network"] = time.perf_counter() - clock - sum(seconds.values())
-
+    painted = _strokes(kept, image, native, strokes, [info.value for info in infos], workspace)
+    look = _look(image, painted, whole, len(infos), backbone.tile, around)
+    clock.note("resampling")
+    scores = _scores(backbone, kept, look, image, whole, workspace, job.part(0.0, 0.75))
+    clock.note("network")
     grown = None
-    if coarse is not None and grow_strokes is not False and everything is not None:
-        known = SharedEvidence(Probabilities(scores), volume.grid, {index: index for index in range(1, len(infos) + 1)})
-        grown = grown_regions(image, everything, len(infos), known, quick, job=job.part(0.75, 0.9))
-        seconds["growing"] = time.perf_counter() - clock - sum(seconds.values())
+    if painted is not None and look.coarse is not None and grow_strokes is not False:
+        rows = {index: index for index in range(1, len(infos) + 1)}
+        known = SharedEvidence(Probabilities(scores), look.volume.grid, rows)
+        grown = grown_regions(image, painted, len(infos), known, quick, job=job.part(0.75, 0.9))
+        clock.note("growing")
 
-    kind = np.uint8 if max(values) < 256 else np.uint16
-    lookup = np.array([0] + [info.value if info.name in chosen else 0 for info in infos], kind)
-    bodies = [] if keep_islands or coarse is not None else [i for i, each in enumerate(infos) if is_one_body(each.name)]
-    with islands_hidden(scores, bodies):
-        fields = [(value, volume.grid) for value in scores]
-        if grown is not None and everything is not None:
-            fields = regions_before_scores(grown, fields, np.unique(everything))
-        labels = labels_on_native(fields, native, lookup, lambda _: job.check())
-    if painted is not None:
-        honour(labels, painted, lookup)
+    labels = _labels(scores, grown, look, infos, chosen, keep_islands, job)
     if region is not None:
-        outside = np.ones(Grid.of(image).shape, bool)
+        outside = np.ones(native.shape, bool)
         outside[_slices(region)] = False
-        labels[outside if volume is whole else outside[part]] = 0
-    shown, notes = tuple(info for info in infos if info.name in chosen), [whole.rule.sentence]
-    notes += notes_of([info.name for info in infos], grown.verdicts) if grown is not None else []
+        labels[outside[look.part]] = 0
+    notes = [whole.rule.sentence, *(notes_of([info.name for info in infos], grown.verdicts) if grown else ())]
     if painted is None and strokes is None and any(own == workspace.fingerprint(image) for own, _ in kept.missing):
         notes.append(
             "What was painted on this image is not beside the prompts any more, so the result is the network's alone."
         )
-    result = Segmentation(native.image(labels), shown, seconds=seconds, notes=tuple(each for each in notes if each))
+    shown = tuple(info for info in infos if info.name in chosen)
+    result = Segmentation(look.native.image(labels), shown, seconds=clock.seconds, notes=tuple(filter(None, notes)))
     if uncertainty_wanted:
-        unsure = entropy(Probabilities(scores))
-        annotated = coarse != UNKNOWN if coarse is not None else np.zeros(unsure.shape, bool)
-        places = tuple(places_to_look(unsure, annotated, volume.grid))
-        result = replace(
-            result,
-            uncertainty=volume.grid.image(unsure) if coarse_maps else _map_on_native(unsure, volume.grid, native, job),
-            places=places,
-        )
+        result = _with_uncertainty(result, scores, look, coarse_maps, job)
     if probabilities_wanted:
-        result = replace(result, probabilities=_probabilities(scores, volume.grid, native, infos, chosen, job))
-    seconds["labels"] = time.perf_counter() - clock - sum(seconds.values())
+        maps = _probabilities(scores, look.volume.grid, look.native, infos, chosen, job)
+        result = replace(result, probabilities=maps)
+    clock.note("labels")
     job.report("done", 1.0)
     return result
+
+
+class _Clock:
+    """Seconds from one note to the next."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def note(self, what: str) -> None:
+        now = time.perf_counter()
+        self.seconds[what], self._last = now - self._last, now
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What of an image is looked at.
+
+    :param volume: the part on the model's grid, which begins at ``offset`` (z, y, x) of the whole.
+    :param native: the part on the image's own grid, which is its box ``part`` (z, y, x).
+    :param painted: labels on ``native``, or None.
+    :param coarse: the same on the model's grid; None where no class is painted.
+    """
+
+    volume: Volume
+    offset: tuple[int, int, int]
+    native: Grid
+    part: tuple[slice, ...]
+    painted: Optional[np.ndarray]
+    coarse: Optional[np.ndarray]
+
+
+def _look(
+    image: sitk.Image,
+    painted: Optional[np.ndarray],
+    whole: Volume,
+    count: int,
+    tile: Sequence[int],
+    around: Optional[float],
+) -> _Look:
+    """All of an image, or what lies within ``around`` mm of its strokes."""
+    native, everywhere = Grid.of(image), (slice(None),) * 3
+    if painted is None or not (painted > 0).any():  # background alone says nothing of where a class is
+        return _Look(whole, (0, 0, 0), native, everywhere, painted, None)
+    coarse = on_model_grid(painted, image, native, whole.grid, count)
+    if around is None or not (coarse > 0).any():
+        return _Look(whole, (0, 0, 0), native, everywhere, painted, coarse)
+    box = box_around(coarse > 0, around, whole, tile)
+    volume, part = whole.part(box)
+    offset = (box[0].start, box[1].start, box[2].start)
+    return _Look(volume, offset, volume.native, part, painted[part], coarse[box])
+
+
+def _scores(
+    backbone: Backbone, prompts: Prompts, look: _Look, image: sitk.Image, whole: Volume, workspace: Workspace, job: Job
+) -> np.ndarray:
+    """Evidence (classes, z, y, x) of the prompts' classes over what is looked at."""
+    array = look.volume.array
+    if look.coarse is None:
+        return evidence(backbone, prompts, array, job, overlap=OVERLAP_ALONE)
+    maps = workspace.maps(image, backbone)  # the tiles that were encoded while the user painted
+    step = None if look.volume is whole else steps(whole.array.shape, backbone.tile)
+    return evidence(backbone, prompts, array, job, maps=maps, offset=look.offset, step=step)
+
+
+def _labels(
+    scores: np.ndarray,
+    grown: Optional[Grown],
+    look: _Look,
+    infos: Sequence[ClassInfo],
+    chosen: Sequence[str],
+    keep_islands: bool,
+    job: Job,
+) -> np.ndarray:
+    """Label values (z, y, x) on the native grid of what is looked at; strokes are honored."""
+    kind = np.uint8 if max(info.value for info in infos) < 256 else np.uint16
+    lookup = np.array([0] + [info.value if info.name in chosen else 0 for info in infos], kind)
+    alone = look.coarse is None and not keep_islands
+    with islands_hidden(scores, [row for row, info in enumerate(infos) if alone and is_one_body(info.name)]):
+        fields = [(value, look.volume.grid) for value in scores]
+        if grown is not None:
+            fields = regions_before_scores(grown, fields)
+        labels = labels_on_native(fields, look.native, lookup, lambda _: job.check())
+    if look.painted is not None:
+        honour(labels, look.painted, lookup)
+    return labels
+
+
+def _with_uncertainty(
+    result: Segmentation, scores: np.ndarray, look: _Look, coarse_maps: bool, job: Job
+) -> Segmentation:
+    """The result with the map of uncertainty, and where to look next."""
+    unsure, grid = entropy(Probabilities(scores)), look.volume.grid
+    annotated = look.coarse != UNKNOWN if look.coarse is not None else np.zeros(unsure.shape, bool)
+    uncertainty = grid.image(unsure) if coarse_maps else _map_on_native(unsure, grid, look.native, job)
+    return replace(result, uncertainty=uncertainty, places=tuple(places_to_look(unsure, annotated, grid)))
 
 
 def _strokes(
