@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Optional, Protocol, Sequence
 
 import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import map_coordinates
+from scipy.special import expit
 
 from ..examples.annotation import UNKNOWN
 from ..examples.geometry import Grid
 from ..progress import Job
-from .grids import Box, WorkingGrid, bounding_box, domain, working_grid
+from .answering import answer, thinned
+from .grids import WorkingGrid, domain, working_grid
 from .guard import Verdict, judge
-from .inputs import Ground, question, robust_limits
-from .model import ask
+from .inputs import Ground, robust_limits
 from .network import GrowingNet
 
 COARSE = 500_000  # voxels of the pass over everything
@@ -23,9 +24,7 @@ FINE = 500_000  # voxels of a structure's own pass
 GUARD = 120_000  # voxels, at least, on which painted slices predict each other
 _GUARDED = 900_000  # and of all classes together, if there are few
 _FINER = 0.8  # of the coarse step, from which a pass of its own is worth its time
-_AWAY = -6.0  # logit where a class was not asked for
-_MORE = 0.3  # of a structure's extent around it is looked at
-_LIKELY = 0.5  # evidence that widens where a structure is looked for
+_MORE = 0.15  # of a structure's extent around it is looked at on finer voxels
 
 
 class Evidence(Protocol):
@@ -87,13 +86,14 @@ def grow_regions(
         painted_here = bool((ground.strokes == index).any())
         regions.append(Region(_asked(net, ground, index, shown.get(index), verdict), place, painted_here))
     if not quick:
-        coarse = [region.logits for region in regions]
-        labels = np.where(np.max(coarse, 0) > 0, np.argmax(coarse, 0) + 1, 0).astype(np.int16)
+        found = [region.logits for region in regions]
+        labels = np.where(np.max(found, 0) > 0, np.argmax(found, 0) + 1, 0).astype(np.int16)
         for index in [index for index, region in enumerate(regions, 1) if region.painted]:
             job.check()
             job.report("growing", 0.6 + 0.4 * (index - 1) / count)
-            finer = _finer(image, painted, place, labels, index, net, evidence, verdicts[index - 1], ground.limits)
-            regions[index - 1] = finer or regions[index - 1]
+            coarse, verdict = regions[index - 1], verdicts[index - 1]
+            finer = _finer(image, painted, coarse, labels, index, net, verdict, ground.limits)
+            regions[index - 1] = finer or coarse
     return Grown(regions, tuple(verdicts))
 
 
@@ -111,92 +111,65 @@ def _ground(
 
 
 def _asked(net: GrowingNet, ground: Ground, index: int, evidence: Optional[np.ndarray], verdict: Verdict) -> np.ndarray:
-    """Logits (z, y, x) of one class over the ground; looked at only where the class can be."""
-    logits = np.full(ground.array.shape, _AWAY, np.float32)
-    if not (ground.strokes == index).any():
-        return logits
-    if verdict is Verdict.PLAIN:
+    """Logits (z, y, x) of one class over the ground, by the way that the guard admits."""
+    if verdict is Verdict.PLAIN and (ground.strokes == index).any():
         return np.where(ground.grown == index, 1, -1).astype(np.float32)
-    evidence = evidence if verdict is Verdict.LEARNED else None
-    likely = (ground.strokes == index) | (ground.grown == index)
-    if evidence is not None:
-        likely |= evidence > _LIKELY
-    box = _wider(likely, ground.array.shape)
-    part = _part(ground, box)
-    asked = question(part, index, None if evidence is None else evidence[box])
-    # Between voxels, logits are interpolated: beyond some certainty they would only move the border.
-    logits[box] = np.clip(ask(net, asked[None], ground.spacing)[0], _AWAY, -_AWAY)
-    return logits
-
-
-def _wider(mask: np.ndarray, shape: Sequence[int]) -> Box:
-    inner = bounding_box(mask)
-    assert inner is not None
-    box = []
-    for side, extent in zip(inner, shape):
-        more = int(max(_MORE * (side.stop - side.start), 8))
-        box.append(slice(max(side.start - more, 0), min(side.stop + more, extent)))
-    return box[0], box[1], box[2]
-
-
-def _part(ground: Ground, box: Box) -> Ground:
-    names = ("array", "strokes", "ranks", "grown", "cost")
-    return replace(ground, **{name: getattr(ground, name)[box] for name in names})
+    return answer(net, ground, index, evidence if verdict is Verdict.LEARNED else None)
 
 
 def _finer(
     image: sitk.Image,
     painted: np.ndarray,
-    place: WorkingGrid,
+    coarse: Region,
     labels: np.ndarray,
     index: int,
     net: GrowingNet,
-    evidence: Optional[Evidence],
     verdict: Verdict,
     limits: tuple[float, float],
 ) -> Optional[Region]:
-    """The same class on finer voxels around where it was found; None where there are none to gain."""
-    box = place.within((labels == index) | (place.strokes(painted) == index), _MORE / 2, 6)
+    """The same class on finer voxels around where it was found; None where there are none to gain.
+
+    :param coarse: its region so far, which is evidence for the finer one.
+    :param labels: what all classes came to, on the same grid.
+    """
+    place = coarse.place
+    box = place.within((labels == index) | (place.strokes(painted) == index), _MORE, 6)
     if box is None:
         return None
     fine = working_grid(place.native, box, FINE)
     if min(np.divide(fine.spacing, place.spacing)) > _FINER:
         return None
-    array = fine.image(image)
-    ground = Ground.of(array, fine.strokes(painted), fine.spacing, limits, _rim(labels, place, fine))
-    shown = evidence.on(index, fine.grid) if evidence is not None else None
-    return Region(_asked(net, ground, index, shown, verdict), fine, True)
+    lines = _lines(place, fine)
+    ground = Ground.of(fine.image(image), fine.strokes(painted), fine.spacing, limits, _rim(labels, lines, fine))
+    if verdict is Verdict.PLAIN:
+        return Region(_asked(net, ground, index, None, verdict), fine, True)
+    shown = expit(map_coordinates(coarse.logits, np.meshgrid(*lines, indexing="ij"), order=1, mode="nearest"))
+    return Region(answer(net, ground, index, shown), fine, True)
 
 
-def _rim(labels: np.ndarray, place: WorkingGrid, fine: WorkingGrid) -> np.ndarray:
+def _lines(place: WorkingGrid, fine: WorkingGrid) -> list[np.ndarray]:
+    """Where the voxels of ``fine`` lie along each axis of ``place``, in its voxels."""
+    return [
+        (side.start + (np.arange(extent) + 0.5) * own - outer.start) / step - 0.5
+        for side, outer, step, own, extent in zip(fine.box, place.box, place.steps, fine.steps, fine.shape)
+    ]
+
+
+def _rim(labels: np.ndarray, lines: list[np.ndarray], fine: WorkingGrid) -> np.ndarray:
     """What the coarser pass found on the outermost voxels of a finer grid that it covers, -1 elsewhere."""
     rim = np.full(fine.shape, UNKNOWN, np.int16)
-    lines = []
-    for side, outer, step, own, extent in zip(fine.box, place.box, place.steps, fine.steps, fine.shape):
-        at = (side.start + (np.arange(extent) + 0.5) * own - outer.start) / step - 0.5
-        lines.append(at)
-    near = map_coordinates(labels, np.meshgrid(*lines, indexing="ij"), order=0, mode="nearest")
     for axis in range(3):
         for end in (0, -1):
-            face = tuple(end if other == axis else slice(None) for other in range(3))
-            rim[face] = near[face]
+            ends = [line[[end]] if other == axis else line for other, line in enumerate(lines)]
+            face = tuple(slice(None) if other != axis else slice(end, None if end == -1 else 1) for other in range(3))
+            rim[face] = map_coordinates(labels, np.meshgrid(*ends, indexing="ij"), order=0, mode="nearest")
     return rim
 
 
 def _thinned(ground: Ground, shown: dict[int, np.ndarray], most: int) -> tuple[Ground, dict[int, np.ndarray]]:
-    """The same on every second or third voxel, so that slices can predict each other quickly; no stroke is lost."""
-    factor = max(1, int(np.ceil((ground.array.size / most) ** (1 / 3) - 0.2)))
-    if factor == 1:
+    """Ground and evidence on at most about ``most`` voxels, so that slices can predict each other quickly."""
+    factor = int(np.ceil((ground.array.size / most) ** (1 / 3) - 0.25))
+    if factor <= 1:
         return ground, shown
-    finest = min(ground.spacing)
-    steps = [factor if step <= 1.5 * finest else 1 for step in ground.spacing]
-    strokes = ground.strokes
-    for axis, step in enumerate(steps):  # classes (above 0) survive, then what was erased, then background
-        if step > 1:
-            rank = np.where(strokes > 0, 30000 + strokes, np.where(strokes < UNKNOWN, 20000 - strokes, strokes))
-            rank = np.maximum.reduceat(rank.astype(np.int32), np.arange(0, strokes.shape[axis], step), axis=axis)
-            strokes = np.where(rank > 30000, rank - 30000, np.where(rank > 20000, 20000 - rank, rank)).astype(np.int16)
-    every = tuple(slice(None, None, step) for step in steps)
-    z, y, x = (step * each for step, each in zip(ground.spacing, steps))
-    thin = Ground.of(ground.array[every], strokes, (z, y, x), ground.limits)
-    return thin, {index: values[every] for index, values in shown.items()}
+    thin, every = thinned(ground, factor)
+    return thin, {index: values[tuple(slice(None, None, step) for step in every)] for index, values in shown.items()}

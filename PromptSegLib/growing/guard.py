@@ -12,8 +12,8 @@ import numpy as np
 
 from ..examples.annotation import UNKNOWN
 from ..progress import Job
-from .inputs import Ground, question
-from .model import ask
+from .answering import answer
+from .inputs import Ground
 from .network import GrowingNet
 
 FOLDS = 3
@@ -51,12 +51,12 @@ def judge(
         said = ground.strokes[hidden]
         classes = [k for k in np.unique(said[said > 0]).tolist() if (strokes == k).any()]
         for index in classes:
-            answers = [_learned(net, less, index, evidence.get(index)) if index in evidence else None]
-            answers.append(_learned(net, less, index, None))
+            answers = [answer(net, less, index, evidence[index]) > 0 if index in evidence else None]
+            answers.append(answer(net, less, index) > 0)
             answers.append(less.grown == index)
-            for way, answer in enumerate(answers):
-                if answer is not None:
-                    scores[way, index - 1] += _agreement(answer[hidden], said, index)
+            for way, found in enumerate(answers):
+                if found is not None:
+                    scores[way, index - 1] += _agreement(found[hidden], said, index)
     return tuple(_verdict(scores[:, index], index + 1 in evidence) for index in range(count))
 
 
@@ -72,10 +72,6 @@ def _verdict(scores: np.ndarray, evidence: bool) -> Verdict:
     if tested and learned < alone - MARGIN:
         return Verdict.LEARNED_ALONE
     return Verdict.LEARNED
-
-
-def _learned(net: GrowingNet, ground: Ground, index: int, evidence: Optional[np.ndarray]) -> np.ndarray:
-    return ask(net, question(ground, index, evidence)[None], ground.spacing)[0] > 0
 
 
 def _agreement(answer: np.ndarray, said: np.ndarray, index: int) -> np.ndarray:
