@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Union
@@ -103,6 +103,18 @@ def tune(options: argparse.Namespace) -> None:
 
 
 def segment(options: argparse.Namespace) -> None:
+    places = [Path(each) for each in (options.output, options.probabilities) if each]
+    new = [folder for place in places for folder in (place, *place.parents) if not folder.exists()]
+    try:
+        _segment(options)
+    except BaseException:
+        for folder in new:  # the deepest first
+            with suppress(OSError):
+                folder.rmdir()  # one that holds something stays
+        raise
+
+
+def _segment(options: argparse.Namespace) -> None:
     from ..inference.writing import SUFFIXES, write_image, write_segmentation
     from .batch import Batch, images_in
 
