@@ -146,11 +146,20 @@ def test_a_bug_is_not_a_bad_image(model, images, monkeypatch):
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything(model, images, capsys):
     code, out, _ = segment(model, images, "--report", str(images.parent / "missing" / "volumes.csv"))
-    assert code == 2 and "no folder" in capsys.readouterr().err and not list(out.iterdir())
+    assert code == 2 and "no folder" in capsys.readouterr().err and not out.exists()
     image = images / "case0.nrrd"
     before = image.read_bytes()
     code, _, _ = segment(model, images, "--report", str(image))
     assert code == 2 and image.read_bytes() == before
+
+
+@pytest.mark.parametrize("wrong", ["image", "prompts"])
+def test_a_refused_command_leaves_no_folder(model, images, wrong):
+    image, prompts = images / "case1.nrrd", model.with_suffix(".prompts.safetensors")
+    given = [str(prompts), str(image)] if wrong == "image" else [str(image), str(images / "case0.nrrd")]
+    out = images.parent / "new" / "deeper"
+    assert main(["segment", *given, "-o", str(out), "--probabilities", str(images.parent / "shares")]) == 2
+    assert not out.parent.exists() and not (images.parent / "shares").exists()
 
 
 def test_a_folder_gives_its_volumes_in_order(images, tmp_path):

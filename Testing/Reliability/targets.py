@@ -429,7 +429,7 @@ class CommandLine:
         names = rng.sample(list(self.files), 3)
         image = rng.choice([each for each in self.files if each.startswith("image")])
         strokes = rng.choice([each for each in self.files if each.startswith("strokes")])
-        names += [image, strokes, "prompts.safetensors"]
+        names = list(dict.fromkeys([*names, image, strokes, "prompts.safetensors"]))
         files = {name: self.files[name] for name in names}
         for name in names:
             if rng.random() < 0.35:
