@@ -34,6 +34,7 @@ from .tuner import Previews, Tuner
 from .warm_start import Beginning, warm_start
 
 MAX_CROPS = 24
+_TOKENS = 0.6  # share of the budget after which output tokens alone are no longer tuned
 
 
 def tune(
@@ -147,7 +148,7 @@ def tune(
     previews = Previews(look, looked)
     if looked is None:
         previews.show()
-    tuner.tokens(job.part(0.2, 0.25))
+    tuner.tokens(job.part(0.2, 0.25), None if settings.seconds is None else began + _TOKENS * settings.seconds)
     if tuner.token_steps and (looked is None or previews.due(None)):
         previews.show()
     tuner.run(began, job.part(0.25, 0.98), previews)
