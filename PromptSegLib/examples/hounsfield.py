@@ -1,9 +1,9 @@
 """Whether intensities are a CT's, and how they become Hounsfield units (HU).
 
 A CT is recognised by what bodies are made of. In HU, fat lies near -94 and soft tissue near 42, whoever made the scan
-(median over the development data, see docs/intensities.md, which also says how far single scans are from it), air is
-at -1000 or where the file was clipped, and there is next to nothing between lung and fat. No other modality has all of
-that at these places; where a file keeps CT values with an offset or rescaled, they show by how much.
+(chosen on the development data of docs/intensities.md; single scans are some 10 HU from it), air is at -1000 or where
+the file was clipped, and there is next to nothing between lung and fat. No other modality has all of that at these
+places; where a file keeps CT values with an offset or rescaled, they show by how much.
 """
 
 from __future__ import annotations

@@ -87,17 +87,19 @@ class Tuner:
         parts = features[:, : sum(channels)].t()[None, :, :, None, None].split(channels, 1)
         return net.similarity(parts, prompts)[0, :, :, 0, 0].t()
 
-    def tokens(self, job: Job) -> None:
+    def tokens(self, job: Job, until: Optional[float] = None) -> None:
         """Full-batch steps on the output tokens over fixed features: cheap, and most of the way.
+
+        :param until: the time (``time.monotonic``) at which they end early: with many classes they are not cheap.
 
         A class that starts from prototypes and that the last map does not tell apart then gets tokens for all maps.
         """
         self.token_steps = self.settings.token_steps if self.settings.steps != 0 else 0
         if not self.token_steps:
             return
-        self._fit(job.part(0.0, 0.5))
-        if self._widen():
-            self._fit(job.part(0.5, 1.0))
+        self._fit(job.part(0.0, 0.5), until)
+        if (until is None or time.monotonic() < until) and self._widen():
+            self._fit(job.part(0.5, 1.0), until)
 
     def _widen(self) -> bool:
         """Output tokens of further maps for the classes that need them; whether there are such."""
@@ -111,11 +113,13 @@ class Tuner:
             self.average[name], self.prompts[name] = added, added.clone().requires_grad_()
         return bool(rows)
 
-    def _fit(self, job: Job) -> None:
+    def _fit(self, job: Job, until: Optional[float]) -> None:
         steps = self.token_steps
         chosen = {name: tensor for name, tensor in self.prompts.items() if name.startswith("output")}
         optimizer = torch.optim.Adam(chosen.values(), lr=self.settings.token_rate)
         for step in range(steps):
+            if until is not None and step and time.monotonic() >= until:
+                break
             logits = self._logits(self.warm.features, chosen)
             loss = annotated_loss(logits, self.warm.labels, self.weights)
             optimizer.zero_grad()
@@ -193,11 +197,13 @@ class Tuner:
         if not self.step and not self.token_steps:
             return start, first
         final = self.trusted()
-        if method_called(self.settings.method).pointwise:
+        if not method_called(self.settings.method).pointwise:
+            scores, first = self._on_crops(final, job.part(0.0, 0.5)), self._on_crops(start, job.part(0.5, 1.0))
+        elif self.step:
             features, labels = self.encoded.annotated_features(final, job)
             scores = self.agreement(final, features, labels)
-        else:
-            scores, first = self._on_crops(final, job.part(0.0, 0.5)), self._on_crops(start, job.part(0.5, 1.0))
+        else:  # output tokens come after the features
+            scores = self.agreement(final, self.warm.features, self.warm.labels)
         if mean(scores) < mean(first):
             return start, first
         return final, scores

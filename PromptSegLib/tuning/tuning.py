@@ -33,6 +33,8 @@ from .settings import Settings
 from .tuner import Previews, Tuner
 from .warm_start import Beginning, warm_start
 
+_TOKENS = 0.6  # share of the budget after which output tokens alone are no longer tuned
+
 
 def tune(
     examples: Sequence[Example],
@@ -183,7 +185,7 @@ def _tune_group(
     previews = Previews(look, shared.looked)
     if shared.looked is None:
         previews.show()
-    tuner.tokens(job.part(0.06, 0.12))
+    tuner.tokens(job.part(0.06, 0.12), None if settings.seconds is None else began + _TOKENS * settings.seconds)
     if tuner.token_steps and (shared.looked is None or previews.due(None)):
         previews.show()
     tuner.run(began, job.part(0.12, 0.98), previews)
