@@ -146,7 +146,7 @@ def state_of(node):
 
 
 # What happens, and whether the editor shows the segmentation then: (p)aint, (r)esult, (s)how, (h)ide.
-STORIES = "spp spphr rs rsp rspp rspphr spphrs spphrsp rrsphrspp spphrspphrs rhrsphrhrsp".split()
+STORIES = [
     "spp",
     "spphr",
     "rs",
