@@ -217,7 +217,7 @@ def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
     again = new_scene()
     other, _ = add_volume(again)
     session = a_session(again, models, tmp_path)
-    assert "'A & B segmentation'" in session.view().recovery
+    assert "'A and B segmentation'" in session.view().recovery
     before = again.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
     session.recover()
     assert session.view().notice.level == "info" and "(recovered)" in session.view().notice.text
