@@ -31,6 +31,8 @@ class InputSection:
         ui.newSegmentationButton.clicked.connect(self.new_segmentation)
         ui.downloadButton.clicked.connect(self.download_or_cancel)
         ui.deleteModelButton.clicked.connect(self.delete_model)
+        ui.recoverButton.clicked.connect(self.recover)
+        ui.dismissRecoveryButton.clicked.connect(self.dismiss_recovery)
         self._slots = [
             on_choice(ui.modelComboBox, self._model_chosen),
             on_choice(ui.deviceComboBox, self._device_chosen),
@@ -47,6 +49,8 @@ class InputSection:
         fill(ui.deviceComboBox, choices(DEVICES), parameters.device)
         ui.hostLineEdit.visible = parameters.device == "ssh"
         show_text(ui.deviceLabel, self._device_text(view))
+        show_text(ui.recoveryLabel, _(view.recovery) if view.recovery else "")
+        ui.recoverButton.visible = ui.dismissRecoveryButton.visible = bool(view.recovery)
 
     def look_again(self) -> None:
         """Look for models that came or went otherwise."""
@@ -73,6 +77,13 @@ class InputSection:
     def new_segmentation(self, *_args: Any) -> None:
         self.panel.act("input", self.session.choose_segmentation, None)
         self.panel.act("input", self.session.ensure_segmentation)
+
+    def recover(self, *_args: Any) -> None:
+        """Put back what a killed application has left."""
+        self.panel.act("input", self.session.recover)
+
+    def dismiss_recovery(self, *_args: Any) -> None:
+        self.panel.act("input", self.session.dismiss_recovery)
 
     def download_or_cancel(self, *_args: Any) -> None:
         models = self.panel.models

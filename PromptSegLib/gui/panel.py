@@ -12,6 +12,7 @@ from ..session.choices import CLEAN_UP, LOOK
 from ..session.chosen import Chosen
 from ..session.installation import Installation
 from ..session.model_files import ModelFiles
+from ..session.recovery import Recovery
 from ..session.segments_table import anything_painted, rows
 from ..session.session import Session
 from ..session.view import Notice
@@ -49,7 +50,12 @@ class Panel:
         self.ui = slicer.util.childWidgetVariables(ui_widget)
         self.setup, self.models = Installation(tools), ModelFiles()
         self.parameters = Chosen()
-        self.session = Session(scene, self.parameters, history=partial(EditorHistory, self.ui.segmentEditorWidget))
+        self.session = Session(
+            scene,
+            self.parameters,
+            history=partial(EditorHistory, self.ui.segmentEditorWidget),
+            recovery=Recovery(),
+        )
         self.session.on_change(self.render_soon)
         self._place, self._closed = "tune", False
         self._said = Notice()

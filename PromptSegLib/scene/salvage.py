@@ -169,13 +169,10 @@ def volume_for(scene, salvage: Salvage):
     """The volume of a scene that a segmentation was drawn on, by its name and grid; None without it."""
     count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
     for node in [scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode") for n in range(count)]:
-        grid = _grid(node)
-        same = (node.GetName() or "") == salvage.described["volume"] and grid is not None
-        if (
-            same
-            and grid[:3] == salvage.described["grid"][:3]
-            and np.allclose(grid, salvage.described["grid"], atol=1e-3)
-        ):
+        grid, known = _grid(node), salvage.described["grid"]
+        if grid is None or known is None or (node.GetName() or "") != salvage.described["volume"]:
+            continue
+        if len(known) == len(grid) and grid[:3] == known[:3] and np.allclose(grid, known, rtol=0, atol=1e-3):
             return node
     return None
 
@@ -236,3 +233,5 @@ def _check(described: Mapping[str, Any], layers: Mapping[int, np.ndarray]) -> No
             raise KeyError("a layer")
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text")
+    if described["grid"] is not None and not all(isinstance(part, float) for part in described["grid"]):
+        raise TypeError("a grid")

@@ -56,13 +56,15 @@ class Recovery:
         self._waiting: dict[str, Callable[[], bytes]] = {}
         self._changed = threading.Condition()
         self._thread: Optional[threading.Thread] = None
-        self._writing = False
+        self._writing = self._closed = False
 
     # What this application does
 
     def note(self, key: str, content: Callable[[], bytes]) -> None:
         """Keep something instead of what was kept under ``key``; ``content`` is called in a thread, the last one's."""
         with self._changed:
+            if self._closed:
+                return
             self._waiting[key] = content
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True)
@@ -86,6 +88,9 @@ class Recovery:
     def close(self) -> None:
         """The application ends as it should: its folder goes, and what it offered is offered no more."""
         self.forget()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         for folder in self._left:
             folder.mark()
             folder.unlock()
@@ -125,7 +130,9 @@ class Recovery:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._waiting))
+                self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
+                if self._closed:
+                    return
                 key, content = next(iter(self._waiting.items()))
                 del self._waiting[key]
                 self._writing = True

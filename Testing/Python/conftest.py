@@ -14,6 +14,14 @@ import SimpleITK as sitk
 LIVER, SPLEEN, BACKGROUND = 6, 300, 255
 
 
+@pytest.fixture(scope="session", autouse=True)
+def recovery_folder(tmp_path_factory) -> Iterator[None]:
+    """What panels keep for recovery is not kept among the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROMPTSEG_RECOVERY", str(tmp_path_factory.mktemp("recovery")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> SimpleNamespace:
     """``image`` and ``annotation`` are files, ``truth`` an array (z, y, x): two bright balls in a grey body, in air.

@@ -1,0 +1,273 @@
+"""What was not saved when the application was killed: kept, offered once, and put back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer")
+
+from scenes import add_volume, content, mask_of, new_session, paint_strokes
+from test_scene_prompt_nodes import some_prompts
+
+from PromptSegLib.errors import PromptSegError
+from PromptSegLib.scene import links, memory, prompt_nodes, salvage
+from PromptSegLib.scene.roles import role_of, set_role
+from PromptSegLib.scene.segmentations import segments, segments_by_name
+from PromptSegLib.scene.storage import new_scene, save_scene
+from PromptSegLib.session import recovery as recovery_module
+from PromptSegLib.session.recovery import Recovery
+
+HERE = Path(__file__).parent
+
+
+def a_scene(matrix=None):
+    scene = new_scene()
+    volume, reference = add_volume(scene, matrix=matrix)
+    segmentation = links.new_segmentation(scene, volume, "A & B segmentation")
+    links.remember(volume, segmentation)
+    paint_strokes(segmentation, volume, reference)
+    ids = segments_by_name(segmentation)
+    set_role(segmentation, ids["rod"], "locked")
+    links.set_tag(segmentation, ids["ball"], "Number", "4")
+    segmentation.SetAttribute("PromptSeg.Numbers", "5")
+    segmentation.GetSegmentation().AddEmptySegment("nothing", "nothing yet")
+    memory.write_memory(segmentation, {"applied": reference, "strokes": reference * 2})
+    prompts = prompt_nodes.add_prompts(scene, some_prompts("ball", "rod"), "prompts")
+    prompt_nodes.link(segmentation, prompts)
+    return scene, volume, segmentation
+
+
+def a_session(scene, models, folder):
+    return new_session(scene, models / "tiny0.safetensors", {"recovery": Recovery(folder)})
+
+
+# A segmentation as bytes
+
+
+@pytest.mark.parametrize("matrix", [None, [[0, -1, 0, 12], [1, 0, 0, -40], [0, 0, 1, 7], [0, 0, 0, 1]]])
+def test_a_segmentation_comes_back_with_everything(matrix):
+    scene, volume, segmentation = a_scene(matrix)
+    taken = salvage.take(segmentation, volume, some_prompts("ball").to_bytes())
+    names = list(segments_by_name(segmentation))
+    masks = {name: mask_of(segmentation, volume, name) for name in names}
+    read = salvage.Salvage.from_bytes(taken.to_bytes())
+    other = new_scene()
+    again, _ = add_volume(other, matrix=matrix)
+    assert salvage.volume_for(other, read) is again
+    node = salvage.put_back(other, read, again)
+    assert node.GetName() == "A and B segmentation (recovered)" and links.remembered(again) is node
+    assert list(segments_by_name(node)) == names
+    for name in names:
+        assert np.array_equal(mask_of(node, again, name), masks[name]), name
+    before, after = (
+        [(each.id, each.name, each.color, each.role, each.is_empty) for each in segments(one)]
+        for one in (segmentation, node)
+    )
+    assert before == after and role_of(node, segments_by_name(node)["rod"]) == "locked"
+    assert sorted(memory.read_memory(node).images) == ["applied", "strokes"]
+    assert salvage.prompts_of(read).to_bytes() == some_prompts("ball").to_bytes()
+
+
+def test_a_volume_of_the_same_name_elsewhere_is_another():
+    _, volume, segmentation = a_scene()
+    read = salvage.Salvage.from_bytes(salvage.take(segmentation, volume).to_bytes())
+    other = new_scene()
+    add_volume(other, shape=(20, 40, 50))
+    add_volume(other, "MR")
+    assert salvage.volume_for(other, read) is None
+    assert segments(salvage.put_back(other, read))
+
+
+def test_damaged_bytes_are_refused():
+    _, volume, segmentation = a_scene()
+    good = salvage.take(segmentation, volume).to_bytes()
+    for bad in (b"", b"PK", good[:-30], good[: len(good) // 2], os.urandom(500), bytes(len(good))):
+        with pytest.raises(PromptSegError, match="damaged"):
+            salvage.Salvage.from_bytes(bad)
+
+
+# The folder
+
+
+def test_nothing_is_left_by_an_application_that_ends_as_it_should(tmp_path):
+    one = Recovery(tmp_path)
+    one.note("a", lambda: b"1")
+    assert one.flush() and len(list(tmp_path.rglob("*.salvage"))) == 1
+    one.close()
+    assert not list(tmp_path.iterdir()) and Recovery(tmp_path).find() == []
+
+
+def test_the_last_note_counts_and_what_is_saved_goes(tmp_path):
+    one = Recovery(tmp_path)
+    for text in (b"1", b"2", b"3"):
+        one.note("a", lambda text=text: text)
+    one.note("b", lambda: b"other")
+    assert one.flush()
+    assert sorted(path.read_bytes() for path in tmp_path.rglob("*.salvage")) == [b"3", b"other"]
+    one.forget("b")
+    assert [path.read_bytes() for path in tmp_path.rglob("*.salvage")] == [b"3"]
+    one.forget()
+    assert not list(tmp_path.rglob("*.salvage"))
+    one.close()
+
+
+def test_the_folder_stays_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(recovery_module, "_MOST_BYTES", 1000)
+    one = Recovery(tmp_path)
+    for key in "abcd":
+        one.note(key, lambda: bytes(400))
+        assert one.flush()
+    one.note("large", lambda: bytes(1001))
+    assert one.flush()
+    assert sorted(path.stem for path in tmp_path.rglob("*.salvage")) == ["c", "d"]
+    one.close()
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    one = Recovery(tmp_path / "file" / "folder")
+    one.note("a", lambda: b"1")
+    assert one.flush() and one.find() == []
+    one.close()
+
+
+def kill_one(folder: Path, *texts: str) -> None:
+    """An application that notes something and is killed."""
+    code = (
+        "import sys, time; from pathlib import Path; from PromptSegLib.session.recovery import Recovery\n"
+        "one = Recovery(Path(sys.argv[1]))\n"
+        "for n, text in enumerate(sys.argv[2:]): one.note(str(n), text.encode)\n"
+        "assert one.flush(); print('noted', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), *texts], cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "noted\n"
+    assert Recovery(folder).find() == []  # it is in use
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_what_a_killed_application_leaves_is_found_once(tmp_path):
+    kill_one(tmp_path, "first", "second")
+    one, other = Recovery(tmp_path), Recovery(tmp_path)
+    assert one.find() == [b"first", b"second"]
+    assert other.find() == []  # two applications do not take the same
+    one.done()
+    assert Recovery(tmp_path).find() == [] and not list(tmp_path.rglob("*.salvage"))
+    other.close()
+
+
+def test_what_was_offered_is_not_offered_again(tmp_path):
+    kill_one(tmp_path, "work")
+    one = Recovery(tmp_path)
+    assert one.find() == [b"work"]
+    one.close()  # nobody took it
+    assert Recovery(tmp_path).find() == []
+    assert [path.read_bytes() for path in tmp_path.rglob("*.salvage")] == [b"work"]  # but it is there for a while
+
+
+@pytest.mark.parametrize("jump", [-(10**9), 10**9])
+def test_clocks_do_not_matter(tmp_path, jump):
+    kill_one(tmp_path, "work")
+    for path in [*tmp_path.rglob("*")]:
+        os.utime(path, (time.time() + jump,) * 2)
+    assert Recovery(tmp_path).find() == [b"work"]
+
+
+def test_only_the_newest_folders_are_kept(tmp_path):
+    for n in range(1, 8):
+        folder = tmp_path / f"{n:09d}-x"
+        folder.mkdir()
+        (folder / "a.salvage").write_text(str(n))
+    one = Recovery(tmp_path)
+    assert one.find() == [b"7", b"6", b"5", b"4"]
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
+    one.done()
+
+
+# The session
+
+
+def leave(session) -> None:
+    """As a kill: the lock goes, the files stay."""
+    own = session._rescue._recovery._own
+    own.unlock()
+    session._rescue._recovery._own = None
+
+
+def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
+    scene, volume, segmentation = a_scene()
+    session = a_session(scene, models, tmp_path)
+    session.choose_volume(volume)
+    session.segmentation_changed()
+    assert session._rescue._recovery.flush()
+    strokes = content(segmentation)
+    leave(session)
+    session.close()
+
+    again = new_scene()
+    other, _ = add_volume(again)
+    session = a_session(again, models, tmp_path)
+    assert "'A and B segmentation'" in session.view().recovery
+    before = again.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+    session.recover()
+    assert session.view().notice.level == "info" and "(recovered)" in session.view().notice.text
+    assert not session.view().recovery and again.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == before + 1
+    node = links.remembered(other)
+    assert {each[0] for each in content(node).values()} == {each[0] for each in strokes.values()}
+    assert prompt_nodes.prompts_of(prompt_nodes.linked(node)).names == ["ball", "rod"]
+    # It is not saved yet: the next kill must not lose it.
+    assert len(list(tmp_path.rglob("*.salvage"))) == 1
+    save_scene(again, tmp_path / "saved.mrb")
+    assert not list(tmp_path.rglob("*.salvage"))
+    session.recover()
+    assert session.view().notice.level == "error"
+    session.close()
+
+
+def test_recovered_segmentations_never_replace_what_is_there(models, tmp_path):
+    scene, volume, segmentation = a_scene()
+    session = a_session(scene, models, tmp_path)
+    session.choose_volume(volume)
+    session.segmentation_changed()
+    assert session._rescue._recovery.flush()
+    leave(session)
+    session.close()
+    before = content(segmentation)
+    session = a_session(scene, models, tmp_path)  # the scene as it was saved
+    session.recover()
+    assert content(segmentation) == before and links.remembered(volume) is segmentation
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 2
+    session.close()
+
+
+@pytest.mark.parametrize("how", ["dismissed", "closed", "deleted", "scene closed"])
+def test_what_is_not_wanted_goes(models, tmp_path, how):
+    scene, volume, segmentation = a_scene()
+    session = a_session(scene, models, tmp_path)
+    session.choose_volume(volume)
+    session.segmentation_changed()
+    assert session._rescue._recovery.flush() and list(tmp_path.rglob("*.salvage"))
+    if how == "dismissed":
+        leave(session)
+        session.close()
+        session = a_session(new_scene(), models, tmp_path)
+        session.dismiss_recovery()
+        assert not session.view().recovery
+    elif how == "closed":
+        session.close()
+    elif how == "deleted":
+        scene.RemoveNode(segmentation)
+    else:
+        scene.Clear(0)
+    assert not list(tmp_path.rglob("*.salvage"))
+    session.close()
