@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 import SimpleITK as sitk
 import torch
@@ -64,7 +64,7 @@ class Workspace:
     def __init__(self, maps_bytes: int = MAPS_BYTES):
         self._maps_bytes = maps_bytes
         self._images: OrderedDict[int, _Kept] = OrderedDict()
-        self._current: tuple[Optional[int], str] = (None, "")
+        self._current: tuple[Optional[int], Any] = (None, None)
         self._maps = EncoderMaps(0)
 
     def volume(self, image: sitk.Image, preprocessing: Preprocessing) -> Volume:
@@ -81,8 +81,9 @@ class Workspace:
     def maps(self, image: sitk.Image, backbone: Backbone) -> EncoderMaps:
         """Where the encoder maps of this image are kept; those of any other image or backbone are dropped."""
         self._of(image)
-        if self._current != (id(image), backbone.sha256):
-            self._current, self._maps = (id(image), backbone.sha256), EncoderMaps(self._maps_bytes)
+        current = (id(image), (backbone.sha256, backbone.preprocessing, backbone.tile))
+        if self._current != current:
+            self._current, self._maps = current, EncoderMaps(self._maps_bytes)
         return self._maps
 
     def _of(self, image: sitk.Image) -> _Kept:
@@ -92,5 +93,5 @@ class Workspace:
             dropped, _ = self._images.popitem(last=False)
             if dropped == self._current[0]:
                 # The id may soon be another image's, which must not get these maps.
-                self._current, self._maps = (None, ""), EncoderMaps(0)
+                self._current, self._maps = (None, None), EncoderMaps(0)
         return kept

@@ -20,6 +20,7 @@ from ..examples.geometry import Grid
 from ..models.backbone import Backbone, load_model
 from ..models.workspace import Workspace
 from ..network.attention import PromptTensors
+from ..network.methods.registry import method as method_called
 from ..network.tokens import unstack
 from ..progress import Job
 from ..prompts.classes import ClassInfo, describe
@@ -29,8 +30,10 @@ from .crops import Crop, cover
 from .encoded import EncodedCrops
 from .objective import mean
 from .settings import Settings
+from .training import Annotated, RandomCrops, Trainer, hold_out
 from .tuner import Previews, Tuner
 from .warm_start import Beginning, warm_start
+from .working_grid import working_preprocessing
 
 MAX_CROPS = 24
 
@@ -77,11 +80,16 @@ def tune(
         start = Prompts.load(Path(start))
     if start is not None:
         _check_start(start, backbone, settings, classes)
+    training = settings.training if settings.training is not None else all(each.complete for each in examples)
+    if start is not None:
+        backbone = backbone.working_at(start.preprocessing)
+    elif training and not method_called(settings.method).output_tokens:
+        backbone = backbone.working_at(working_preprocessing(examples, backbone.preprocessing))
     infos = _infos(classes, appearance, start)
     rng = np.random.default_rng(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
 
-    crops, shapes = [], []
+    crops, shapes, volumes = [], [], []
     carried = _carried(start, classes) if keep_strokes and start is not None else []
     kept: list[Strokes] = []
     for index, example in enumerate(examples):
@@ -89,14 +97,19 @@ def tune(
         check_extent(Grid.of(example.image), backbone.preprocessing.spacing, example.name)
         volume = workspace.volume(example.image, backbone.preprocessing)
         labels = labels_on_grid(example, classes, volume.grid)
-        limit = max(MAX_CROPS // len(examples), len(classes) + 1)
-        crops += cover(volume.array, labels, backbone.tile, limit, rng)
+        volumes.append(Annotated(volume.array, labels))
         shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
         if keep_strokes and (carried or not example.complete):
             image, strokes = _strokes(example, classes, start, workspace)
             kept += [strokes] if strokes else []
             # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
             carried = [each for each in carried if each.image != image]
+    held: list[Crop] = []
+    if training:
+        volumes, held = hold_out(volumes, backbone.crop, rng)
+    limit = max(MAX_CROPS // len(examples), len(classes) + 1)
+    for each in volumes:
+        crops += cover(each.array, each.labels, backbone.tile, limit, rng)
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
     _check_seen(crops, classes, backbone.preprocessing.spacing)
@@ -105,6 +118,8 @@ def tune(
     maps = workspace.maps(examples[0].image, backbone) if len(examples) == 1 else None
     encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15), maps)
     shared = _Shared(backbone, settings, infos, shapes, [*carried, *kept], rng, generator, began, on_preview, looked)
+    if training:
+        shared = replace(shared, volumes=volumes, held=EncodedCrops(backbone, held, cached, Job()) if held else None)
     if settings.passes == "joint" or len(classes) == 1:
         return _tune_group(shared, encoded, list(classes), start, job.part(0.15, 1.0))
     # As published: a class alone in its pass, against all others. A group of one for each, so that none needs another.
@@ -130,14 +145,17 @@ class _Shared:
     began: float
     on_preview: Optional[Callable[[Prompts], None]]
     looked: Optional[float]
+    volumes: Sequence[Annotated] = ()
+    held: Optional[EncodedCrops] = None
 
     def part(self, index: int, count: int) -> _Shared:
-        """For one of ``count`` groups in turn: an equal share of the time that is left."""
-        if self.settings.seconds is None:
-            return replace(self, began=time.monotonic())
-        now = time.monotonic()
-        seconds = max((self.settings.seconds - (now - self.began)) / (count - index), 0.1)
-        return replace(self, began=now, settings=replace(self.settings, seconds=seconds))
+        """For the class at ``index`` of ``count`` in turn, alone: an equal share of the time that is left."""
+        now, settings = time.monotonic(), self.settings
+        if settings.seconds is not None:
+            settings = replace(settings, seconds=max((settings.seconds - (now - self.began)) / (count - index), 0.1))
+        volumes = [each.alone(index + 1) for each in self.volumes]
+        held = self.held.alone(index + 1) if self.held else None
+        return replace(self, began=now, settings=settings, volumes=volumes, held=held)
 
 
 def _tune_group(
@@ -149,6 +167,9 @@ def _tune_group(
     beginnings = [_beginning(start, name) for name in names]
     warm = warm_start(encoded, beginnings, settings, shared.generator, job.part(0.0, 0.06))
     tuner = Tuner(encoded, warm, len(names), settings, shared.rng)
+    if shared.volumes:
+        crops = RandomCrops(shared.volumes, len(names), backbone.crop, settings.seed)
+        tuner = Trainer(encoded, warm, len(names), settings, shared.rng, crops, shared.held)
     first = tuner.agreement(warm.prompts, warm.features, warm.labels)
 
     def packed(state: PromptTensors, scores: list[float]) -> Prompts:
@@ -166,6 +187,7 @@ def _tune_group(
             "token_steps": tuner.token_steps,
             "seconds": round(time.monotonic() - began, 2),
             "passes": settings.passes,
+            **({"held_out": tuner.checks} if isinstance(tuner, Trainer) else {}),
             "seed": settings.seed,
             "device": str(backbone.device),
             "versions": {"torch": torch.__version__, "monai": monai.__version__, "python": platform.python_version()},
