@@ -4,6 +4,7 @@
 # make bench-interactive  how long a user waits (needs data)    make clean  forget the virtual environment
 # make bench-protocol  prompts against other ways to teach a body new classes (needs data, hours; goes on where it stopped)
 # make bench-levers  what more classes and data bring to the protocol's prompts (needs data)
+# make study  methods of prompt tuning on several sets, next patients (needs data, hours; goes on where it stopped)
 # make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
 
 # slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
@@ -14,7 +15,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-throughput clean
+.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-throughput study clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +73,9 @@ bench-levers: $(READY)
 	  --test case12 case13 case14 case15 \
 	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
 	  --backbone more=$(PROTOCOL)/more/protocol-more.safetensors
+
+study: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/study.py
 
 bench-throughput: $(READY)
 	$(RUN) Testing/Benchmark/throughput.py
