@@ -6,6 +6,7 @@
 # make bench-levers  what more classes and data bring to the protocol's prompts (needs data)
 # make bench-novel  structures that the backbone does not know, and phantoms (most need data; goes on where it stopped)
 # make hard-volumes  what other people's files look like, through the whole command line
+# make study  methods of prompt tuning on several sets, next patients (needs data, hours; goes on where it stopped)
 # make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
 
 # slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
@@ -16,9 +17,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel \ \
-  fault-campaign fuzz load
-  bench-throughput clean hard-volumes
+.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel \
+  bench-throughput study hard-volumes fault-campaign fuzz load clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -80,6 +80,9 @@ bench-levers: $(READY)
 # NOVEL="--test" opens the test set; NOVEL="--sets vessel teeth --seeds 0" is short.
 bench-novel: $(READY)
 	$(RUN) Testing/Benchmark/novel.py --json bench-novel.json $(NOVEL)
+
+study: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/study.py
 
 bench-throughput: $(READY)
 	$(RUN) Testing/Benchmark/throughput.py

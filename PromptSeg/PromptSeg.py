@@ -42,7 +42,7 @@ class PromptSeg(ScriptedLoadableModule):
             'See the <a href="https://github.com/PromptSeg/SlicerPromptSeg">documentation</a>.'
         )
         self.parent.acknowledgementText = _(
-            "It builds on PUNet (Fischer et al. 2024) and on ideas of DVPT (He et al. 2025) and EPT (Zu et al. 2024), "
+            "Its prompts follow PUNet (Fischer et al. 2024), DVPT (He et al. 2025) and EPT (Zu et al. 2024), "
             "and stands on MONAI, PyTorch and SimpleITK."
         )
         slicer.app.connect("startupCompleted()", registerSampleData)

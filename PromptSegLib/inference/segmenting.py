@@ -35,12 +35,13 @@ Region = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 def backbone_for(prompts: Prompts, model: Union[Backbone, str, None] = None, device: str = "auto") -> Backbone:
-    """The backbone that these prompts belong to; raises :class:`PromptSegError` when it is another or not here."""
+    """The backbone that these prompts belong to, on their grid; raises :class:`PromptSegError` when it is another or
+    not here."""
     if not isinstance(model, Backbone):
         entry = find_sha256(prompts.sha256) if model is None else None
         model = load_model(entry.name if entry else model, device)
     prompts.check_backbone(model.name, model.sha256, model.config)
-    return model
+    return model.working_at(prompts.preprocessing)
 
 
 def segment(

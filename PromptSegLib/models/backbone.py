@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -46,6 +46,22 @@ class Backbone:
     @property
     def config(self) -> NetworkConfig:
         return self.net.config
+
+    def working_at(self, preprocessing: Preprocessing) -> Backbone:
+        """This backbone for a task that has its own grid or intensities.
+
+        Its tiles are then as large as the crops that such prompts are trained on, which may be whole small volumes:
+        what the network makes of a voxel depends on how much air is around. No shipped class knows that grid.
+        """
+        if preprocessing == self.preprocessing:
+            return self
+        return replace(self, preprocessing=preprocessing, tile=self.crop, shipped=None)
+
+    @property
+    def crop(self) -> tuple[int, int, int]:
+        """Extents (z, y, x) of crops to train on: two thirds of a tile, in whole steps of the coarsest level."""
+        z, y, x = (-(-tile * 2 // (3 * step)) * step for tile, step in zip(self.tile, self.config.stride))
+        return z, y, x
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Any, Optional
 
 import SimpleITK as sitk
 import torch
@@ -67,7 +67,7 @@ class Workspace:
     def __init__(self, maps_bytes: int = MAPS_BYTES):
         self._maps_bytes = maps_bytes
         self._images: OrderedDict[int, _Kept] = OrderedDict()
-        self._current: tuple = (None,)
+        self._current: tuple[Optional[int], Any] = (None, None)
         self._maps = EncoderMaps(0)
 
     def volume(self, image: sitk.Image, preprocessing: Preprocessing, given: Optional[IntensityRule] = None) -> Volume:
@@ -97,7 +97,7 @@ class Workspace:
         intensities are dropped."""
         volume = self._of(image).volume
         limits = (volume.rule.low, volume.rule.high) if volume else None
-        current = (id(image), backbone.sha256, limits)
+        current = (id(image), (backbone.sha256, backbone.preprocessing, backbone.tile, limits))
         if self._current != current:
             self._current, self._maps = current, EncoderMaps(self._maps_bytes)
         return self._maps
@@ -109,5 +109,5 @@ class Workspace:
             dropped, _ = self._images.popitem(last=False)
             if dropped == self._current[0]:
                 # The id may soon be another image's, which must not get these maps.
-                self._current, self._maps = (None,), EncoderMaps(0)
+                self._current, self._maps = (None, None), EncoderMaps(0)
         return kept

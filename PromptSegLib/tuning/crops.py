@@ -57,11 +57,12 @@ def cover(
         inside = ((where[left] >= low[:, None]) & (where[left] < high[:, None])).all(2)
         best = int((inside * weight[left]).sum(1).argmax())
         open_[left[inside[best]]] = False
-        crops.append(_cut(array, labels, starts[best], size))
+        crops.append(cut(array, labels, starts[best], size))
     return crops
 
 
-def _cut(array: np.ndarray, labels: np.ndarray, start: np.ndarray, size: np.ndarray) -> Crop:
+def cut(array: np.ndarray, labels: np.ndarray, start: np.ndarray, size: np.ndarray) -> Crop:
+    """The crop of extents ``size`` from voxel ``start`` on, both (z, y, x); air, unknown, where the volume ends."""
     window = tuple(slice(a, a + n) for a, n in zip(start, size))
     image, known = array[window], labels[window]
     missing = [n - extent for n, extent in zip(size, image.shape)]

@@ -19,6 +19,7 @@ from ..progress import Job
 from .crops import Crop
 
 THINNED = 2048
+ALL_MAPS_THINNED = 12_000  # of all crops together
 
 
 class EncodedCrops:
@@ -91,11 +92,13 @@ class EncodedCrops:
         dense annotation, every class gives at most ``THINNED`` voxels of each crop.
         """
         found, labels = [], []
+        # All maps have some 40 times the channels of the last: as many voxels as fit into memory.
+        most = min(THINNED, max(1, ALL_MAPS_THINNED // len(self))) if outputs == "all" else THINNED
         with torch.no_grad():
             for index, image in enumerate(self.images):
                 job.report("features", index / len(self.images))
                 features = self.features(index, prompts, outputs)
-                chosen = _thinned(self.labels[index])
+                chosen = _thinned(self.labels[index], most)
                 found.append(self._at(features, image.shape[2:], self.positions[index][chosen]))
                 labels.append(self.labels[index][chosen])
         return torch.cat(found), torch.cat(labels)
@@ -114,10 +117,10 @@ class EncodedCrops:
         return torch.cat(rows, 1)
 
 
-def _thinned(labels: Tensor) -> Tensor:
-    """Indices of at most ``THINNED`` evenly spread voxels of every class, in order."""
+def _thinned(labels: Tensor, most: int) -> Tensor:
+    """Indices of at most ``most`` evenly spread voxels of every class, in order."""
     chosen = []
     for value in labels.unique().tolist():
         own = torch.nonzero(labels == value).flatten()
-        chosen.append(own[:: -(-len(own) // THINNED)])
+        chosen.append(own[:: -(-len(own) // most)])
     return torch.cat(chosen).sort().values if chosen else labels.new_zeros(0)

@@ -23,6 +23,8 @@ class Settings:
         what the last does not carry of a structure that is new to the body is often found in the others.
     :param passes: ``joint``: the classes share a pass, in which they compete, and its cost; ``each``: one pass for
         every class, against all others as background, as PUNet was published.
+    :param training: see a new, changed crop in every step, as where annotations are complete; by default where all are.
+        Methods without output tokens then choose grid and intensities by the examples.
     :param trust: how far a class that starts from prompts, given or lent by a shipped class, moves from them towards
         what was tuned. A few strokes of one patient teach that patient: between the two, prompts are better on it
         and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).
@@ -34,6 +36,7 @@ class Settings:
     method: str = "punet"
     outputs: str = "all"
     passes: str = "joint"
+    training: Optional[bool] = None
     seconds: Optional[float] = None
     steps: Optional[int] = None
     token_steps: int = 60

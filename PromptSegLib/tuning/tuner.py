@@ -71,14 +71,14 @@ class Tuner:
             said = self._logits(features, prompts).argmax(1)
         return agreement(said, labels, self.classes)
 
-    def _on_crops(self, prompts: PromptTensors, job: Job) -> list[float]:
-        """As :meth:`agreement`, where a voxel's features alone do not say what it is."""
-        said = []
+    def _on_crops(self, prompts: PromptTensors, job: Job, crops: Optional[EncodedCrops] = None) -> list[float]:
+        """As :meth:`agreement`, where a voxel's features alone do not say what it is; on other crops where given."""
+        said, crops = [], crops or self.encoded
         with torch.no_grad():
-            for index in range(len(self.encoded)):
-                job.report("features", index / len(self.encoded))
-                said.append(self.encoded.logits(index, prompts).argmax(1))
-        return agreement(torch.cat(said), torch.cat(self.encoded.labels), self.classes)
+            for index in range(len(crops)):
+                job.report("features", index / len(crops))
+                said.append(crops.logits(index, prompts).argmax(1))
+        return agreement(torch.cat(said), torch.cat(crops.labels), self.classes)
 
     def _logits(self, features: Tensor, prompts: PromptTensors) -> Tensor:
         """Features (n, C) as ``annotated_features`` gives them, of more maps where so -> logits (n, 1 + classes)."""
@@ -148,9 +148,7 @@ class Tuner:
                 previews.show()
             for group in optimizer.param_groups:
                 group["lr"] = group["most"] * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
-            index = self._pick()
-            logits = self.encoded.logits(index, self.prompts)
-            labels = self.encoded.labels[index]
+            logits, labels = self._answers()
             loss = annotated_loss(logits, labels, self.weights)
             optimizer.zero_grad()
             loss.backward()
@@ -163,6 +161,17 @@ class Tuner:
                     tensor.lerp_(self.prompts[name], 1 - decay)
             agreed = mean(agreement(logits.argmax(1), labels, self.classes))
             job.report("tuning", share, loss=float(loss.detach()), agreement=agreed, step=self.step)
+            if self._enough(share):
+                break
+
+    def _answers(self) -> tuple[Tensor, Tensor]:
+        """What a step learns from: logits (n, 1 + classes) and labels (n,) of annotated voxels."""
+        index = self._pick()
+        return self.encoded.logits(index, self.prompts), self.encoded.labels[index]
+
+    def _enough(self, share: float) -> bool:
+        """Whether to stop after a step at ``share`` of the budget."""
+        return False
 
     def _groups(self) -> list[dict[str, Any]]:
         """Every tensor with the rate it begins with: in proportion to how far it must move to matter."""

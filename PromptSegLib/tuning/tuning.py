@@ -21,6 +21,7 @@ from ..examples.intensity import IntensityRule
 from ..models.backbone import Backbone, load_model
 from ..models.workspace import Workspace
 from ..network.attention import PromptTensors
+from ..network.methods.registry import method as method_called
 from ..network.tokens import unstack
 from ..progress import Job
 from ..prompts.classes import ClassInfo, describe
@@ -30,8 +31,10 @@ from .crops import Crop, cover
 from .encoded import EncodedCrops
 from .objective import mean
 from .settings import Settings
+from .training import Annotated, RandomCrops, Trainer, hold_out
 from .tuner import Previews, Tuner
 from .warm_start import Beginning, warm_start
+from .working_grid import working_preprocessing
 
 _TOKENS = 0.6  # share of the budget after which output tokens alone are no longer tuned
 
@@ -79,11 +82,16 @@ def tune(
     if start is not None:
         start = start.called(classes)
         _check_start(start, backbone, settings, classes)
+    training = settings.training if settings.training is not None else all(each.complete for each in examples)
+    if start is not None:
+        backbone = backbone.working_at(start.preprocessing)
+    elif training and not method_called(settings.method).output_tokens:
+        backbone = backbone.working_at(working_preprocessing(examples, backbone.preprocessing))
     infos = _infos(classes, appearance, start)
     rng = np.random.default_rng(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
 
-    crops, shapes = [], []
+    crops, shapes, volumes = [], [], []
     intensity = start.intensity if start else None
     notes: list[str] = []
     for index, example in enumerate(examples):
@@ -94,10 +102,15 @@ def tune(
         if volume.rule.sentence:
             notes.append(volume.rule.sentence if len(examples) == 1 else f"{example.name}: {volume.rule.sentence}")
         labels = labels_on_grid(example, classes, volume.grid)
-        limit = max(settings.crops // len(examples), len(classes) + 1)
-        crops += cover(volume.array, labels, backbone.tile, limit, rng)
+        volumes.append(Annotated(volume.array, labels))
         shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
     strokes = strokes_to_keep(examples, classes, start, workspace, notes) if keep_strokes else []
+    held: list[Crop] = []
+    if training:
+        volumes, held = hold_out(volumes, backbone.crop, rng)
+    limit = max(settings.crops // len(examples), len(classes) + 1)
+    for each in volumes:
+        crops += cover(each.array, each.labels, backbone.tile, limit, rng)
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
     _check_seen(crops, classes, backbone.preprocessing.spacing)
@@ -108,6 +121,8 @@ def tune(
     shared = _Shared(
         backbone, settings, infos, shapes, strokes, intensity, notes, rng, generator, began, on_preview, looked
     )
+    if training:
+        shared = replace(shared, volumes=volumes, held=EncodedCrops(backbone, held, cached, Job()) if held else None)
     if settings.passes == "joint" or len(classes) == 1:
         return _tune_group(shared, encoded, list(classes), start, job.part(0.15, 1.0))
     # As published: a class alone in its pass, against all others. A group of one for each, so that none needs another.
@@ -135,14 +150,17 @@ class _Shared:
     began: float
     on_preview: Optional[Callable[[Prompts], None]]
     looked: Optional[float]
+    volumes: Sequence[Annotated] = ()
+    held: Optional[EncodedCrops] = None
 
     def part(self, index: int, count: int) -> _Shared:
-        """For one of ``count`` groups in turn: an equal share of the time that is left."""
-        if self.settings.seconds is None:
-            return replace(self, began=time.monotonic())
-        now = time.monotonic()
-        seconds = max((self.settings.seconds - (now - self.began)) / (count - index), 0.1)
-        return replace(self, began=now, settings=replace(self.settings, seconds=seconds))
+        """For the class at ``index`` of ``count`` in turn, alone: an equal share of the time that is left."""
+        now, settings = time.monotonic(), self.settings
+        if settings.seconds is not None:
+            settings = replace(settings, seconds=max((settings.seconds - (now - self.began)) / (count - index), 0.1))
+        volumes = [each.alone(index + 1) for each in self.volumes]
+        held = self.held.alone(index + 1) if self.held else None
+        return replace(self, began=now, settings=settings, volumes=volumes, held=held)
 
 
 def _tune_group(
@@ -154,6 +172,9 @@ def _tune_group(
     beginnings = [_beginning(start, name) for name in names]
     warm = warm_start(encoded, beginnings, settings, shared.generator, job.part(0.0, 0.06))
     tuner = Tuner(encoded, warm, len(names), settings, shared.rng)
+    if shared.volumes:
+        crops = RandomCrops(shared.volumes, len(names), backbone.crop, settings.seed)
+        tuner = Trainer(encoded, warm, len(names), settings, shared.rng, crops, shared.held)
     first = tuner.agreement(warm.prompts, warm.features, warm.labels)
 
     def packed(state: PromptTensors, scores: list[float]) -> Prompts:
@@ -171,6 +192,7 @@ def _tune_group(
             "token_steps": tuner.token_steps,
             "seconds": round(time.monotonic() - began, 2),
             "passes": settings.passes,
+            **({"held_out": tuner.checks} if isinstance(tuner, Trainer) else {}),
             "seed": settings.seed,
             "device": str(backbone.device),
             "notes": shared.notes,

@@ -264,13 +264,15 @@ def dice(guess: np.ndarray, truth: np.ndarray) -> Optional[float]:
     return None if math.isnan(value) and not guess.any() else (0.0 if math.isnan(value) else value)
 
 
-def segment(made: Adaptation, preprocessing: Preprocessing, image: sitk.Image) -> sitk.Image:
-    """Label values of ``CLASSES`` on the image's grid, blended and brought back as the product does."""
+def segment(
+    made: Adaptation, preprocessing: Preprocessing, image: sitk.Image, classes: dict[str, int] = CLASSES
+) -> sitk.Image:
+    """Label values of the classes on the image's grid, blended and brought back as the product does."""
     volume = Volume.of(image, preprocessing)
 
     def predict(tile: Tensor) -> Tensor:
         if float(tile.max() - tile.min()) < FLAT:
-            return tile.new_full((tile.shape[0], len(CLASSES), *tile.shape[2:]), ABSENT)
+            return tile.new_full((tile.shape[0], len(classes), *tile.shape[2:]), ABSENT)
         with autocast(CPU):
             logits = made(tile).float()
         return logits[:, 1:] - logits[:, :1]
@@ -286,10 +288,9 @@ def segment(made: Adaptation, preprocessing: Preprocessing, image: sitk.Image) -
             mode="gaussian",
             cval=-1.0,
         )
-    lookup = np.array([0, *CLASSES.values()], np.uint8)
-    return volume.native.image(
-        labels_on_native([(each, volume.grid) for each in evidence[0].numpy()], volume.native, lookup)
-    )
+    lookup = np.array([0, *classes.values()], np.uint8)
+    fields = [(each, volume.grid) for each in evidence[0].numpy()]
+    return volume.native.image(labels_on_native(fields, volume.native, lookup))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

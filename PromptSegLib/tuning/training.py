@@ -1,0 +1,183 @@
+"""Tuning as training: random, changed crops of complete annotations, and held-out parts that say when to stop."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Optional, Sequence
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ..examples.annotation import UNKNOWN, barred_label
+from ..network.attention import PromptTensors
+from ..pretraining.views import center_crop, plain, randomly, student_changes
+from ..progress import Job
+from .crops import Crop, cut
+from .encoded import EncodedCrops
+from .objective import mean
+from .settings import Settings
+from .tuner import Tuner
+from .warm_start import WarmStart
+
+MARGIN = 1.35  # cut out that much more, so that a rotation brings in no border
+MEMBERS = 20_000  # voxels of a class and volume that crops are centred on
+BACKGROUND = 0.25  # share of the crops that are centred anywhere
+AHEAD = 2  # crops that are prepared while a step is made
+CHECKS = (0.4, 0.55, 0.7, 0.85)  # shares of the budget at which the held-out parts are looked at
+PATIENCE = 2  # checks without anything better, after which it stops
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A volume and its labels (z, y, x) on the working grid, labels as in ``examples.annotation``."""
+
+    array: np.ndarray
+    labels: np.ndarray
+
+    def alone(self, index: int) -> Annotated:
+        """For the class with label ``index`` alone, as :meth:`~.encoded.EncodedCrops.alone`."""
+        labels = np.where(self.labels == index, 1, np.minimum(self.labels, 0))
+        labels[self.labels < UNKNOWN] = UNKNOWN
+        labels[self.labels == barred_label(index)] = barred_label(1)
+        return Annotated(self.array, labels.astype(self.labels.dtype))
+
+
+def hold_out(
+    volumes: Sequence[Annotated], size: Sequence[int], rng: np.random.Generator
+) -> tuple[list[Annotated], list[Crop]]:
+    """The volumes without the labels of a box in each, and crops of ``size`` with nothing but those.
+
+    A box is at most half a crop and a third of the volume along each axis, around a voxel of a class. Of a single
+    volume nothing is held out: it would lack more than the check is worth.
+    """
+    if len(volumes) < 2:
+        return list(volumes), []
+    rest, held = [], []
+    for each in volumes:
+        shape = np.asarray(each.array.shape)
+        extents = np.maximum(np.minimum(np.asarray(size) // 2, shape // 3), 1)
+        labels, only = each.labels.copy(), np.full_like(each.labels, UNKNOWN)
+        members = np.argwhere(labels > 0)
+        if len(members):
+            start = np.clip(members[rng.integers(len(members))] - extents // 2, 0, shape - extents)
+            box = tuple(slice(a, a + n) for a, n in zip(start, extents))
+            only[box], labels[box] = labels[box], UNKNOWN
+            corner = np.clip(start + extents // 2 - np.asarray(size) // 2, 0, np.maximum(shape - size, 0))
+            held.append(cut(each.array, only, corner, np.asarray(size)))
+        rest.append(Annotated(each.array, labels))
+    return rest, held
+
+
+class RandomCrops:
+    """Crops number 0, 1, ... of volumes, each a function of the seed and its number alone, prepared ahead.
+
+    Classes are centred on equally often, and a part of the crops lies anywhere.
+    """
+
+    def __init__(self, volumes: Sequence[Annotated], classes: int, size: tuple[int, int, int], seed: int):
+        self.volumes, self.size, self.seed = volumes, size, seed
+        self.changes = student_changes(size, False)
+        # Not mirrored: unlike a body, prompts need not know patients who lie the other way round.
+        self.changes.transforms = self.changes.transforms[1:]
+        draw = np.random.default_rng([seed, 0])
+        self.members: list[list[tuple[int, np.ndarray]]] = []
+        for index in range(1, classes + 1):
+            found = [(place, np.argwhere(each.labels == index)) for place, each in enumerate(volumes)]
+            thinned = [(place, own[draw.permutation(len(own))[:MEMBERS]]) for place, own in found if len(own)]
+            self.members += [thinned] if thinned else []
+        self._threads = ThreadPoolExecutor(1)
+        self._ahead: deque[Future] = deque()
+        self._next = 0
+
+    def __next__(self) -> Crop:
+        while len(self._ahead) < AHEAD:
+            self._ahead.append(self._threads.submit(self.crop, self._next))
+            self._next += 1
+        return self._ahead.popleft().result()
+
+    def close(self) -> None:
+        for each in self._ahead:
+            each.cancel()
+        self._threads.shutdown(wait=True)
+
+    def crop(self, number: int) -> Crop:
+        draw = np.random.default_rng([self.seed, 1, number])
+        place, center = self._center(draw)
+        volume, wide = self.volumes[place], np.ceil(np.asarray(self.size) * MARGIN).astype(int)
+        start = np.clip(center - wide // 2, 0, np.maximum(np.asarray(volume.array.shape) - wide, 0))
+        larger = cut(volume.array, volume.labels, start, wide)
+        content: dict[str, Any] = {"image": larger.image[0], "label": larger.labels[None].float()}
+        content = {key: MetaTensor(value, affine=torch.eye(4, dtype=torch.float64)) for key, value in content.items()}
+        content = randomly(self.changes, content, draw)
+        image, label = (plain(center_crop(content[key], self.size)[0]) for key in ("image", "label"))
+        return Crop(image[None].clamp(-1.0, 1.0), label[0].round().long())
+
+    def _center(self, draw: np.random.Generator) -> tuple[int, np.ndarray]:
+        if not self.members or draw.random() < BACKGROUND:
+            place = int(draw.integers(len(self.volumes)))
+            return place, draw.integers(0, np.asarray(self.volumes[place].array.shape))
+        holders = self.members[draw.integers(len(self.members))]
+        place, own = holders[draw.integers(len(holders))]
+        reach = np.asarray(self.size) // 4
+        return place, own[draw.integers(len(own))] + draw.integers(-reach, reach + 1)
+
+
+class Trainer(Tuner):
+    """A tuner whose every step sees a crop that was not seen before, and that keeps what held-out parts agree with."""
+
+    def __init__(
+        self,
+        encoded: EncodedCrops,
+        warm: WarmStart,
+        classes: int,
+        settings: Settings,
+        rng: np.random.Generator,
+        crops: RandomCrops,
+        held: Optional[EncodedCrops],
+    ):
+        super().__init__(encoded, warm, classes, settings, rng)
+        self.crops, self.held = crops, held
+        self.checks: list[float] = []
+        self._best: tuple[float, Optional[PromptTensors]] = (-1.0, None)
+        self._since = 0
+
+    def _answers(self) -> tuple[Tensor, Tensor]:
+        fresh = EncodedCrops(self.encoded.backbone, [next(self.crops)], False, Job())
+        if not len(fresh.labels[0]):  # nothing but what is held out
+            return super()._answers()
+        return fresh.logits(0, self.prompts), fresh.labels[0]
+
+    def run(self, began: float, job: Job, previews: Any) -> None:
+        try:
+            super().run(began, job, previews)
+        finally:
+            self.crops.close()
+
+    def _enough(self, share: float) -> bool:
+        if self.held is None or len(self.checks) >= len(CHECKS) or share < CHECKS[len(self.checks)]:
+            return False
+        self._check(self.trusted())
+        return self._since >= PATIENCE
+
+    def _check(self, prompts: PromptTensors) -> float:
+        assert self.held is not None
+        score = mean(self._on_crops(prompts, Job(), self.held))
+        self.checks.append(round(score, 4))
+        self._since += 1
+        if score > self._best[0]:
+            self._best, self._since = (score, {name: tensor.clone() for name, tensor in prompts.items()}), 0
+        return score
+
+    def best(self, first: list[float], job: Job) -> tuple[PromptTensors, list[float]]:
+        """The prompts that agreed best with the held-out parts; without any, as a tuner has it."""
+        if self.held is None or not (self.step or self.token_steps):
+            return super().best(first, job)
+        self._check(self.warm.prompts)
+        self._check(self.trusted())
+        chosen = self._best[1]
+        assert chosen is not None
+        return chosen, self._on_crops(chosen, job, self.encoded)
