@@ -5,6 +5,7 @@
 # make bench-protocol  prompts against other ways to teach a body new classes (needs data, hours; goes on where it stopped)
 # make bench-levers  what more classes and data bring to the protocol's prompts (needs data)
 # make bench-novel  structures that the backbone does not know, and phantoms (most need data; goes on where it stopped)
+# make hard-volumes  what other people's files look like, through the whole command line
 # make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
 
 # slicer-core, Slicer's MRML without the application, has wheels for Python 3.11.
@@ -15,7 +16,9 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel bench-throughput clean
+.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel \ \
+  fault-campaign fuzz load
+  bench-throughput clean hard-volumes
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,7 +30,7 @@ demo: $(READY)
 	$(RUN) Testing/Demo/demo.py
 
 test: $(READY) lint
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -81,5 +84,20 @@ bench-novel: $(READY)
 bench-throughput: $(READY)
 	$(RUN) Testing/Benchmark/throughput.py
 
+hard-volumes: $(READY)
+	$(RUN) Testing/Reliability/hard_volumes.py
+
 clean:
 	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json
+
+# Reliability: what is broken on purpose, hostile input (COUNT of them), and load. docs/reliability.md has their tables.
+COUNT ?= 1000000
+
+fault-campaign: $(READY)
+	$(RUN) Testing/Reliability/faults.py
+
+fuzz: $(READY)
+	nice -n 19 $(RUN) Testing/Reliability/fuzz.py --count $(COUNT) --out fuzz.json
+
+load: $(READY)
+	$(RUN) Testing/Reliability/load.py

@@ -12,13 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator
 
+import SimpleITK as sitk
+
 from ..errors import PromptSegError
 from ..files import check_writable
 from ..models import catalogue
 from ..network.config import outputs_of
 from ..progress import Job, Report
+from ..prompts.beside import place
 from ..prompts.store import Prompts, parse_classes
-from .outputs import Outputs, keep_apart, planned
+from .outputs import Outputs, keep_apart, planned, same_file
 
 
 def models(options: argparse.Namespace) -> None:
@@ -62,6 +65,12 @@ def tune(options: argparse.Namespace) -> None:
         raise PromptSegError(f"Prompts are saved as .safetensors; {output.name} ends otherwise.")
     check_writable(output)
     keep_apart([output], [file for pair in options.example for file in pair] + [options.model])
+    for image, annotation in options.example:
+        if same_file(image, annotation):
+            raise PromptSegError(
+                f"What is given as the annotation of {Path(image).name} is the image itself; give the file with "
+                "what was painted on it."
+            )
     start = Prompts.load(_prompts_file(options.start)) if options.start else None
     from ..examples.checking import check_examples, holds
     from ..examples.example import Example
@@ -84,6 +93,7 @@ def tune(options: argparse.Namespace) -> None:
         mode=options.mode or (start.mode if start else "decoder"),
         method=options.method or (start.method if start else "punet"),
         outputs=options.outputs,
+        passes=options.passes,
         seconds=options.seconds,
         steps=options.steps,
         seed=options.seed,
@@ -100,18 +110,22 @@ def tune(options: argparse.Namespace) -> None:
             job=job,
         )
     prompts.save(output)
+    if prompts.outside:
+        print(f"What was painted has no room in {output.name}; keep {place(output).name} beside it.", file=sys.stderr)
     for note in prompts.notes:
         print(note, file=sys.stderr)
     print(_described(prompts, output))
 
 
 def segment(options: argparse.Namespace) -> None:
+    from .batch import Batch, images_in
+
     prompts = Prompts.load(_prompts_file(options.prompts))
-    images = [Path(image) for image in options.images]
+    images = images_in(options.images)
     classes = list(dict.fromkeys(prompts.find(name).info.name for name in options.classes or prompts.names))
     if len(images) > 1 and (options.strokes or options.region or options.uncertainty):
         raise PromptSegError("--strokes, --region and --uncertainty belong to one image; give one image at a time.")
-    if options.strokes and Path(options.strokes).resolve() == images[0].resolve():
+    if options.strokes and same_file(options.strokes, images[0]):
         raise PromptSegError(
             "What is given as --strokes is the image itself; give the file with what was painted on it."
         )
@@ -119,9 +133,15 @@ def segment(options: argparse.Namespace) -> None:
     with outputs.ready():
         from .sparing import Backbones
 
+        report = Path(options.report) if options.report else None
+        values = {name: prompts.values[name] for name in classes}
+        batch = Batch(list(zip(images, outputs.targets)), report, options.resume, values)
         backbones = Backbones(prompts, options.model, options.device)
-        for path, target in zip(images, outputs.targets):
-            _segment_one(options, prompts, classes, backbones, path, target, outputs)
+        for path, target in batch:
+            with batch.noting(path) as row:
+                labels = _segment_one(options, prompts, classes, backbones, path, target, outputs)
+                batch.measure(row, labels)
+        batch.finish()
 
 
 def _segment_one(
@@ -132,8 +152,8 @@ def _segment_one(
     path: Path,
     target: Path,
     outputs: Outputs,
-) -> None:
-    """Segment the image ``path`` and write what is wanted of it."""
+) -> sitk.Image:
+    """Segment the image ``path``, write what is wanted of it, and give its labels."""
     from ..examples.checking import check_strokes
     from ..examples.example import Example
     from ..examples.pairs import read_pair
@@ -165,13 +185,14 @@ def _segment_one(
             name=path.name,
         )
     write_segmentation(result, target, path)
-    print(f"{target}  {sum(result.seconds.values()):.1f} s")
+    print(f"{target}  {sum(result.seconds.values()):.1f} s", flush=True)
     for note in result.notes:
         print(f"{path.name}: {note}", file=sys.stderr)
     for name, each in (result.probabilities or {}).items():
         write_image(each, outputs.probabilities[path, name], path)
     if outputs.uncertainty and result.uncertainty is not None:
         write_image(result.uncertainty, outputs.uncertainty, path)
+    return result.labels
 
 
 def worker(options: argparse.Namespace) -> None:

@@ -8,7 +8,8 @@ import sys
 from typing import Optional, Sequence
 
 from ..errors import PromptSegError, is_out_of_memory
-from ..network.config import METHODS, MODES, OUTPUTS
+from ..network.config import MODES, OUTPUTS, PASSES
+from ..network.methods import registry
 from . import commands, growing
 
 BAD_INPUT = 2
@@ -92,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--model", help="name or path of the backbone (default: the catalogue's first)")
     tune.add_argument("--mode", choices=MODES, help="blocks that hold tokens (default: decoder)")
     tune.add_argument("--outputs", choices=OUTPUTS, default="all", help="maps with output tokens (default: all)")
-    tune.add_argument("--method", choices=METHODS, help="punet tokens, dvpt dynamic tokens, ept sinks (default: punet)")
+    tune.add_argument("--passes", choices=PASSES, default="joint", help="one for all classes, or each its own")
+    tune.add_argument("--method", choices=registry.offered(), help="how prompts steer the network (default: punet)")
     budget = tune.add_mutually_exclusive_group()
     budget.add_argument("--seconds", type=float, help="time budget (default: 60)")
     budget.add_argument("--steps", type=int, help="step budget; reproducible for a seed on the CPU")
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
     segment = subparsers.add_parser("segment", help="segment images with prompts")
     segment.add_argument("prompts", metavar="PROMPTS", help="prompts file, or a model's name for its shipped prompts")
-    segment.add_argument("images", nargs="+", metavar="IMAGE")
+    segment.add_argument("images", nargs="+", metavar="IMAGE", help="images, or folders of images")
     segment.add_argument(
         "-o", "--output", required=True, metavar="OUT", help=".nii.gz, .nrrd, .seg.nrrd, or a folder for many images"
     )
@@ -123,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     segment.add_argument("--region", nargs=6, type=int, metavar=("X0", "X1", "Y0", "Y1", "Z0", "Z1"), help="voxels")
     segment.add_argument("--probabilities", metavar="DIR", help="also write each class's probability there")
+    segment.add_argument(
+        "--report", metavar="CSV", help="write volumes (ml) and failures there; one bad image does not stop the others"
+    )
+    segment.add_argument("--resume", action="store_true", help="leave out images whose result is there already")
     segment.add_argument("--uncertainty", metavar="FILE", help="also write the uncertainty map")
     _device(segment)
     segment.set_defaults(run=commands.segment)

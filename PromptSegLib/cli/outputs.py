@@ -83,7 +83,8 @@ def planned(options: argparse.Namespace, prompts: Prompts, images: list[Path], c
             for name, word in _words(prompts, classes).items():
                 shares[path, name] = folders[-1] / f"{prefix}{word}.nii.gz"
     outputs = Outputs(files, Path(options.uncertainty) if options.uncertainty else None, shares, folders)
-    keep_apart(outputs.files, [*images, options.strokes, options.prompts, options.model])
+    report = [Path(options.report)] if options.report else []
+    keep_apart([*outputs.files, *report], [*images, options.strokes, options.prompts, options.model])
     return outputs
 
 
@@ -120,6 +121,11 @@ def keep_apart(outputs: Iterable[Path], inputs: Iterable[Union[str, Path, None]]
         if place in taken:
             raise PromptSegError(f"{output} is used twice in this command; give the result another name.")
         taken.add(place)
+
+
+def same_file(one: Union[str, Path], other: Union[str, Path]) -> bool:
+    """Whether two names are of one file."""
+    return _identity(Path(one)) == _identity(Path(other))
 
 
 def _identity(path: Path) -> Hashable:

@@ -58,12 +58,12 @@ def check_kind(
             f"{name} has {len(size)} dimensions (a time series or several volumes in one file); "
             "save the 3D volume you want to use as a file of its own."
         )
+    if pixel_id in _COMPLEX:
+        raise PromptSegError(f"{name} has complex values; save its magnitude as a scalar volume.")
     if components > 1:
         raise PromptSegError(
             f"{name} has {components} values per voxel (colour or vectors), not one; convert it to a scalar volume."
         )
-    if pixel_id in _COMPLEX:
-        raise PromptSegError(f"{name} has complex values; save its magnitude as a scalar volume.")
     if len(size) < 3 or (min(size) < 2 and not thin):
         raise PromptSegError(f"{name} is a single slice, not a 3D volume; load the whole series as one volume.")
 

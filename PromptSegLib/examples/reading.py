@@ -55,7 +55,7 @@ def read_annotation(path: Union[str, Path]) -> sitk.Image:
         segments = _segments(reader)
         components = 1 if segments else reader.GetNumberOfComponents()
         check_kind(
-            path.name, _size(reader), components, reader.GetPixelID() if components == 1 else sitk.sitkUInt8, thin=True
+            path.name, _size(reader), components, reader.GetPixelID() if not segments else sitk.sitkUInt8, thin=True
         )
         if segments and len({value for _, value in segments}) < len(segments):
             raise PromptSegError(

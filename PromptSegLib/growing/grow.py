@@ -20,7 +20,8 @@ from .network import GrowingNet
 
 COARSE = 500_000  # voxels of the pass over everything
 FINE = 500_000  # voxels of a structure's own pass
-GUARD = 120_000  # voxels on which painted slices predict each other
+GUARD = 120_000  # voxels, at least, on which painted slices predict each other
+_GUARDED = 900_000  # and of all classes together, if there are few
 _FINER = 0.8  # of the coarse step, from which a pass of its own is worth its time
 _AWAY = -6.0  # logit where a class was not asked for
 _MORE = 0.3  # of a structure's extent around it is looked at
@@ -75,7 +76,7 @@ def grow_regions(
     place = working_grid(native, box, COARSE)
     ground, shown = _ground(image, painted, place, count, evidence)
     if verdicts is None:
-        thin = None if quick else _thinned(ground, shown)
+        thin = None if quick else _thinned(ground, shown, max(GUARD, _GUARDED // count))
         verdicts = judge(net, *thin, count, job.part(0.0, 0.2)) if thin else [Verdict.LEARNED] * count
     regions = []
     for index in range(1, count + 1):
@@ -180,9 +181,9 @@ def _rim(labels: np.ndarray, place: WorkingGrid, fine: WorkingGrid) -> np.ndarra
     return rim
 
 
-def _thinned(ground: Ground, shown: dict[int, np.ndarray]) -> tuple[Ground, dict[int, np.ndarray]]:
+def _thinned(ground: Ground, shown: dict[int, np.ndarray], most: int) -> tuple[Ground, dict[int, np.ndarray]]:
     """The same on every second or third voxel, so that slices can predict each other quickly; no stroke is lost."""
-    factor = max(1, int(np.ceil((ground.array.size / GUARD) ** (1 / 3) - 0.2)))
+    factor = max(1, int(np.ceil((ground.array.size / most) ** (1 / 3) - 0.2)))
     if factor == 1:
         return ground, shown
     finest = min(ground.spacing)

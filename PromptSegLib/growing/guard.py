@@ -86,13 +86,12 @@ def _agreement(answer: np.ndarray, said: np.ndarray, index: int) -> np.ndarray:
 
 def _slices(strokes: np.ndarray) -> tuple[int, Sequence[int]]:
     """The axis across which was painted, and up to ``FOLDS`` slices, those that hold most classes first."""
-    places = np.nonzero(strokes > 0)
-    lines = [np.unique(along) for along in places]
+    lines = [np.unique(along) for along in np.nonzero(strokes >= 0)]
     axis = int(np.argmin([len(line) / extent for line, extent in zip(lines, strokes.shape)]))
-    planes = lines[axis]
+    moved = np.moveaxis(strokes, axis, 0)
+    planes = [int(plane) for plane in lines[axis] if (moved[plane] > 0).any()]
     if len(planes) < 2:
         return axis, []
-    moved = np.moveaxis(strokes, axis, 0)
     many = [np.unique(moved[plane][moved[plane] > 0]).size for plane in planes]
     order = sorted(range(len(planes)), key=lambda i: (-many[i], i))
-    return axis, sorted(int(planes[i]) for i in order[:FOLDS])
+    return axis, sorted(planes[i] for i in order[:FOLDS])

@@ -22,7 +22,6 @@ _CERTAIN = 0.15  # ranges of the image, likewise
 _BINS = 128
 _ROBUST = (0.5, 99.5)
 _REACH = 0.2  # of the painted extent
-SETTLED = 0.005  # share of the voxels whose plainly grown label may still change in a question
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Ground:
         seeds = np.where(strokes >= 0, strokes, np.where(strokes < UNKNOWN, 0, -1))
         if rim is not None:
             seeds = np.where((seeds < 0) & (rim >= 0), rim, seeds)
-        grown, cost = grow_plainly(array, seeds, limits, SETTLED)
+        grown, cost = grow_plainly(array, seeds, limits)
         if rim is None:
             grown = _within_reach(grown, strokes != UNKNOWN)
         sample = array[tuple(slice(None, None, max(1, extent // 48)) for extent in array.shape)]

@@ -21,9 +21,12 @@ class EditorHistory:
 
     def save(self) -> None:
         """Keep the state as it is now: call this before a change."""
-        if not self._shown:
-            self._editor.setSegmentationNode(self._node)
         self._editor.saveStateForUndo()
+
+    def forget(self) -> None:
+        """Let all states go: the editor does when another segmentation is shown."""
+        self._editor.setSegmentationNode(None)
+        self._editor.setSegmentationNode(self._node)
 
     def undo(self) -> bool:
         """Go back by one state; whether there was one."""
@@ -41,12 +44,13 @@ class EditorHistory:
 
     @property
     def can_undo(self) -> bool:
-        return self._shown and bool(self._undo.enabled)
+        return self.shown and bool(self._undo.enabled)
 
     @property
     def can_redo(self) -> bool:
-        return self._shown and bool(self._redo.enabled)
+        return self.shown and bool(self._redo.enabled)
 
     @property
-    def _shown(self) -> bool:
+    def shown(self) -> bool:
+        """Whether the states are those of this segmentation."""
         return bool(self._editor.segmentationNodeID() == self._node.GetID())

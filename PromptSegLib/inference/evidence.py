@@ -50,7 +50,7 @@ def tile_evidence(
                 maps = net.encode(tile, prompts)
             else:
                 maps = shared = (encode or net.encode)(tile) if shared is None else shared
-            logits = net.upsample(net.similarity(net.decode(maps, prompts), prompts), tile.shape[2:])
+            logits = net.logits(tile, maps, prompts)
             parts.append(logits[:, 1:] - logits[:, :1])
     return torch.cat(parts, 1).float()
 

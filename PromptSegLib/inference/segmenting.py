@@ -143,6 +143,10 @@ def segment(
         labels[outside if volume is whole else outside[part]] = 0
     shown, notes = tuple(info for info in infos if info.name in chosen), [whole.rule.sentence]
     notes += notes_of([info.name for info in infos], grown.verdicts) if grown is not None else []
+    if painted is None and strokes is None and any(own == workspace.fingerprint(image) for own, _ in kept.missing):
+        notes.append(
+            "What was painted on this image is not beside the prompts any more, so the result is the network's alone."
+        )
     result = Segmentation(native.image(labels), shown, seconds=seconds, notes=tuple(each for each in notes if each))
     if uncertainty_wanted:
         unsure = entropy(Probabilities(scores))

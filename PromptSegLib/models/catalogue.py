@@ -24,6 +24,8 @@ PARTIAL_SUFFIX = ".part"
 _SUFFIX, _PROMPTS_SUFFIX = ".safetensors", ".prompts.safetensors"
 _MAX_HEADER = 2**24  # bytes; a backbone's has some ten thousand
 _MAX_TEXT = 1000  # characters of a title, a modality or a licence that a list shows
+# What reading JSON that somebody else wrote may raise.
+_NOT_READ = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,18 @@ def entries() -> list[Entry]:
     """All backbones of the catalogue, the first is the default; then those that somebody put into a model folder.
 
     Files are read once for their size and time: a call costs a listing of the model folders.
+    Raises :class:`PromptSegError` when the catalogue itself is damaged.
     """
-    items = _items(str(CATALOGUE), CATALOGUE.stat().st_mtime_ns)
     files = _files()
     by_size: dict[int, list[Path]] = {}
     for file in files:
         by_size.setdefault(file.size, []).append(file.path)
-    listed = [_entry(item, by_size) for item in items]
+    try:
+        listed = [_entry(item, by_size) for item in _items(str(CATALOGUE), CATALOGUE.stat().st_mtime_ns)]
+    except (OSError, *_NOT_READ) as error:
+        raise PromptSegError(f"The catalogue of models {CATALOGUE} is damaged; install PromptSeg again.") from error
+    if not listed:
+        raise PromptSegError(f"The catalogue of models {CATALOGUE} is empty; install PromptSeg again.")
     return listed + _own_entries(files, listed)
 
 
@@ -221,6 +228,7 @@ _OWN: dict[_File, Optional[Entry]] = {}
 
 
 def _entry(item: Mapping[str, Any], files: Mapping[int, list[Path]]) -> Entry:
+    _check_item(item)
     prompts: Optional[Path] = None
     weights_download = prompts_download = None
     if "url" in item:
@@ -250,6 +258,24 @@ def _entry(item: Mapping[str, Any], files: Mapping[int, list[Path]]) -> Entry:
         weights_download,
         prompts_download,
     )
+
+
+def _check_item(item: Mapping[str, Any]) -> None:
+    """Raise any of the errors of reading JSON for what is no entry of a catalogue."""
+    texts = [item[key] for key in ("name", "title", "modality", "licence", "sha256")]
+    texts += [*item["classes"], item.get("url", ""), item.get("file", "")]
+    maps = (item.get("card", {}), item.get("expected_seconds", {}))
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(each, dict) for each in maps):
+        raise ValueError("a part is of another type")
+    if not is_name(item["name"]) or Path(item["name"]).name != item["name"]:
+        raise ValueError("the name is none")
+    if any(type(size) is not int for size in (item.get("size", 0), *_sizes(item))):
+        raise ValueError("a size is none")
+
+
+def _sizes(item: Mapping[str, Any]) -> list[Any]:
+    prompts = item.get("prompts")
+    return [prompts["size"]] if "url" in item and prompts else []
 
 
 def _placed(download: Download, path: Path, files: Mapping[int, list[Path]]) -> Path:
@@ -323,7 +349,7 @@ def _own_entry(file: _File) -> Optional[Entry]:
             _OWN[file] = _described(file, _read_header(file))
         except OSError:
             return None  # it may be readable the next time
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
+        except _NOT_READ:
             _OWN[file] = None
     return _OWN[file]
 

@@ -2,25 +2,24 @@
 
 Sources: PUNet (Fischer et al., arXiv 2211.09233, section 3.1) with the window, mask and
 projection defects of the released code mended (docs/methods.md#attention); windows as in
-Swin (Liu et al., 2021); after embedded prompts (Zu et al., MedIA 97, 103258), zero-valued
-sink keys; after dynamic prompts (He et al., Neural Networks 185, 107168), gated queries
-over the patch. Neither is what its paper describes (docs/methods.md#ept, docs/methods.md#dvpt).
+Swin (Liu et al., 2021). What prompts do here is for their method to say (:mod:`.methods`).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Optional
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .methods.method import ExtraKeys, Method
+from .methods.registry import acting
+
 # Prompt tensors of the active classes, stacked along a leading class axis; names as in
 # NetworkConfig.prompt_shapes.
 PromptTensors = dict[str, Tensor]
-
-POOLED = 8  # dynamic prompts look at no more than POOLED**3 averaged features of the patch
 
 
 def partition(x: Tensor, window: tuple[int, int, int]) -> Tensor:
@@ -90,16 +89,14 @@ def _window_mask(
 class PromptedWindowAttention(nn.Module):
     """LayerNorm, windowed attention with prompts, residual; LayerNorm, MLP, residual.
 
-    Content attends to its own window and to the prompts of all active classes; prompts are
-    keys and values only. Without prompts it is plain (shifted-)window attention, exactly.
+    Content attends to its own window and to the keys that the prompts of all active classes bring. Without prompts it
+    is plain (shifted-)window attention, exactly.
     """
 
-    def __init__(self, name: str, channels: int, heads: int, window: int, shifted: bool, dynamic_rank: int):
+    def __init__(self, name: str, channels: int, heads: int, window: int, shifted: bool):
         super().__init__()
-        self.name, self.level_name = name, f"level{name.split('.')[0][-1]}"
-        self.heads, self.window, self.shifted = heads, window, shifted
+        self.name, self.heads, self.window, self.shifted = name, heads, window, shifted
         self.scale = (channels // heads) ** -0.5
-        self.dynamic_scale = dynamic_rank**-0.5
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.project = nn.Linear(channels, channels)
@@ -112,14 +109,21 @@ class PromptedWindowAttention(nn.Module):
 
     def forward(self, x: Tensor, prompts: Optional[PromptTensors] = None) -> Tensor:
         """x (B, D, H, W, C) -> same shape; ``prompts`` of the active classes or None."""
-        x = x + self.gamma1 * self._attend(self.norm1(x), prompts or {})
-        return x + self.gamma2 * self.mlp(self.norm2(x))
+        prompts = prompts or {}
+        methods = acting(prompts)
+        x = x + self.gamma1 * self._attend(self.norm1(x), prompts, methods)
+        normed = self.norm2(x)
+        x = x + self.gamma2 * self.mlp(normed)
+        for method in methods:
+            beside = method.beside_mlp(self, normed, prompts)
+            x = x if beside is None else x + beside
+        return x
 
-    def _attend(self, x: Tensor, prompts: PromptTensors) -> Tensor:
+    def _attend(self, x: Tensor, prompts: PromptTensors, methods: Sequence[Method]) -> Tensor:
         batch, *extents, channels = x.shape
         size = (extents[0], extents[1], extents[2])
         window, padded, shift = self._geometry(size)
-        pooled = x
+        normed = x
         if padded != size:  # padding only at the end keeps content where it was
             x = F.pad(x, [0, 0] + [n for p, s in zip(padded[::-1], size[::-1]) for n in (0, p - s)])
         if any(shift):
@@ -135,15 +139,8 @@ class PromptedWindowAttention(nn.Module):
         if mask is not None:
             logits = logits + mask.to(device=x.device, dtype=logits.dtype)
 
-        extra, values = self._prompt_logits(q, pooled, prompts)
-        if extra is None:
-            out = logits.softmax(-1) @ v
-        else:
-            weights = torch.cat([logits, extra.to(logits.dtype)], dim=-1).softmax(-1)
-            out = weights[..., :n] @ v
-            if values is not None:
-                tokens = weights[..., n : n + values.shape[2]].flatten(2, 3)
-                out = out + (tokens @ values).view_as(out)
+        found = [method.extra_keys(self, q, normed, window, prompts) for method in methods]
+        out = _attended(logits, v, [each for each in found if each is not None])
         out = self.project(out.permute(0, 2, 3, 1, 4).reshape(batch, count, n, channels))
         out = merge(out, window, padded)
         if any(shift):
@@ -160,54 +157,30 @@ class PromptedWindowAttention(nn.Module):
         windows, padded, shifts = zip(*triples)
         return windows, padded, shifts
 
-    def _prompt_logits(self, q: Tensor, x: Tensor, prompts: PromptTensors):
-        """Logits (B, heads, windows, n, tokens + sinks) and values (B or 1, heads, tokens, head channels)."""
-        extra, values = [], None
-        tokens = self._tokens(x, prompts)
-        if tokens is not None:
-            batch = tokens.shape[0]
-            weight = self.qkv.weight.chunk(3)
-            normed = self.norm1(tokens)
-            keys, values = (
-                F.linear(normed, part).view(batch, -1, self.heads, part.shape[0] // self.heads).transpose(1, 2)
-                for part in weight[1:]
-            )
-            b, heads, count, n, _ = q.shape
-            scores = prompts[f"{self.name}.scores"].permute(1, 0, 2).flatten(1)  # (heads, classes * tokens)
-            product = q.flatten(2, 3) @ keys.transpose(-2, -1) + scores[:, None]
-            extra.append(product.view(b, heads, count, n, -1))
-        sinks = prompts.get(f"{self.name}.sinks")
-        if sinks is not None:
-            column = sinks.t()[None, :, None, None, :]
-            extra.append(column.expand(*q.shape[:4], -1).to(q.dtype))
-        return (torch.cat(extra, -1) if extra else None), values
 
-    def _tokens(self, x: Tensor, prompts: PromptTensors) -> Optional[Tensor]:
-        """Key/value tokens (B or 1, classes * tokens, C) of the active classes."""
-        tokens = prompts.get(f"{self.name}.tokens")
-        if tokens is None:
-            return None
-        gate = prompts.get(f"{self.name}.gate")
-        if gate is None:
-            return tokens.flatten(0, 1)[None]
-        down, up = prompts[f"{self.level_name}.down"], prompts[f"{self.level_name}.up"]
-        target = (min(POOLED, x.shape[1]), min(POOLED, x.shape[2]), min(POOLED, x.shape[3]))
-        context = F.adaptive_avg_pool3d(x.permute(0, 4, 1, 2, 3), target).flatten(2).transpose(1, 2)  # (B, m, C)
-        context = context[:, None] @ down  # (B, classes, m, rank)
-        queries = prompts[f"{self.name}.queries"]
-        attention = (queries @ context.transpose(-2, -1) * self.dynamic_scale).softmax(-1)
-        dynamic = tokens + gate[:, :, None] * (attention @ context @ up)
-        return dynamic.flatten(1, 2)
+def _attended(logits: Tensor, v: Tensor, extra: Sequence[ExtraKeys]) -> Tensor:
+    """What queries take of the values ``v`` of their window and of extra keys, by one softmax over all of them.
+
+    :param logits: (B, heads, windows, n, n); ``v`` and the result (B, heads, windows, n, head channels).
+    """
+    if not extra:
+        return logits.softmax(-1) @ v
+    weights = torch.cat([logits, *(each.logits.to(logits.dtype) for each in extra)], dim=-1).softmax(-1)
+    own, *others = weights.split([logits.shape[-1], *(each.logits.shape[-1] for each in extra)], -1)
+    out = own @ v
+    for share, each in zip(others, extra):
+        if each.values is not None:
+            out = out + (share.flatten(2, 3) @ each.values).view_as(out)
+    return out
 
 
 class AttentionPair(nn.Module):
     """Window attention followed by shifted-window attention on a (B, C, D, H, W) map."""
 
-    def __init__(self, name: str, channels: int, heads: int, window: int, dynamic_rank: int):
+    def __init__(self, name: str, channels: int, heads: int, window: int):
         super().__init__()
         self.blocks = nn.ModuleList(
-            PromptedWindowAttention(f"{name}.{index}", channels, heads, window, bool(index), dynamic_rank)
-            for index in range(2)
+            PromptedWindowAttention(f"{name}.{index}", channels, heads, window, bool(index)) for index in range(2)
         )
 
     def forward(self, x: Tensor, prompts: Optional[PromptTensors] = None) -> Tensor:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Iterable
 
 MODES = ("full", "encoder", "decoder", "start", "end")
-METHODS = ("punet", "dvpt", "ept")
 OUTPUTS = ("last", "all")
+PASSES = ("joint", "each")
 FURTHER_TOKENS = 4  # output tokens of a class, and of its background, in every map but the last
 _MAX_LEVELS = 8
 _MAX_SIZE = 4096
@@ -148,34 +148,18 @@ class NetworkConfig:
     def prompt_shapes(
         self, mode: str = "full", method: str = "punet", outputs: str = "last"
     ) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor of one class's prompts.
+        """Name and shape of every tensor of one class's prompts: what the method says, and output tokens.
 
-        ``punet``: per sub-block 16 key/value tokens and a score per head and token.
-        ``ept``: per sub-block one zero-valued sink key per head, no tokens: coarser than
-        the paper's embedded prompts (docs/methods.md#ept). ``dvpt``: tokens and scores plus
-        gated dynamic queries over the patch, not as published (docs/methods.md#dvpt). All:
-        output tokens for the ``last`` map, as PUNet has them, or for ``all`` of
-        :attr:`output_maps`.
+        These are for the ``last`` map, as published, or for ``all`` of :attr:`output_maps`.
         """
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+        from .methods.registry import method as method_called  # methods know of networks, too
+
         if outputs not in OUTPUTS:
             raise ValueError(f"unknown outputs {outputs!r}; choose one of {', '.join(OUTPUTS)}")
-        shapes: dict[str, tuple[int, ...]] = {}
-        blocks = self.blocks(mode)
-        for block in blocks:
-            if method == "ept":
-                shapes[f"{block.name}.sinks"] = (block.heads,)
-                continue
-            shapes[f"{block.name}.tokens"] = (self.tokens, block.channels)
-            shapes[f"{block.name}.scores"] = (block.heads, self.tokens)
-            if method == "dvpt":
-                shapes[f"{block.name}.queries"] = (self.tokens, self.dynamic_rank)
-                shapes[f"{block.name}.gate"] = (1,)
-        if method == "dvpt":
-            for level in sorted({block.level for block in blocks}):
-                shapes[f"level{level}.down"] = (self.channels[level], self.dynamic_rank)
-                shapes[f"level{level}.up"] = (self.dynamic_rank, self.channels[level])
+        own = method_called(method)
+        shapes = own.shapes(self, mode)
+        if not own.output_tokens:
+            return shapes
         for each in self.output_maps[: 1 if outputs == "last" else None]:
             shapes[each.foreground] = shapes[each.background] = (each.tokens, each.channels)
         return shapes

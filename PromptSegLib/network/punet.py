@@ -8,14 +8,16 @@ docs/methods.md#punet (among it the cheaper layout: no attention at the finest l
 from __future__ import annotations
 
 import math
-from typing import Optional, Sequence, cast
+from typing import Any, Optional, Sequence, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from .attention import AttentionPair, PromptTensors
 from .config import NetworkConfig, outputs_of
+from .methods.registry import acting
 from .precision import on_cpu_casts
 
 AGGREGATION_TEMPERATURE = 0.1
@@ -118,7 +120,7 @@ def _attention(part: str, level: int, config: NetworkConfig) -> Optional[Attenti
         return None
     channels = config.channels[level]
     heads = channels // config.head_channels
-    return AttentionPair(f"{part}{level}", channels, heads, config.window, config.dynamic_rank)
+    return AttentionPair(f"{part}{level}", channels, heads, config.window)
 
 
 class PUNet(nn.Module):
@@ -135,11 +137,25 @@ class PUNet(nn.Module):
         self.norm = nn.GroupNorm(8, config.channels[0])
         self.scale = nn.Parameter(torch.tensor(10.0))
 
+    def _steered(self, part: str, prompts: Optional[PromptTensors], *arguments: Any) -> Any:
+        """Call ``_encoded`` or ``_decoded`` with what the prompts' methods put in place of the body's parameters."""
+        names = [name for name, _ in self.named_parameters() if name.startswith("encoder") == (part == "_encoded")]
+        changed: dict[str, Tensor] = {}
+        for method in acting(prompts or {}):
+            changed.update(method.body_weights(self, prompts or {}, names))
+        if not changed:
+            return getattr(self, part)(*arguments, prompts)
+        renamed = {f"net.{name}": tensor for name, tensor in changed.items()}
+        return functional_call(_Part(self, part), renamed, (*arguments, prompts))
+
     def encode(self, x: Tensor, prompts: Optional[PromptTensors] = None) -> list[Tensor]:
         """x (B, 1, D, H, W), normalised intensities, any extents -> one map per level, finest first.
 
         Extents are padded at the end to multiples of ``config.stride``.
         """
+        return self._steered("_encoded", prompts, x)
+
+    def _encoded(self, x: Tensor, prompts: Optional[PromptTensors]) -> list[Tensor]:
         extents, stride = x.shape[2:], self.config.stride
         missing = [-extent % step for extent, step in zip(extents, stride)]
         if any(missing):
@@ -158,15 +174,18 @@ class PUNet(nn.Module):
         """Maps of :meth:`encode` -> normalised features, (B, C, d, h, w) each.
 
         The first is F (C0 channels) on the stem's grid; with ``outputs`` ``all``, the others of ``config.output_maps``
-        follow, coarser levels on coarser grids. By default, those that ``prompts`` have output tokens for.
+        follow, coarser levels on coarser grids. By default, those that ``prompts`` look at.
         """
+        return self._steered("_decoded", prompts, maps, outputs or maps_of(prompts or {}))
+
+    def _decoded(self, maps: Sequence[Tensor], outputs: str, prompts: Optional[PromptTensors]) -> list[Tensor]:
         x = maps[-1]
         found = {("encoder", level): map_ for level, map_ in enumerate(maps)}
         for level, (layer, skip) in enumerate(zip(self.decoder, maps[-2::-1])):
             x = layer(x, skip, prompts)
             found["decoder", len(maps) - 2 - level] = x
         # Without parameters of their own: what a map holds is for the tokens to say.
-        further = self.config.output_maps[1:] if (outputs or outputs_of(prompts or {})) == "all" else ()
+        further = self.config.output_maps[1:] if outputs == "all" else ()
         others = [F.group_norm(found[each.part, each.level].float(), 8) for each in further]
         return [self.norm(x), *others]
 
@@ -178,15 +197,30 @@ class PUNet(nn.Module):
         classes' background tokens. Further maps add theirs; a token of zeros has no say and no gradient, so that a
         class that was learned without them stays as it was beside one that has them.
         """
-        last, *further = self.config.output_maps
-        cosine = _similarity(features[0], prompts[last.background], prompts[last.foreground])
-        total = self.scale.clamp(1.0, MAX_SCALE) * cosine
-        for each, map_ in zip(further, features[1:]):
-            value = FURTHER_SCALE * _similarity(map_, prompts[each.background], prompts[each.foreground])
-            if value.shape != total.shape:
-                value = F.interpolate(value, size=total.shape[2:], mode="trilinear", align_corners=False)
-            total = total + value
+        count, grid = len(next(iter(prompts.values()))), features[0].shape[2:]
+        total: Optional[Tensor] = None
+        for each, map_ in zip(self.config.output_maps, features):
+            if each.foreground not in prompts:
+                continue
+            factor = self.scale.clamp(1.0, MAX_SCALE) if total is None else FURTHER_SCALE
+            value = factor * _similarity(map_, prompts[each.background], prompts[each.foreground])
+            if value.shape[2:] != grid:
+                value = F.interpolate(value, size=grid, mode="trilinear", align_corners=False)
+            total = value if total is None else total + value
+        if total is None:
+            total = features[0].new_zeros((len(features[0]), 1 + count, *grid), dtype=torch.float32)
+        for method in acting(prompts):
+            total = _with_classes(total, method.output_logits(self, features, prompts))
         return total
+
+    def logits(self, x: Tensor, maps: Sequence[Tensor], prompts: PromptTensors) -> Tensor:
+        """Class logits (B, 1 + classes, D, H, W) of x (B, 1, D, H, W), from its ``maps`` as :meth:`encode` gives them
+        under these prompts."""
+        features = self.decode(maps, prompts)
+        logits = self.upsample(self.similarity(features, prompts), x.shape[2:])
+        for method in acting(prompts):
+            logits = _with_classes(logits, method.image_logits(self, x, features, prompts))
+        return logits
 
     def upsample(self, logits: Tensor, extents: Sequence[int]) -> Tensor:
         """Logits from the stem's grid to the input's grid, cropped to its extents."""
@@ -197,8 +231,28 @@ class PUNet(nn.Module):
 
     def forward(self, x: Tensor, prompts: PromptTensors) -> Tensor:
         """x (B, 1, D, H, W) and stacked prompts of K classes -> logits (B, 1 + K, D, H, W)."""
-        features = self.decode(self.encode(x, prompts), prompts)
-        return self.upsample(self.similarity(features, prompts), x.shape[2:])
+        return self.logits(x, self.encode(x, prompts), prompts)
+
+
+def maps_of(prompts: PromptTensors) -> str:
+    """Which of ``config.OUTPUTS`` the prompts look at."""
+    return "all" if any(method.all_maps for method in acting(prompts)) else outputs_of(prompts)
+
+
+class _Part(nn.Module):
+    """One of the ways through a net, as ``functional_call`` wants it."""
+
+    def __init__(self, net: PUNet, name: str):
+        super().__init__()
+        self.net, self.name = net, name
+
+    def forward(self, *arguments: Any) -> Any:
+        return getattr(self.net, self.name)(*arguments)
+
+
+def _with_classes(logits: Tensor, more: Optional[Tensor]) -> Tensor:
+    """Logits (B, 1 + classes, ...) and what is added to those of the classes (B, classes, ...)."""
+    return logits if more is None else torch.cat([logits[:, :1], logits[:, 1:] + more.to(logits.dtype)], 1)
 
 
 def _similarity(features: Tensor, background: Tensor, foreground: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .attention import PromptTensors
 from .config import NetworkConfig, outputs_of
+from .methods.registry import method as method_called
 
 
 def new_prompts(
@@ -22,21 +23,16 @@ def new_prompts(
 ) -> PromptTensors:
     """Fresh prompts for ``classes`` classes, stacked along axis 0.
 
-    Tokens are truncated normal; scores and the gates of dynamic prompts are zero, so that
-    dynamic prompts start as static ones; a sink starts at log N_w - 3 (docs/methods.md#ept).
-    Output tokens of further maps are zero, without a say (``PUNet.similarity``).
+    The method fills in its own tensors. Output tokens of the last map are truncated normal, those of further maps zero,
+    without a say (``PUNet.similarity``).
     """
-    prompts = {}
-    sink = float(torch.log(torch.tensor(config.window**3.0))) - 3.0
+    prompts, own = {}, method_called(method)
     for name, shape in config.prompt_shapes(mode, method, outputs).items():
-        tensor = torch.zeros(classes, *shape)
-        kind = name.rsplit(".", 1)[1]
-        if kind == "sinks":
-            tensor.fill_(sink)
-        elif kind not in ("scores", "gate") and outputs_of([name]) == "last":
-            std = 0.1 if kind in ("tokens", "down", "up") else 1.0
-            torch.nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
-        prompts[name] = tensor
+        prompts[name] = tensor = torch.zeros(classes, *shape)
+        if not own.output_tokens or not name.startswith("output"):
+            own.initialize(name, tensor, config, generator)
+        elif outputs_of([name]) == "last":
+            torch.nn.init.trunc_normal_(tensor, std=1.0, a=-2.0, b=2.0, generator=generator)
     return prompts
 
 
@@ -54,7 +50,7 @@ def from_arrays(classes: Sequence[Mapping[str, np.ndarray]], device: torch.devic
 
 def unstack(prompts: PromptTensors) -> list[PromptTensors]:
     """Undo :func:`stack`; tensors are copies."""
-    count = prompts["output.foreground"].shape[0]
+    count = len(next(iter(prompts.values())))
     return [{name: tensor[index].detach().clone() for name, tensor in prompts.items()} for index in range(count)]
 
 

@@ -19,16 +19,20 @@ from ..errors import PromptSegError
 from ..examples.intensity import IntensityRule
 from ..examples.preprocessing import Preprocessing
 from ..files import replacing
-from ..network.config import METHODS, MODES, NetworkConfig, outputs_of
+from ..network.config import MODES, NetworkConfig, outputs_of
+from ..network.methods import registry
+from . import beside
 from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, canonical_name, check_names, is_name, matching_name
 from .strokes import MAX_BYTES, Strokes, is_sha256
 
-FORMAT = 1
+# 1: strokes voxel by voxel, PUNet's tokens, and what was called DVPT and EPT before they were as published.
+FORMATS = (1, 2)
 MAX_BYTES_PER_CLASS = 384 * 1024  # of any mode and method of the default network, with its share of the strokes
 _MAX_HEADER = 4 * 1024 * 1024
 _MAX_DEPTH = 16
 _STROKES_OVERHEAD = 512  # bytes in the header for one image's strokes
 _STROKES_PER_CLASS = MAX_BYTES + _STROKES_OVERHEAD  # so that those of one image always fit, whatever the tokens take
+_MAX_MISSING = 64  # images whose strokes lie beside the file
 _MAX_TOKEN = 65504.0  # the largest number of half precision, in which accelerators compute
 
 
@@ -63,6 +67,7 @@ class Prompts:
         grown from the same strokes when it is segmented again.
     :param intensity: what became of the intensities of the image that they were tuned on, so that the next image's
         become the same; None where a file does not say.
+    :param missing: strokes that these prompts were tuned on and that were not found beside their file.
     """
 
     classes: tuple[ClassPrompts, ...]
@@ -75,6 +80,7 @@ class Prompts:
     tuning: Mapping[str, Any] = field(default_factory=dict)
     strokes: tuple[Strokes, ...] = ()
     intensity: Optional[IntensityRule] = None
+    missing: tuple[beside.Key, ...] = ()
 
     @property
     def notes(self) -> list[str]:
@@ -165,8 +171,14 @@ class Prompts:
                 kept.insert(0, each)
         return replace(self, strokes=tuple(kept))
 
+    @property
+    def outside(self) -> tuple[Strokes, ...]:
+        """The strokes for which :meth:`fitted` has no room."""
+        inside = {id(each) for each in self.fitted().strokes}
+        return tuple(each for each in self.strokes if id(each) not in inside)
+
     def to_bytes(self) -> bytes:
-        """The file's content; a pure function of the prompts."""
+        """The file's content; a pure function of the prompts. Strokes that have no room in it are only named."""
         from safetensors.numpy import save  # not at the top: the panel opens before anything is installed
 
         tensors = {
@@ -174,25 +186,32 @@ class Prompts:
             for index, each in enumerate(self.classes)
             for name, tensor in each.tensors.items()
         }
-        for index, strokes in enumerate(self.strokes):
+        inside = self.fitted().strokes
+        for index, strokes in enumerate(inside):
             tensors[f"strokes/{index}"] = strokes.data
+        named = [*self.missing, *(beside.key_of(each) for each in self.outside)]
+        method_format, method = registry.method(self.method).stored
         header = {
-            "format": FORMAT,
+            # The earliest that holds all of it, so that older versions can read it.
+            "format": max(method_format, 2 if any(each.runs for each in inside) else 1),
+            "method_format": method_format,
             "backbone": self.backbone,
             "sha256": self.sha256,
             "network": self.network.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "mode": self.mode,
-            "method": self.method,
+            "method": method,
             "classes": [{**each.info.to_dict(), "group": each.group, "retired": each.retired} for each in self.classes],
             "tuning": dict(self.tuning),
-            "strokes": [strokes.to_dict() for strokes in self.strokes],
+            "strokes": [strokes.to_dict() for strokes in inside],
+            "beside": [list(key) for key in dict.fromkeys(named)][-_MAX_MISSING:],
             "intensity": self.intensity.to_dict() if self.intensity else None,
         }
         return save(tensors, {"promptseg": json.dumps(header, allow_nan=False)})
 
     def save(self, path: Path) -> None:
-        """Write to ``path``; whatever was there stays untouched if that fails."""
+        """Write to ``path``; whatever was there stays untouched if that fails. Strokes that have no room there are
+        written beside it."""
         path = Path(path)
         if path.suffix != ".safetensors":
             raise PromptSegError(f"Prompts are saved as .safetensors; {path.name} ends otherwise.")
@@ -201,6 +220,7 @@ class Prompts:
         content = self.to_bytes()
         with replacing(path) as temporary:
             temporary.write_bytes(content)
+            beside.write(path, self.outside)
 
     @classmethod
     def load(cls, path: Path) -> Prompts:
@@ -216,9 +236,13 @@ class Prompts:
         except OSError as error:
             raise PromptSegError(f"Cannot read the prompts file {path}: {error.strerror or error}.") from error
         try:
-            return cls.from_bytes(content)
+            prompts = cls.from_bytes(content)
         except PromptSegError as error:
             raise PromptSegError(f"{path}: {error}") from error
+        found = beside.read(path, prompts.missing)
+        missing = set(prompts.missing) - {beside.key_of(each) for each in found}
+        left = tuple(each for each in prompts.missing if each in missing)
+        return replace(prompts, strokes=(*found, *prompts.strokes), missing=left)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Prompts:
@@ -245,14 +269,15 @@ class Prompts:
 
     @classmethod
     def _checked(cls, header: dict, tensors: dict[str, np.ndarray]) -> Prompts:
-        if header["format"] != FORMAT:
+        if type(header["format"]) is not int or header["format"] not in FORMATS:
             raise PromptSegError(
-                f"this prompts file has format {_short(header['format'])}, not {FORMAT}; update PromptSeg."
+                f"this prompts file has format {_short(header['format'])}, not {FORMATS[-1]}; update PromptSeg."
             )
         network = NetworkConfig.from_dict(header["network"])
-        mode, method, sha256, backbone = (header[key] for key in ("mode", "method", "sha256", "backbone"))
-        if mode not in MODES or method not in METHODS:
-            raise ValueError(f"mode {_short(mode)}, method {_short(method)}")
+        mode, sha256, backbone = (header[key] for key in ("mode", "sha256", "backbone"))
+        if mode not in MODES:
+            raise ValueError(f"mode {_short(mode)}")
+        method = registry.stored_as(header.get("method_format", header["format"]), header["method"]).name
         if not is_sha256(sha256) or not is_name(backbone):
             raise ValueError("no name and SHA-256 of a backbone")
         if not 1 <= len(header["classes"]) <= MAX_CLASSES:
@@ -285,7 +310,7 @@ class Prompts:
         if not names:
             raise ValueError("every class is retired")
         strokes = tuple(
-            Strokes.from_dict(entry, tensors.pop(f"strokes/{index}"))
+            Strokes.from_dict(entry, tensors.pop(f"strokes/{index}"), MAX_BYTES * len(classes))
             for index, entry in enumerate(header.get("strokes", []))
         )
         if tensors:
@@ -294,6 +319,9 @@ class Prompts:
         if not all(key.isdecimal() and len(key) <= 10 and isinstance(record, dict) for key, record in tuning.items()):
             raise ValueError("its record of the tuning makes no sense")
         intensity = header.get("intensity")
+        missing = tuple((image, digest) for image, digest in header.get("beside", []))
+        if len(missing) > _MAX_MISSING or not all(is_sha256(image) and is_sha256(key) for image, key in missing):
+            raise ValueError("its strokes beside it have no fingerprints")
         return cls(
             tuple(classes),
             backbone,
@@ -305,6 +333,7 @@ class Prompts:
             tuning,
             strokes,
             None if intensity is None else IntensityRule.from_dict(intensity),
+            missing,
         )
 
 

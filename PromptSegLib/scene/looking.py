@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Sequence
+import json
+from typing import Iterator, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,9 +13,11 @@ import vtk
 from ..errors import PromptSegError
 from . import links
 from .labelmaps import scalars_of
-from .placement import RAS_LPS, image_to_world, node_to_world, to_vtk, volume_to_world
+from .memory import Place, decoded, encoded, moved
+from .placement import RAS_LPS, image_to_world, label_of, node_to_world, to_vtk, volume_to_world
 
 _MAP = "PromptSeg.Map"
+_PLACES, _UNCERTAINTY = "PromptSeg.Places", "PromptSeg.Uncertainty"
 _BEFORE = "PromptSeg.Before"  # on a composite node: its foreground's opacity and ID before the map
 _COLORS = "PromptSeg warm"
 _OPACITY = 0.5
@@ -39,6 +42,43 @@ def in_world(volume_node, indices: Sequence[Sequence[float]]) -> np.ndarray:
     """Undo :func:`in_volume`, where the volume lies now."""
     matrix = RAS_LPS @ volume_to_world(volume_node)
     return np.asarray(indices, float).reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def keep_places(volume_node, indices: np.ndarray, uncertainty: sitk.Image) -> None:
+    """Keep with a volume where to look, voxel indices (n, 3), and the map (uint8): they are saved with the scene."""
+    what = Place(node_to_world(volume_node), volume_to_world(volume_node))
+    was_modifying = volume_node.StartModify()
+    try:
+        volume_node.SetAttribute(_PLACES, json.dumps(np.round(indices, 2).tolist()))
+        volume_node.SetAttribute(_UNCERTAINTY, encoded(uncertainty, what))
+    finally:
+        volume_node.EndModify(was_modifying)
+
+
+def kept_places(volume_node) -> np.ndarray:
+    """What :func:`keep_places` kept of the places: voxel indices (n, 3); none where it is damaged."""
+    try:
+        found = np.asarray(json.loads(volume_node.GetAttribute(_PLACES) or "[]"), float)
+    except (ValueError, TypeError, RecursionError):
+        found = np.zeros((0, 3))
+    return found if found.ndim == 2 and found.shape[1] == 3 and np.isfinite(found).all() else np.zeros((0, 3))
+
+
+def keeps_map(volume_node) -> bool:
+    """Whether :func:`keep_places` kept a map with a volume."""
+    return bool(volume_node.GetAttribute(_UNCERTAINTY))
+
+
+def kept_map(volume_node) -> Optional[sitk.Image]:
+    """The map that :func:`keep_places` kept, where the volume is now; None without one or where it is damaged.
+
+    Raises :class:`PromptSegError` where the volume lies under a transform that no image can follow.
+    """
+    found = decoded(volume_node.GetAttribute(_UNCERTAINTY) or "", label_of(volume_node))
+    if found is None:
+        return None
+    now = Place(node_to_world(volume_node), volume_to_world(volume_node))
+    return moved(*found, now, label_of(volume_node))
 
 
 def show_map(scene, volume_node, image: sitk.Image, name: str = "uncertainty"):

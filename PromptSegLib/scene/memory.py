@@ -19,6 +19,7 @@ from typing import Iterable, Iterator, Mapping, Optional
 
 import numpy as np
 import SimpleITK as sitk
+import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import PromptSegError
@@ -78,6 +79,14 @@ class Kept:
     place: Optional[Place] = None
 
 
+def moved(image: sitk.Image, before: Place, now: Place, what: str) -> sitk.Image:
+    """An image that lay in the world with its node, where that is now; raises as :func:`.placement.orthogonal`."""
+    if not before.moved_to(now):
+        return image
+    motion = now.to_world @ np.linalg.inv(before.to_world)
+    return image_of(sitk.GetArrayViewFromImage(image), motion @ image_to_world(image), what)
+
+
 def packed(image: sitk.Image) -> str:
     """The voxels of a label image (3D, uint8 or uint16) as text; for any thread."""
     content = zlib.compress(sitk.GetArrayViewFromImage(image).data, _LEVEL)
@@ -110,16 +119,7 @@ def write_memory(
             if key not in images:
                 segmentation_node.RemoveAttribute(_ATTRIBUTE + key)
         for key, image in images.items():
-            header = {
-                "size": image.GetSize(),
-                "type": str(sitk.GetArrayViewFromImage(image).dtype),
-                "matrix": image_to_world(image).ravel().tolist(),
-                "to_world": place.to_world.ravel().tolist(),
-                "lattice": None if place.lattice is None else place.lattice.ravel().tolist(),
-            }
-            text = texts[key] if key in texts else packed(image)
-            head = base64.urlsafe_b64encode(json.dumps(header).encode()).decode("ascii")
-            segmentation_node.SetAttribute(_ATTRIBUTE + key, f"{head}.{text}")
+            segmentation_node.SetAttribute(_ATTRIBUTE + key, encoded(image, place, texts.get(key)))
     finally:
         segmentation_node.EndModify(was_modifying)
     _remove_nodes(segmentation_node)
@@ -132,7 +132,7 @@ def read_memory(segmentation_node) -> Kept:
     """
     images, place = {}, None
     for key in _keys(segmentation_node):
-        found = _unpacked(segmentation_node.GetAttribute(_ATTRIBUTE + key), label_of(segmentation_node))
+        found = decoded(segmentation_node.GetAttribute(_ATTRIBUTE + key), label_of(segmentation_node))
         if found is not None:
             images[key], place = found
     if images:
@@ -166,8 +166,21 @@ def _keys(segmentation_node) -> list[str]:
     return [name[len(_ATTRIBUTE) :] for name in names if name.startswith(_ATTRIBUTE)]
 
 
-def _unpacked(text: str, what: str) -> Optional[tuple[sitk.Image, Place]]:
-    """The image of an attribute and where its segmentation was; None for one that is damaged."""
+def encoded(image: sitk.Image, place: Place, text: Optional[str] = None) -> str:
+    """A label image and where its node was, as an attribute; ``text`` is what :func:`packed` made of its voxels."""
+    header = {
+        "size": image.GetSize(),
+        "type": str(sitk.GetArrayViewFromImage(image).dtype),
+        "matrix": image_to_world(image).ravel().tolist(),
+        "to_world": place.to_world.ravel().tolist(),
+        "lattice": None if place.lattice is None else place.lattice.ravel().tolist(),
+    }
+    head = base64.urlsafe_b64encode(json.dumps(header).encode()).decode("ascii")
+    return f"{head}.{packed(image) if text is None else text}"
+
+
+def decoded(text: str, what: str) -> Optional[tuple[sitk.Image, Place]]:
+    """Undo :func:`encoded`; None for what is damaged. ``what`` names it."""
     head, _, body = text.partition(".")
     try:
         header = json.loads(base64.urlsafe_b64decode(head))
@@ -196,7 +209,7 @@ def _in_nodes(segmentation_node) -> dict[str, sitk.Image]:
     for node in _nodes(segmentation_node):
         data = node.GetImageData()
         scalars = data.GetPointData().GetScalars() if data is not None else None
-        if scalars is None:
+        if scalars is None or not _is_labels(scalars):  # anybody may write into a scene
             continue
         matrix = volume_to_world(node)
         matrix[:, 3] = matrix @ [*data.GetExtent()[::2], 1.0]
@@ -205,6 +218,12 @@ def _in_nodes(segmentation_node) -> dict[str, sitk.Image]:
             kind = np.uint8 if voxels.max(initial=0) < 256 else np.uint16
             images[node.GetAttribute(_KEY)] = image_of(voxels.astype(kind), matrix, label_of(segmentation_node))
     return images
+
+
+def _is_labels(scalars) -> bool:
+    """Whether these are what :func:`write_memory` writes: one whole number a voxel, of 16 bits at most."""
+    kinds = (vtk.VTK_UNSIGNED_CHAR, vtk.VTK_UNSIGNED_SHORT)
+    return scalars.GetNumberOfComponents() == 1 and scalars.GetNumberOfTuples() > 0 and scalars.GetDataType() in kinds
 
 
 def _nodes(segmentation_node) -> Iterator:

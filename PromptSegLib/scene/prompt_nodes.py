@@ -76,14 +76,19 @@ def backbone_of(node) -> tuple[str, str]:
 
 def prompts_of(node) -> Prompts:
     """The prompts in a node, exactly as they were put in. Raises :class:`PromptSegError` when they are damaged."""
-    try:
-        content = base64.b64decode(node.GetAttribute(_CONTENT) or node.GetText() or "", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise PromptSegError(f"Prompts '{node.GetName()}' are damaged; load them from a file again.") from error
+    content = bytes_of(node)
     try:
         return Prompts.from_bytes(content)
     except PromptSegError as error:
         raise PromptSegError(f"Prompts '{node.GetName()}': {error}") from error
+
+
+def bytes_of(node) -> bytes:
+    """What a file of the prompts in a node holds, not looked at. Raises :class:`PromptSegError` for damaged text."""
+    try:
+        return base64.b64decode(node.GetAttribute(_CONTENT) or node.GetText() or "", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PromptSegError(f"Prompts '{node.GetName()}' are damaged; load them from a file again.") from error
 
 
 def prompt_nodes(scene) -> list:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from ..network.methods import registry
 from .parameters import Parameters
 
 LOOK = {"opacity", "show3D"}
 CLEAN_UP = {"largestComponent", "fillHoles", "smoothing"}
 _NAMES = tuple(each.name for each in fields(Parameters))
 
-METHODS = {
-    "punet": ("PUNet: prompts as keys and values", "Prompts join the windowed attention of every block."),
-    "dvpt": ("DVPT: prompts that look at the image", "As PUNet, with tokens that depend on the image."),
-    "ept": ("EPT: attention sinks only", "The fewest numbers: one for each head of a block."),
-}
+METHODS = {name: (each.title, each.tip) for name, each in registry.known().items() if each.offered}
 MODES = {
     "decoder": ("Decoder only (quick)", "The encoder runs once; tuning takes seconds on it."),
     "full": ("Encoder and decoder (slow)", "Prompts in all blocks: more can be learned, and every step costs more."),

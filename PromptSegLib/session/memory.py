@@ -7,17 +7,16 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Iterable, Mapping, Optional, Sequence
 
-import numpy as np
 import SimpleITK as sitk
 
 from ..prompts.store import Prompts
 from ..scene import links, memory
-from ..scene.placement import image_of, image_to_world, label_of
+from ..scene.placement import label_of
 
 TAG = "Applied"
 NUMBER = "Number"  # the class's number, see codes
 CLASS = "Class"  # the class's name in the prompts
-_KEPT = 12  # two more than the editor can undo
+_KEPT = 22  # more than can be undone, here and in the editor
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,10 @@ class Memory:
         place = memory.Place.of(segmentation_node, ids)
         before = self._places.setdefault(tag, place)
         if before.moved_to(place):
-            version = self._versions[tag]
-            motion = place.to_world @ np.linalg.inv(before.to_world)
-            applied, strokes = (_moved(each, motion, segmentation_node) for each in (version.applied, version.strokes))
+            version, what = self._versions[tag], label_of(segmentation_node)
+            applied, strokes = (memory.moved(each, before, place, what) for each in (version.applied, version.strokes))
             self._versions[tag] = replace(version, applied=applied, strokes=strokes)
         self._places[tag] = place
-
-
-def _moved(image: sitk.Image, motion: np.ndarray, segmentation_node) -> sitk.Image:
-    voxels = sitk.GetArrayViewFromImage(image)
-    return image_of(voxels, motion @ image_to_world(image), label_of(segmentation_node))
 
 
 _ATTRIBUTE = "PromptSeg.Memory"
@@ -133,7 +126,7 @@ def current_tag(segmentation_node) -> str:
 def next_number(segmentation_node) -> int:
     """The number of the next new class; that of a deleted segment is not given again: its strokes are remembered."""
     text = segmentation_node.GetAttribute(_COUNT) or ""
-    return max(int(text) if text.isdecimal() else 0, 1 + max(numbers(segmentation_node).values(), default=-1))
+    return max(_number(text) or 0, 1 + max(numbers(segmentation_node).values(), default=-1))
 
 
 def note_numbers(segmentation_node, taken: Iterable[int]) -> None:
@@ -146,7 +139,12 @@ def numbers(segmentation_node) -> dict[str, int]:
     """Segment ID -> the number of its class, for segments that have one; of copies, the first has it."""
     found: dict[str, int] = {}
     for segment_id in _tagged(segmentation_node):
-        text = links.tag(segmentation_node, segment_id, NUMBER)
-        if text.isdecimal() and int(text) not in found.values():
-            found[segment_id] = int(text)
+        number = _number(links.tag(segmentation_node, segment_id, NUMBER))
+        if number is not None and number not in found.values():
+            found[segment_id] = number
     return found
+
+
+def _number(text: str) -> Optional[int]:
+    """The number of a class as it was noted; None for anything else that a scene may hold there."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else None

@@ -1,4 +1,4 @@
-"""Where to look next, and the uncertainty over the volume."""
+"""Where to look next, and the uncertainty over the volume; both are saved with the scene."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Optional
 import numpy as np
 import SimpleITK as sitk
 
+from ..errors import PromptSegError
 from ..scene import looking
 
 
@@ -25,6 +26,7 @@ class Places:
         """Take what came with a result; a map that is shown follows it."""
         self._volume, self._points = volume, looking.in_volume(volume, points)
         self._at, self._map = -1, uncertainty
+        looking.keep_places(volume, self._points, uncertainty)
         if self.shown:
             looking.show_map(self._scene, volume, uncertainty)
 
@@ -37,10 +39,19 @@ class Places:
 
     def any(self, volume: Any) -> bool:
         """Whether there is a place to look at."""
-        return volume is not None and volume is self._volume and len(self._points) > 0
+        return self._turn_to(volume) and len(self._points) > 0
 
     def has_map(self, volume: Any) -> bool:
-        return volume is not None and volume is self._volume and self._map is not None
+        return self._turn_to(volume) and (self._map is not None or looking.keeps_map(volume))
+
+    def _turn_to(self, volume: Any) -> bool:
+        """Whether a volume is there; take what is kept with it, where it is another one."""
+        if volume is None:
+            return False
+        if volume is not self._volume and not self.shown:
+            self._volume, self._points = volume, looking.kept_places(volume)
+            self._at, self._map = -1, None
+        return volume is self._volume
 
     def text(self, volume: Any) -> str:
         """Which place is shown, for the panel; how many there are, before the first is."""
@@ -56,6 +67,10 @@ class Places:
 
     def show(self, shown: bool) -> None:
         """Show or hide the map."""
+        if shown and self._map is None and self._volume is not None:
+            self._map = looking.kept_map(self._volume)
+            if self._map is None:
+                raise PromptSegError("The map that was saved is damaged; tune or segment again for another.")
         if shown and self._map is not None:
             looking.show_map(self._scene, self._volume, self._map)
         elif self.shown:

@@ -10,12 +10,13 @@ import numpy as np
 from ..errors import PromptSegError
 from ..prompts.classes import ClassInfo, check_names, is_name, matching_name
 from ..prompts.store import Prompts
-from ..scene import links, painting
+from ..scene import painting
 from ..scene.segmentations import Segment, segments
 from ..worker.client import Sent
 from . import prompts_list, requests
 from .codes import Known, compose
-from .memory import CLASS, Version, next_number, numbers
+from .memory import Version, next_number, numbers
+from .names import called_as_now
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def plan_tuning(
     if start is not None:
         sha256 = prompts_list.sha256_of_model(parameters.model)
         fits = (start.sha256, start.mode, start.method) == (sha256, parameters.mode, parameters.method)
-        start = _called_as_now(start, segmentation, tuned.values()) if fits else None
+        start = called_as_now(start, segmentation, tuned.values()) if fits else None
     parts = [_part(volume, segmentation, version, tuned)]
     notes: list[str] = []
     for other_volume, other in examples:
@@ -152,23 +153,3 @@ def _part(volume, segmentation, version: Optional[Version], tuned: Mapping[str, 
     painted = painting.snapshot(segmentation, volume, [*tuned, *background])
     names = {number: tuned[each].name for each, number in classes.items()}
     return Part(volume.GetName() or "volume", image, painted, classes, names, background, version)
-
-
-def _called_as_now(prompts: Prompts, segmentation, tuned) -> Prompts:
-    """The prompts with the classes of renamed segments renamed."""
-    names, own = {}, numbers(segmentation)
-    for each in tuned:
-        before = links.tag(segmentation, each.id, CLASS) if each.id in own else ""
-        if before and before != each.name and before in prompts.names:
-            names[before] = each.name
-    # A new segment that is called as a class goes on with it.
-    for each in tuned:
-        found = matching_name(each.name, prompts.names)
-        if found and found != each.name and found not in names and each.name not in names.values():
-            names[found] = each.name
-    # A class whose segment was deleted makes room for one that now has its name.
-    for name in prompts.names:
-        if name not in names and matching_name(name, names.values()):
-            free = (f"{name} (earlier{f' {count}' if count else ''})" for count in range(len(prompts.names) + 1))
-            names[name] = next(each for each in free if each not in prompts.names and each not in names.values())
-    return prompts.renamed(names) if names else prompts

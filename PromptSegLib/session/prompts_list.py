@@ -99,6 +99,13 @@ def keep(scene, segmentation, prompts: Prompts) -> Any:
     return node
 
 
+def owner(scene, key: str):
+    """The segmentation that prompts were tuned for and that goes on with them; None without one."""
+    node = None if not key or key.startswith(SHIPPED) else scene.GetNodeByID(key)
+    segmentation = node.GetNodeReference(_OWNER_ROLE) if node is not None else None
+    return segmentation if segmentation is not None and prompt_nodes.linked(segmentation) is node else None
+
+
 def link(scene, segmentation, key: str) -> bool:
     """Let a segmentation go on with prompts of the list that others use, too; a retuning makes its own of them.
 

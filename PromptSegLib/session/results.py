@@ -10,13 +10,15 @@ import SimpleITK as sitk
 from ..errors import PromptSegError
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
+from ..prompts.classes import ClassInfo
 from ..prompts.store import Prompts
 from ..scene import links, painting
 from ..scene.lattices import cropped
 from ..scene.preview import Preview
-from ..scene.segmentations import apply_result, segments, show_surfaces
+from ..scene.segmentations import apply_result, check_writable, segments, show_surfaces
 from . import prompts_list
-from .memory import CLASS, NUMBER, TAG, Memory, Version, note_numbers, numbers
+from .memory import CLASS, NUMBER, TAG, Memory, Version, current_tag, note_numbers, numbers
+from .names import renamed_since, with_names
 from .repainting import repaint
 from .running import Run, Task
 from .said import said
@@ -38,14 +40,23 @@ class Results:
     """At most one result, shown as a preview; what was applied is remembered.
 
     :param history_of: the undo history of a segmentation node.
+    :param on_applied: hears of a segmentation and its volume when what was applied is remembered.
     """
 
-    def __init__(self, scene: Any, parameters: Any, history_of: Callable[[Any], Any]):
+    def __init__(
+        self,
+        scene: Any,
+        parameters: Any,
+        history_of: Callable[[Any], Any],
+        on_applied: Callable[[Any, Any], None] = lambda segmentation, volume: None,
+    ):
         self._scene, self.parameters, self._history_of = scene, parameters, history_of
+        self._on_applied = on_applied
         self._preview = Preview()
         self._task: Optional[tuple[Task, Callable[[Any], Optional[Notice]]]] = None
         self.memory = Memory()
         self._wanted: Optional[Result] = None  # what a thread cleans up
+        self._parked: dict[str, Result] = {}  # by the ID of their segmentation
         self.result: Optional[Result] = None
 
     @property
@@ -89,6 +100,39 @@ class Results:
         if links.alive(self._scene, made) and not segments(made):
             links.remove(made)
 
+    def park(self) -> bool:
+        """Let the result wait while its segmentation is not looked at; whether there is one."""
+        result = self.result or self._wanted
+        if result is not None and links.alive(self._scene, result.run.segmentation):
+            self._parked[result.run.segmentation.GetID()] = result
+        self.result = self._wanted = None
+        self._preview.remove()
+        return result is not None
+
+    def unpark(self, volume: Any, segmentation: Any) -> Optional[Notice]:
+        """Show the result that waits for a segmentation, if any; gives what is to be said."""
+        result = self._parked.pop(segmentation.GetID(), None) if segmentation is not None else None
+        if result is None or not links.alive(self._scene, result.run.volume):
+            return None
+        if result.run.volume is not volume:  # the segmentation of another volume
+            self._parked[segmentation.GetID()] = result
+            return None
+        if result.run.tag != current_tag(segmentation):
+            return Notice("Another result was applied meanwhile; the one that waited here was dropped, tune again.")
+        if result.final and self._cleaning:
+            self._clean(result)
+        else:
+            self._show(replace(result, shown=result.raw))
+        return Notice("This preview waited here. Apply takes it into the segmentation, Discard forgets it.")
+
+    def removed(self, node: Any) -> None:
+        """A node is no longer in the scene: nothing waits for it."""
+        gone = [key for key, each in self._parked.items() if node in (each.run.volume, each.run.segmentation)]
+        for key in gone:
+            del self._parked[key]
+        if self.result is not None and node in (self.result.run.volume, self.result.run.segmentation):
+            self.drop()
+
     def finish(self) -> None:
         """Wait for what a thread is still at; it is never long."""
         if self._task is not None:
@@ -99,6 +143,7 @@ class Results:
     def forget(self) -> None:
         """Drop the result, and whatever a thread is at: the scene is going."""
         self._task = None
+        self._parked.clear()
         self.drop()
 
     def apply(self) -> Notice:
@@ -156,6 +201,9 @@ class Results:
         segmentation = run.segmentation
         if not links.alive(self._scene, segmentation):
             raise PromptSegError("The segmentation was removed; the result cannot be applied.")
+        check_writable(segmentation, run.volume)
+        if run.kind == "tune":
+            result = _called_as_now(result)
         here = {each.id: each for each in segments(segmentation)}
         ids = {name: each for name, each in run.segment_ids.items() if each in here}
         lost = [name for name, each in run.segment_ids.items() if each not in here]
@@ -185,16 +233,17 @@ class Results:
             show_surfaces(segmentation)
         if run.painting is not None:
             repaint(segmentation, run.volume, run.painting, now, [info for info in classes if info.name in made], made)
+        written = ", ".join(segmentation.GetSegmentation().GetSegment(each).GetName() for each in made.values())
         left_out = [*lost, *(info.name for info in classes if info.name not in made)]
         if run.direct:
             without = f" without {', '.join(left_out)}" if left_out else ""
             done = f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'{without}."
             return run.told(" ".join([done, *result.raw.notes]))
         if left_out:
-            written, without = ", ".join(made) or "nothing", ", ".join(left_out)
-            text = f"Applied {written}; left out, because removed, locked or of another role: {without}."
+            without = ", ".join(left_out)
+            text = f"Applied {written or 'nothing'}; left out, because removed, locked or of another role: {without}."
             return Notice(text, "warning")
-        return Notice(f"Applied {', '.join(made)}. Paint or erase where it is wrong, then Retune.")
+        return Notice(f"Applied {written}. Paint or erase where it is wrong, then Retune.")
 
     def _remember(self, result: Result, made: dict[str, str]) -> None:
         """Tag the segments, keep the prompts, and, in a thread, what was applied."""
@@ -205,8 +254,11 @@ class Results:
         for name, segment_id in made.items():
             links.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))
             links.set_tag(segmentation, segment_id, CLASS, name)
-        for segment_id in taken:
+        names = {number: name for name, number in run.numbers.items()}
+        for segment_id, number in taken.items():
             links.set_tag(segmentation, segment_id, TAG, tag)
+            if run.kind == "tune" and number in names:  # what the prompts call it, also where it was not tuned now
+                links.set_tag(segmentation, segment_id, CLASS, names[number])
         # Prompts that were tuned here stay those to go on with, whatever others segment.
         prompts = before.prompts if before else None
         if result.prompts is not None and run.kind == "tune":
@@ -228,9 +280,30 @@ class Results:
             self.memory.add(tag, version)
             if links.alive(self._scene, segmentation):
                 self.memory.write(segmentation)
+                self._on_applied(segmentation, run.volume)
 
         self.finish()
         self._task = (Task(work), then)
+
+
+def _called_as_now(result: Result) -> Result:
+    """A tuning's result with its classes called as the segments are now, in the prompts and the job as well."""
+    run = result.run
+    new = renamed_since(run.segmentation, run.segment_ids, run.numbers)
+    if not new:
+        return result
+
+    def called(classes: Sequence[ClassInfo]) -> tuple[ClassInfo, ...]:
+        return tuple(replace(info, name=new.get(info.name, info.name)) for info in classes)
+
+    run.segment_ids = {new.get(name, name): each for name, each in run.segment_ids.items()}
+    run.numbers = {new.get(name, name): each for name, each in run.numbers.items()}
+    run.classes = tuple(new.get(name, name) for name in run.classes)
+    raw, shown = (replace(each, classes=called(each.classes)) for each in (result.raw, result.shown))
+    prompts = result.prompts
+    if prompts is not None:
+        prompts = with_names(prompts, {old: each for old, each in new.items() if old in prompts.names})
+    return replace(result, raw=raw, shown=shown, prompts=prompts)
 
 
 def _numbered(segmentation: Any, run: Run, made: dict[str, str]) -> dict[str, int]:

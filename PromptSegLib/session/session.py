@@ -16,18 +16,21 @@ from ..models import catalogue
 from ..prompts.classes import matching_name
 from ..prompts.store import Prompts
 from ..scene import links, looking, memory, painting, prompt_nodes
-from ..scene.history import History
+from ..scene.history import History, OneOrder
 from ..scene.segmentations import check_writable, segments
 from ..worker.client import GONE, Event, Worker
 from . import live, prompts_list, requests
 from .asking import request_of
 from .engine import Engine
 from .memory import Version, current_tag
+from .names import up_to_date
 from .parameters import Parameters
 from .places import Places
 from .planning import Plan, plan_tuning
 from .reasons import Situation, why_not
+from .recovery import Recovery
 from .repainting import repainted
+from .rescue import Rescue
 from .results import Results
 from .running import Run, Task
 from .view import ACTIONS, Notice, View
@@ -43,9 +46,10 @@ class Session:
 
     :param scene: vtkMRMLScene.
     :param parameters: the user's choices; read whenever they are needed.
-    :param history: keeps states to undo (``save``, ``undo``, ``redo``, ``can_undo``, ``can_redo``) of a segmentation
-        node; the application gives the Segment Editor's.
+    :param history: keeps states to undo of a segmentation node, see :class:`~.scene.history.OneOrder`; the application
+        gives the Segment Editor's.
     :param make_worker: starts a worker; by default as the parameters say.
+    :param recovery: where what is not saved is kept for the case that the application is killed.
     """
 
     def __init__(
@@ -54,13 +58,15 @@ class Session:
         parameters: Union[Parameters, Any],
         history: Callable[[Any], Any] = History,
         make_worker: Callable[[Any], Worker] = requests.start_worker,
+        recovery: Optional[Recovery] = None,
     ):
         self.scene, self.parameters = scene, parameters
         self._make_history = history
         self._histories: dict[str, Any] = {}
         self._engine = Engine(make_worker)
         self._live = live.Live(self._engine)
-        self._results = Results(scene, parameters, self._history_of)
+        self._rescue = Rescue(scene, recovery)
+        self._results = Results(scene, parameters, self._history_of, self._rescue.note)
         self._places = Places(scene)
         self._run: Optional[Run] = None
         self._queue: list[Callable[[], None]] = []
@@ -68,7 +74,9 @@ class Session:
         self._notice = Notice()
         self._device, self._stale, self._followed = "", False, ""
         self._listeners: list[Callable[[], None]] = []
-        self._unwatch = links.watch(scene, self._on_removed, self._on_closing, self._changed, self._renew)
+        self._unwatch = links.watch(
+            scene, self._on_removed, self._on_closing, self._changed, self._renew, self._rescue.saved
+        )
         self._renew()
 
     # Looking
@@ -95,6 +103,7 @@ class Session:
             device=self._device,
             look=self._places.text(self._volume()),
             map_shown=self._places.shown,
+            recovery=self._rescue.text,
             reasons={action: self._reason(action) for action in ACTIONS},
             prompts=prompts_list.rows(self.scene, self.parameters.model, segmentation),
             examples=tuple((volume.GetName(), other.GetName()) for volume, other in self._examples()),
@@ -129,6 +138,7 @@ class Session:
                 foreign = before is not None and links.remembered(before) is self._segmentation()
                 if found is not None or (foreign and before is not volume):
                     self.parameters.segmentation = found
+            self._arrive()
 
     def choose_segmentation(self, segmentation) -> None:
         """Another segmentation, remembered for the volume."""
@@ -137,6 +147,7 @@ class Session:
             self.parameters.segmentation = segmentation
             if self._volume() is not None and segmentation is not None:
                 links.remember(self._volume(), segmentation)
+            self._arrive()
 
     def ensure_segmentation(self):
         """The segmentation to paint in; a new one on the volume where there is none."""
@@ -232,6 +243,7 @@ class Session:
                 self._results.drop()
                 raise PromptSegError("The voxels of the volume changed since; this result was dropped, tune again.")
             self._notice = self._results.apply()
+            self._follow()
 
     def discard(self) -> None:
         """Forget what the preview shows."""
@@ -262,8 +274,11 @@ class Session:
     def segmentation_changed(self) -> None:
         """Somebody else changed the segmentation, perhaps undid a result with the editor's own button: follow."""
         segmentation = self._segmentation()
+        if segmentation is not None:
+            self._rescue.note_strokes(segmentation, self._volume())
         if segmentation is not None and current_tag(segmentation) != self._followed:
             with self._refusing(quiet=True):
+                self._notice = Notice()  # what it says of the result is no longer true
                 self._after_history()
 
     def clean_up_changed(self) -> None:
@@ -303,6 +318,7 @@ class Session:
         """Write prompts of the list to a file."""
         with self._refusing():
             prompts = prompts_list.prompts_of(self.scene, key)
+            prompts = up_to_date(prompts, prompts_list.owner(self.scene, key))
             prompts.save(Path(path))
             self._notice = Notice(f"Saved {Path(path).name} ({Path(path).stat().st_size / 1024:.0f} kB).")
 
@@ -330,6 +346,18 @@ class Session:
             wanted = list(volumes) if volumes is not None else [self._volume()]
             self._queue = [partial(self._segment_one, key, prompts, each) for each in wanted]
             self._next()
+
+    # What a killed application has left
+
+    def recover(self) -> None:
+        """Put what a killed application has left into the scene, beside what is there."""
+        with self._refusing():
+            self._notice = self._rescue.take()
+
+    def dismiss_recovery(self) -> None:
+        """What a killed application has left is not wanted."""
+        with self._refusing():
+            self._rescue.dismiss()
 
     # The worker
 
@@ -362,6 +390,7 @@ class Session:
         with contextlib.suppress(PromptSegError):
             self._places.show(False)
         self._engine.end()
+        self._rescue.close()
 
     # Inside
 
@@ -418,11 +447,10 @@ class Session:
         return [(one, other) for one, other in pairs if other is not None and one is not self._volume()]
 
     def _history_of(self, segmentation) -> Any:
-        """The Segment Editor's history for the segmentation in the panel; one of its own for any other."""
+        """One order over the Segment Editor's states and those of changes made while it showed another one."""
         key = segmentation.GetID()
         if key not in self._histories:
-            make = self._make_history if segmentation is self._segmentation() else History
-            self._histories[key] = make(segmentation)
+            self._histories[key] = OneOrder(segmentation, self._make_history(segmentation))
         return self._histories[key]
 
     def _version(self, segmentation) -> Optional[Version]:
@@ -431,6 +459,11 @@ class Session:
         if version is not None and version.prompts is None:
             version = replace(version, prompts=prompts_list.current(segmentation))
         return version
+
+    def _follow(self) -> None:
+        """What is applied to the segmentation now is known."""
+        segmentation = self._segmentation()
+        self._followed = current_tag(segmentation) if segmentation is not None else ""
 
     def _after_history(self) -> None:
         """What was undone or redone is a change of segments: bring prompts and memory to the same state."""
@@ -441,7 +474,7 @@ class Session:
             if now is None or now.to_bytes() != version.prompts.to_bytes():
                 prompts_list.keep(self.scene, segmentation, version.prompts)
         self._results.memory.write(segmentation)
-        self._followed = current_tag(segmentation)
+        self._follow()
         waiting = self._results.result
         if waiting is not None and waiting.run.kind == live.KIND and waiting.run.tag != self._followed:
             self._drop_grown()  # the next comes by itself
@@ -463,6 +496,7 @@ class Session:
         self._run, self._notice = run, Notice()
         self._describe(run, plan)
         run.task = Task(partial(request_of, plan, self._common()))
+        self._rescue.note(run.segmentation, run.volume)
 
     def _describe(self, run: Run, plan: Plan) -> None:
         run.key, run.painting = plan.parts[0].image.key, plan.parts[0].painted
@@ -643,21 +677,33 @@ class Session:
     def _leave(self) -> None:
         """Stop and forget what belongs to the present volume."""
         self._live.stop()
-        if self._run is not None:
+        if self._segmentation() is not None:
+            self._history_of(self._segmentation()).leave()
+        volume, running = self._volume(), self._run is not None
+        if running:
             self._stop(Notice("Cancelled; nothing was changed."))
-        self._results.drop()
+        if self._results.park() and volume is not None:
+            stopped = "The job was stopped. " if running else ""
+            self._notice = Notice(
+                f"{stopped}The preview waits with '{volume.GetName()}'; choose that again to apply it."
+            )
         if self._places.shown:
             self._places.show(False)
 
+    def _arrive(self) -> None:
+        """Another volume or segmentation was chosen: what waits with it is shown."""
+        self._follow()
+        self._notice = self._results.unpark(self._volume(), self._segmentation()) or self._notice
+
     def _on_removed(self, node) -> None:
         self._live.stop()  # the next stroke begins anew
-        run, result = self._run, self._results.result
+        run = self._run
         if run is not None and node in (run.volume, run.segmentation):
             self._stop(Notice(f"'{node.GetName()}' was removed, so the job was stopped.", "warning"))
-            self._results.drop()
-        elif result is not None and node in (result.run.volume, result.run.segmentation):
-            self._results.drop()
+        self._results.removed(node)
+        self._rescue.removed(node)
         self._places.forget(node)
+        self._histories.pop(node.GetID() or "", None)
         self._changed()
 
     def _renew(self) -> None:
@@ -672,6 +718,7 @@ class Session:
             self._stop(Notice())
         self._queue.clear()
         self._results.forget()
+        self._rescue.saved()
         self._histories.clear()
         self._places.forget()
         self._places.shown = False

@@ -56,6 +56,7 @@ class View:
     :param tune_text: what the one big button says.
     :param share: of the running job, 0..1; ``seconds_left`` where it can be told.
     :param curve: (share, loss, agreement) of the running or last tuning; nan where unknown.
+    :param recovery: what a killed application has left, one sentence; "" for nothing.
     :param preview: what the preview shows, a few words; "" without one.
     """
 
@@ -71,6 +72,7 @@ class View:
     frame: str = ""
     look: str = ""
     map_shown: bool = False
+    recovery: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
     prompts: tuple[PromptsRow, ...] = ()
     examples: tuple[tuple[str, str], ...] = ()

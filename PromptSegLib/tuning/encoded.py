@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..examples.annotation import UNKNOWN
+from ..examples.annotation import UNKNOWN, barred_label
 from ..models.backbone import Backbone
 from ..models.workspace import EncoderMaps
 from ..network.attention import PromptTensors
@@ -41,6 +42,21 @@ class EncodedCrops:
             job.report("encoding", index / len(self.images))
             self.maps.append(maps.of(backbone, image, crop.start) if cached else None)
 
+    def alone(self, index: int) -> EncodedCrops:
+        """The same crops for the class with label ``index`` alone: all other classes are background.
+
+        What is said not to be another class says nothing of this one.
+        """
+        own = copy.copy(self)
+        own.positions, own.labels = [], []
+        for where, labels in zip(self.positions, self.labels):
+            kept = (labels >= 0) | (labels == barred_label(index))
+            said = labels[kept]
+            mine = torch.where(said == index, 1, 0)
+            own.positions.append(where[kept])
+            own.labels.append(torch.where(said < 0, barred_label(1), mine))
+        return own
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -51,20 +67,19 @@ class EncodedCrops:
 
     def features(self, index: int, prompts: PromptTensors, outputs: Optional[str] = None) -> list[Tensor]:
         """The features of one crop under ``prompts``, as ``PUNet.decode`` gives them; differentiable in them."""
-        net = self.backbone.net
         with autocast(self.backbone.device):
-            if touches_encoder(prompts):
-                maps = net.encode(self.images[index], prompts)
-            else:
-                maps = self.maps[index] or self._encode(self.images[index])
-            return net.decode(maps, prompts, outputs)
+            return self.backbone.net.decode(self._maps(index, prompts), prompts, outputs)
+
+    def _maps(self, index: int, prompts: PromptTensors) -> list[Tensor]:
+        if touches_encoder(prompts):
+            return self.backbone.net.encode(self.images[index], prompts)
+        return self.maps[index] or self._encode(self.images[index])
 
     def logits(self, index: int, prompts: PromptTensors) -> Tensor:
         """Logits (n, 1 + classes) at the annotated voxels of one crop."""
-        features = self.features(index, prompts)
+        net, image = self.backbone.net, self.images[index]
         with autocast(self.backbone.device):
-            logits = self.backbone.net.similarity(features, prompts)
-            logits = self.backbone.net.upsample(logits, self.images[index].shape[2:])
+            logits = net.logits(image, self._maps(index, prompts), prompts)
         return logits[0].flatten(1)[:, self.positions[index]].t().float()
 
     def annotated_features(

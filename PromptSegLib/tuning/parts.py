@@ -60,7 +60,7 @@ def tune_in_parts(
         done += len(part)
     assert prompts is not None
     strokes = strokes_to_keep(examples, classes, start, workspace) if keep_strokes else []
-    return replace(prompts, strokes=tuple(strokes)).fitted()
+    return replace(prompts, strokes=tuple(strokes))
 
 
 def without(example: Example, values: Sequence[int]) -> Example:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from ..errors import PromptSegError
-from ..network.config import METHODS, MODES, OUTPUTS
+from ..network.config import MODES, OUTPUTS, PASSES
+from ..network.methods import registry
 
 DEFAULT_SECONDS = 60.0
 
@@ -17,9 +18,11 @@ class Settings:
     """How to tune. ``seconds`` (from the call to the end) or ``steps`` bounds it; steps are reproducible.
 
     :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
-    :param method: ``punet`` (tokens), ``dvpt`` (dynamic tokens) or ``ept`` (sinks).
+    :param method: one of :mod:`..network.methods`.
     :param outputs: output tokens for the ``last`` map alone, as published, or for ``all`` where a class needs them:
         what the last does not carry of a structure that is new to the body is often found in the others.
+    :param passes: ``joint``: the classes share a pass, in which they compete, and its cost; ``each``: one pass for
+        every class, against all others as background, as PUNet was published.
     :param trust: how far a class that starts from prompts, given or lent by a shipped class, moves from them towards
         what was tuned. A few strokes of one patient teach that patient: between the two, prompts are better on it
         and on the next (weight-space ensembling, Wortsman et al., CVPR 2022).
@@ -30,6 +33,7 @@ class Settings:
     mode: str = "decoder"
     method: str = "punet"
     outputs: str = "all"
+    passes: str = "joint"
     seconds: Optional[float] = None
     steps: Optional[int] = None
     token_steps: int = 60
@@ -44,10 +48,12 @@ class Settings:
         """Fill in the default budget; raises :class:`PromptSegError` for values that make no sense."""
         if self.mode not in MODES:
             raise PromptSegError(f"There is no mode {self.mode!r}; choose one of {', '.join(MODES)}.")
-        if self.method not in METHODS:
-            raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        if self.method not in registry.known():
+            raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(registry.offered())}.")
         if self.outputs not in OUTPUTS:
             raise PromptSegError(f"There are no outputs {self.outputs!r}; choose one of {', '.join(OUTPUTS)}.")
+        if self.passes not in PASSES:
+            raise PromptSegError(f"There are no passes {self.passes!r}; choose one of {', '.join(PASSES)}.")
         if self.seconds is not None and self.steps is not None:
             raise PromptSegError("Give a budget in seconds or in steps, not both.")
         if self.seconds is not None and not 0 < self.seconds < math.inf:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..examples.annotation import barred_label
 from ..network.attention import PromptTensors
+from ..network.methods.method import TOKEN_SIZE
+from ..network.methods.registry import method as method_called
 from ..progress import Job
 from .encoded import EncodedCrops
 from .objective import agreement, annotated_loss, class_weights, known_counts, mean
@@ -69,6 +71,15 @@ class Tuner:
             said = self._logits(features, prompts).argmax(1)
         return agreement(said, labels, self.classes)
 
+    def _on_crops(self, prompts: PromptTensors, job: Job) -> list[float]:
+        """As :meth:`agreement`, where a voxel's features alone do not say what it is."""
+        said = []
+        with torch.no_grad():
+            for index in range(len(self.encoded)):
+                job.report("features", index / len(self.encoded))
+                said.append(self.encoded.logits(index, prompts).argmax(1))
+        return agreement(torch.cat(said), torch.cat(self.encoded.labels), self.classes)
+
     def _logits(self, features: Tensor, prompts: PromptTensors) -> Tensor:
         """Features (n, C) as ``annotated_features`` gives them, of more maps where so -> logits (n, 1 + classes)."""
         net = self.encoded.backbone.net
@@ -117,7 +128,7 @@ class Tuner:
     def run(self, began: float, job: Job, previews: Previews) -> None:
         """Steps through the decoder (or the whole network) until the budget is spent."""
         settings = self.settings
-        optimizer = torch.optim.Adam(self.prompts.values(), lr=settings.rate)
+        optimizer = torch.optim.Adam(self._groups())
         begin = time.monotonic()
         budget = 0.0
         while True:
@@ -132,7 +143,7 @@ class Tuner:
             if self.step and previews.due(None if settings.steps is not None else (1 - share) * budget):
                 previews.show()
             for group in optimizer.param_groups:
-                group["lr"] = settings.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+                group["lr"] = group["most"] * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
             index = self._pick()
             logits = self.encoded.logits(index, self.prompts)
             labels = self.encoded.labels[index]
@@ -149,6 +160,17 @@ class Tuner:
             agreed = mean(agreement(logits.argmax(1), labels, self.classes))
             job.report("tuning", share, loss=float(loss.detach()), agreement=agreed, step=self.step)
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Every tensor with the rate it begins with: in proportion to how far it must move to matter."""
+        own, groups = method_called(self.settings.method), []
+        for name, tensor in self.prompts.items():
+            tokens = own.output_tokens and name.startswith("output")
+            size = TOKEN_SIZE if tokens else own.size(name)
+            if size is None:
+                size = float(tensor.detach().square().mean().sqrt())
+            groups.append({"params": [tensor], "most": self.settings.rate * size / TOKEN_SIZE})
+        return groups
+
     def _pick(self) -> int:
         present = [holders for holders in self.holders if holders]
         holders = present[self.rng.integers(len(present))]
@@ -156,10 +178,10 @@ class Tuner:
 
     def trusted(self) -> PromptTensors:
         """The averaged prompts; of classes that started from prompts, part of the way from there."""
-        start = self.warm.prompts
-        shares = torch.tensor([self.settings.trust if lent else 1.0 for lent in self.warm.lent])
-        final = {}
+        start, final = self.warm.prompts, {}
         for name, tensor in self.average.items():
+            lent = self.warm.borrowed.get(name, self.warm.lent)
+            shares = torch.tensor([self.settings.trust if each else 1.0 for each in lent])
             share = shares.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
             before = start.get(name, torch.zeros_like(tensor))
             final[name] = torch.lerp(before, tensor, share.expand_as(tensor))
@@ -171,8 +193,11 @@ class Tuner:
         if not self.step and not self.token_steps:
             return start, first
         final = self.trusted()
-        features, labels = self.encoded.annotated_features(final, job)
-        scores = self.agreement(final, features, labels)
+        if method_called(self.settings.method).pointwise:
+            features, labels = self.encoded.annotated_features(final, job)
+            scores = self.agreement(final, features, labels)
+        else:
+            scores, first = self._on_crops(final, job.part(0.0, 0.5)), self._on_crops(start, job.part(0.5, 1.0))
         if mean(scores) < mean(first):
             return start, first
         return final, scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
@@ -95,7 +95,7 @@ def tune(
         limit = max(settings.crops // len(examples), len(classes) + 1)
         crops += cover(volume.array, labels, backbone.tile, limit, rng)
         shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
-    strokes = strokes_to_keep(examples, classes, start, workspace) if keep_strokes else []
+    strokes = strokes_to_keep(examples, classes, start, workspace, notes) if keep_strokes else []
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
     _check_seen(crops, classes, backbone.preprocessing.spacing)
@@ -103,43 +103,90 @@ def tune(
     cached = settings.mode in ("decoder", "end")
     maps = workspace.maps(examples[0].image, backbone) if len(examples) == 1 else None
     encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15), maps)
-    beginnings = [_beginning(start, name) for name in classes]
-    warm = warm_start(encoded, beginnings, settings, generator, job.part(0.15, 0.2))
-    tuner = Tuner(encoded, warm, len(classes), settings, rng)
+    shared = _Shared(
+        backbone, settings, infos, shapes, strokes, intensity, notes, rng, generator, began, on_preview, looked
+    )
+    if settings.passes == "joint" or len(classes) == 1:
+        return _tune_group(shared, encoded, list(classes), start, job.part(0.15, 1.0))
+    # As published: a class alone in its pass, against all others. A group of one for each, so that none needs another.
+    for index, name in enumerate(classes):
+        share = job.part(0.15 + 0.85 * index / len(classes), 0.15 + 0.85 * (index + 1) / len(classes))
+        part = shared.part(index, len(classes))
+        start = _tune_group(part, encoded.alone(index + 1), [name], start, share)
+    assert start is not None
+    return start
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the groups of a tuning have in common; ``began`` and ``settings.seconds`` are those of the group."""
+
+    backbone: Backbone
+    settings: Settings
+    infos: list[ClassInfo]
+    shapes: list[dict[str, Any]]
+    strokes: list[Strokes]
+    intensity: Optional[IntensityRule]
+    notes: list[str]
+    rng: np.random.Generator
+    generator: torch.Generator
+    began: float
+    on_preview: Optional[Callable[[Prompts], None]]
+    looked: Optional[float]
+
+    def part(self, index: int, count: int) -> _Shared:
+        """For one of ``count`` groups in turn: an equal share of the time that is left."""
+        if self.settings.seconds is None:
+            return replace(self, began=time.monotonic())
+        now = time.monotonic()
+        seconds = max((self.settings.seconds - (now - self.began)) / (count - index), 0.1)
+        return replace(self, began=now, settings=replace(self.settings, seconds=seconds))
+
+
+def _tune_group(
+    shared: _Shared, encoded: EncodedCrops, names: Sequence[str], start: Optional[Prompts], job: Job
+) -> Prompts:
+    """Tune the classes ``names`` (as the labels of ``encoded`` have them) as one group beside what ``start`` holds."""
+    settings, infos = shared.settings, [each for each in shared.infos if each.name in names]
+    backbone, began = shared.backbone, shared.began
+    beginnings = [_beginning(start, name) for name in names]
+    warm = warm_start(encoded, beginnings, settings, shared.generator, job.part(0.0, 0.06))
+    tuner = Tuner(encoded, warm, len(names), settings, shared.rng)
     first = tuner.agreement(warm.prompts, warm.features, warm.labels)
 
     def packed(state: PromptTensors, scores: list[float]) -> Prompts:
         record = {
-            "examples": shapes,
+            "examples": shared.shapes,
             "classes": {
                 name: {
                     "start": warm.origin[i],
                     "new": beginnings[i].new or not warm.lent[i],
                     "agreement": _number(scores[i]),
                 }
-                for i, name in enumerate(classes)
+                for i, name in enumerate(names)
             },
             "steps": tuner.step,
             "token_steps": tuner.token_steps,
             "seconds": round(time.monotonic() - began, 2),
+            "passes": settings.passes,
             "seed": settings.seed,
             "device": str(backbone.device),
-            "notes": notes,
+            "notes": shared.notes,
             "versions": {"torch": torch.__version__, "monai": monai.__version__, "python": platform.python_version()},
         }
-        return _assemble(backbone, settings, infos, state, record, start, strokes, intensity)
+        return _assemble(backbone, settings, infos, state, record, start, shared.strokes, shared.intensity)
 
     def look() -> None:
-        if on_preview:
-            on_preview(packed(tuner.trusted() if tuner.token_steps else warm.prompts, first))
+        if shared.on_preview:
+            shared.on_preview(packed(tuner.trusted() if tuner.token_steps else warm.prompts, first))
 
-    previews = Previews(look, looked)
-    if looked is None:
+    previews = Previews(look, shared.looked)
+    if shared.looked is None:
         previews.show()
-    tuner.tokens(job.part(0.2, 0.25))
-    if tuner.token_steps and (looked is None or previews.due(None)):
+    tuner.tokens(job.part(0.06, 0.12))
+    if tuner.token_steps and (shared.looked is None or previews.due(None)):
         previews.show()
-    tuner.run(began, job.part(0.25, 0.98), previews)
+    tuner.run(began, job.part(0.12, 0.98), previews)
     state, scores = tuner.best(first, job.part(0.98, 1.0))
     job.report("done", 1.0, agreement=mean(scores), step=tuner.step)
     return packed(state, scores)
@@ -174,15 +221,27 @@ def _check_seen(crops: Sequence[Crop], classes: Mapping[str, int], spacing: Sequ
 
 
 def strokes_to_keep(
-    examples: Sequence[Example], classes: Mapping[str, int], start: Optional[Prompts], workspace: Workspace
+    examples: Sequence[Example],
+    classes: Mapping[str, int],
+    start: Optional[Prompts],
+    workspace: Workspace,
+    notes: Optional[list[str]] = None,
 ) -> list[Strokes]:
-    """The strokes that prompts carry: those of the examples, and those of ``start`` that they do not replace."""
+    """The strokes that prompts carry: those of the examples, and those of ``start`` that they do not replace.
+
+    :param notes: a sentence is added for every example whose strokes cannot be kept.
+    """
     carried = _carried(start, classes) if start is not None else []
     kept: list[Strokes] = []
     for example in examples:
         if carried or not example.complete:
             image, strokes = _strokes(example, classes, start, workspace)
             kept += [strokes] if strokes else []
+            if strokes is None and not example.complete and notes is not None:
+                notes.append(
+                    f"What is painted on {example.name} is too much to be kept with the prompts; give it again when "
+                    "that image is segmented."
+                )
             # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
             carried = [each for each in carried if each.image != image]
     return [*carried, *kept]
@@ -281,7 +340,7 @@ def _assemble(
         {**records, str(group): record},
         tuple(strokes),
         intensity,
-    ).fitted()
+    )
 
 
 def _infos(

@@ -14,6 +14,8 @@ from ..examples.annotation import barred_label
 from ..models.matching import matched
 from ..network.attention import PromptTensors
 from ..network.config import NetworkConfig, outputs_of
+from ..network.methods.registry import method as method_called
+from ..network.punet import maps_of
 from ..network.tokens import from_arrays, new_prompts, select, unstack, without_encoder
 from ..progress import Job
 from .encoded import EncodedCrops
@@ -37,7 +39,8 @@ class Beginning:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Stacked prompts, where each class's come from and which were prompts already (given, or lent by a shipped class);
+    """Stacked prompts, where each class's come from, which were prompts already (given, or lent by a shipped class),
+    and for each tensor of which classes it was (a method may have tensors that no shipped class can lend);
     features (n, C) and labels (n,) of the annotated voxels, with the seconds it took to compute them.
 
     ``further``: output tokens that classes without any in further maps could have there, stacked too; zeros for the
@@ -48,6 +51,7 @@ class WarmStart:
     further: PromptTensors
     origin: list[str]
     lent: list[bool]
+    borrowed: dict[str, list[bool]]
     features: Tensor
     labels: Tensor
     seconds: float
@@ -114,6 +118,8 @@ def warm_start(
     """
     config, device, classes = encoded.backbone.config, encoded.backbone.device, len(beginnings)
     mode, method = settings.mode, settings.method
+    if not method_called(method).output_tokens:
+        return _fitted(encoded, beginnings, settings, generator, job)
     wide = settings.outputs == "all" and any(each.outputs == "all" for each in beginnings)
     fresh = new_prompts(config, classes, mode, method, generator, "all" if wide else "last")
     prompts = {name: tensor.to(device) for name, tensor in fresh.items()}
@@ -123,6 +129,12 @@ def warm_start(
     if encoded.backbone.shipped is not None and not all(origin):
         _lend_shipped(encoded, prompts, origin, job.part(0.0, 0.6))
     lent = [bool(each) for each in origin]
+    shipped = encoded.backbone.shipped
+    lendable = set(shipped.groups()[0][0].tensors) if shipped is not None else set()
+    borrowed = {
+        name: [there and bool(each.prompts or name in lendable) for there, each in zip(lent, beginnings)]
+        for name in prompts
+    }
     silent = [
         index
         for index, each in enumerate(beginnings)
@@ -148,7 +160,26 @@ def warm_start(
         own, rest = features[labels == index + 1], features[known & (labels != index + 1)]
         output_tokens(config, tokens, index, own, rest, generator)
         origin[index] = origin[index] or "prototypes of the annotated voxels"
-    return WarmStart(prompts, further, origin, lent, features, labels, seconds)
+    return WarmStart(prompts, further, origin, lent, borrowed, features, labels, seconds)
+
+
+def _fitted(
+    encoded: EncodedCrops, beginnings: Sequence[Beginning], settings: Settings, generator: torch.Generator, job: Job
+) -> WarmStart:
+    """The start of a method without output tokens, which no shipped class can lend it: given prompts, or a fit."""
+    backbone, began = encoded.backbone, time.monotonic()
+    own = method_called(settings.method)
+    fresh = new_prompts(backbone.config, len(beginnings), settings.mode, settings.method, generator)
+    prompts = {name: tensor.to(backbone.device) for name, tensor in fresh.items()}
+    features, labels = encoded.annotated_features(prompts, job, "all")
+    seconds = time.monotonic() - began
+    if not all(each.prompts for each in beginnings):
+        own.fit(backbone.config, prompts, features, labels)
+    for index, each in enumerate(beginnings):
+        _lend(prompts, index, each.prompts or {})
+    origin = ["the given prompts" if each.prompts else "a linear fit of the annotated voxels" for each in beginnings]
+    lent = [bool(each.prompts) for each in beginnings]
+    return WarmStart(prompts, {}, origin, lent, dict.fromkeys(prompts, lent), features, labels, seconds)
 
 
 def _lend_shipped(encoded: EncodedCrops, prompts: PromptTensors, origin: list[str], job: Job) -> None:
@@ -180,8 +211,8 @@ def output_tokens(
 
 
 def widths(config: NetworkConfig, prompts: PromptTensors) -> list[int]:
-    """Channels of the maps that ``prompts`` have output tokens for."""
-    return [each.channels for each in config.output_maps if each.foreground in prompts]
+    """Channels of the maps that ``prompts`` look at."""
+    return [each.channels for each in config.output_maps[: None if maps_of(prompts) == "all" else 1]]
 
 
 def _lend(prompts: PromptTensors, index: int, lent: PromptTensors) -> None:

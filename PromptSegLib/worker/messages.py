@@ -43,6 +43,7 @@ import numpy as np
 VERSION = 1
 _MAX_HEADER = 64 * 2**20
 _MAX_BYTES = 2**36
+_BLOCK = 2**24  # bytes that are taken before any has come
 _FILE_FROM = 2**16  # bytes from which an array goes through a file
 _KINDS = "biuf"
 
@@ -155,11 +156,15 @@ class Channel:
         return path.name
 
     def _exactly(self, size: int) -> bytearray:
-        data = bytearray(size)
-        view, done = memoryview(data), 0
-        while done < size:
-            count = self._reader.readinto(view[done:])  # type: ignore[attr-defined]
-            if not count:
-                raise ProtocolError("the stream ended in the middle of a message")
-            done += count
-        return data
+        data, done = bytearray(min(size, _BLOCK)), 0
+        while True:
+            # A header may claim any size: memory is taken as the bytes come, doubling.
+            with memoryview(data) as view:
+                while done < len(data):
+                    count = self._reader.readinto(view[done:])  # type: ignore[attr-defined]
+                    if not count:
+                        raise ProtocolError("the stream ended in the middle of a message")
+                    done += count
+            if done == size:
+                return data
+            data.extend(bytes(min(size, 2 * done) - done))

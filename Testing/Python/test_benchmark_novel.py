@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 from tiny import CLASSES, painted, phantom, tiny_backbone
 
+from PromptSegLib import growing
 from PromptSegLib.errors import PromptSegError
+from PromptSegLib.growing.training.recipe import Recipe
+from PromptSegLib.growing.training.volumes import find_files
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETS = [
@@ -363,3 +367,15 @@ def test_real_sets(benchmark_module):
     assert len([name for name in taught if name.startswith("hippocampus")]) == 20
     image, reference, classes = cases.chosen(["hippocampus"])[0].cases(DATA)[0].load()
     assert image.GetSize() == reference.GetSize() and classes == {"anterior": 1, "posterior": 2}
+
+
+def test_the_growing_network_learned_from_no_case_of_the_benchmark(benchmark_module):
+    recipe = Recipe.load(Path(growing.__file__).parent / "recipes" / "growing.json")
+    if not DATA.is_dir():
+        pytest.skip(f"there is no folder {DATA}")
+    kept_back = {path.name for path in benchmark_module("novel_cases").reserved(DATA)}
+    learned = set()
+    for source in recipe.sources:
+        here = replace(source, folder=str(DATA / Path(source.folder).name))
+        learned |= {image.name for _, image, _ in find_files(here) if image is not None}
+    assert len(learned) > 200 and not learned & kept_back

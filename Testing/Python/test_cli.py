@@ -19,6 +19,7 @@ from PromptSegLib.cli.main import main
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.models import catalogue
 from PromptSegLib.network.config import OUTPUTS
+from PromptSegLib.prompts import store
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,34 @@ def test_tune(phantom, tuned):
     record = prompts.tuning["0"]
     assert (record["steps"], record["seed"], record["device"]) == (2, 0, "cpu")
     assert record["examples"] == [{"name": "scan.nrrd", "shape": [48, 64, 64], "spacing": [3.0, 3.0, 3.0]}]
-    assert [each.count for each in prompts.strokes] == [(phantom.painted > 0).sum()]
+    assert [each.voxels() for each in prompts.strokes] == [(phantom.painted > 0).sum()]
+
+
+@pytest.mark.parametrize("room", [None, 600])
+def test_an_image_is_grown_from_all_that_was_painted(phantom, tmp_path, capsys, monkeypatch, room):
+    """However dense that is, and where it has no room in the prompts file."""
+    if room:
+        monkeypatch.setattr(store, "_STROKES_PER_CLASS", room)
+    truth, rng = phantom.truth, np.random.default_rng(0)
+    dense = np.where(rng.random(truth.shape) < 0.15, np.where(truth > 0, truth, 255), 0)
+    dense[20:22, 40:44, 30:36] = CLASSES["liver"]  # where no network would see one
+    assert (dense > 0).mean() > 0.1
+    annotation = rewritten(phantom.annotation, tmp_path / "dense.nrrd", lambda _: dense.astype(np.uint16))
+    path, out = tmp_path / "p.safetensors", tmp_path / "out.nrrd"
+    words = ["tune", "--example", phantom.image, annotation, "--classes", *WORDS, "--background", "255", "--steps", "0"]
+    capsys.readouterr()
+    assert main([str(word) for word in [*words, "--device", "cpu", "-o", path]]) == 0
+    beside = path.with_name("p.strokes.safetensors")
+    assert beside.exists() == (beside.name in capsys.readouterr().err) == bool(room)
+    again = ["segment", str(path), str(phantom.image), "-o", str(out), "--device", "cpu"]
+    assert main(again) == 0 and not capsys.readouterr().err
+    labels = voxels(out)
+    for value in CLASSES.values():
+        assert (labels[dense == value] == value).all()
+    assert not labels[dense == 255].any()
+    if room:
+        beside.unlink()
+        assert main(again) == 0 and "not beside the prompts any more" in capsys.readouterr().err
 
 
 def rewritten(path: Path, target: Path, change) -> Path:

@@ -14,7 +14,6 @@ import PromptSegLib as ps
 from PromptSegLib.examples.annotation import barred_label, labels_on_grid
 from PromptSegLib.examples.checking import check_example
 from PromptSegLib.examples.geometry import Grid
-from PromptSegLib.inference.growing import grow
 from PromptSegLib.tuning.objective import agreement, annotated_loss
 
 NOT_BALL, NOT_ROD = 50, 51
@@ -109,17 +108,6 @@ def test_agreement_counts_a_barred_voxel_against_its_own_class():
     labels = torch.tensor([1, 1, barred_label(1)])
     assert agreement(torch.tensor([1, 1, 2]), labels, 2)[0] == 1.0
     assert agreement(torch.tensor([1, 1, 1]), labels, 2)[0] == pytest.approx(0.8)
-
-
-def test_growing_never_enters_an_erasure():
-    array = np.zeros((8, 8, 8), np.float32)
-    share = np.full(array.shape, 0.9, np.float32)
-    strokes = np.full(array.shape, -1, np.int16)
-    strokes[4, 4, 1] = 1
-    strokes[2:6, 2:6, 5] = barred_label(1)
-    fields = grow(array, [1 - share, share], strokes, (1.0, 1.0, 1.0))
-    assert (fields[0][strokes == barred_label(1)] <= 0).all()
-    assert (fields[0][4, 4, 1:4] > 0).all()
 
 
 @pytest.mark.parametrize("mode", ["decoder", "full"])

@@ -21,7 +21,8 @@ from safetensors.numpy import load, save
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.examples.intensity import IntensityRule
 from PromptSegLib.examples.preprocessing import Preprocessing
-from PromptSegLib.network.config import METHODS, MODES, OUTPUTS, NetworkConfig
+from PromptSegLib.network.config import MODES, OUTPUTS, NetworkConfig
+from PromptSegLib.network.methods.registry import known
 from PromptSegLib.prompts.classes import ClassInfo, describe
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, ClassPrompts, Prompts, parse_classes
 from PromptSegLib.prompts.strokes import Strokes, fingerprint
@@ -103,7 +104,7 @@ def refused(content: bytes, *words: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", known())
 def test_round_trip(tmp_path, mode, method):
     record = {"steps": 2, "examples": [{"name": "a.nii.gz", "shape": [4, 5, 6], "spacing": [3.0, 1.5, 1.5]}]}
     prompts = make(
@@ -148,7 +149,7 @@ def test_half_precision_is_read():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", known())
 @pytest.mark.parametrize("outputs", OUTPUTS)
 def test_a_class_of_the_default_network_has_a_largest_size_and_room_for_strokes(mode, method, outputs):
     small = strokes_of(painted(), [1, 2])
@@ -318,7 +319,7 @@ def test_the_forger_forges():
 
 
 HEADERS = {
-    "another format": put("format", value=2),
+    "another format": put("format", value=3),
     "a format of many lines": put("format", value="x\n\x1b[31m" * 1000),
     "no format": drop("format"),
     "no classes": put("classes", value=[]),
@@ -395,6 +396,10 @@ HEADERS = {
     "percentiles above 100": put(
         "preprocessing", value={"spacing": [1, 1, 1], "intensity": [1, 101], "rule": "percentile"}
     ),
+    "strokes beside it that are a number": put("beside", value=3),
+    "strokes beside it without a digest": put("beside", value=[[IMAGE]]),
+    "strokes beside it of no fingerprint": put("beside", value=[[IMAGE, "x"]]),
+    "strokes beside it without end": put("beside", value=[[IMAGE, "a" * 64]] * 100),
     "intensities in text": put("intensity", value="CT"),
     "intensities of no kind": put("intensity", value={"low": 0, "high": 1, "scale": 1, "offset": 0}),
     "intensities of another kind": put(
@@ -412,17 +417,17 @@ HEADERS = {
     "a record that is NaN": put("tuning", value={"0": {"seconds": float("nan")}}),
     "strokes that are a number": put("strokes", value=3),
     "strokes of text": put("strokes", value=["abc"]),
-    "strokes without their tensor": put("strokes", value=[{"image": IMAGE, "shape": [9, 9, 9], "count": 1}] * 2),
+    "strokes without their tensor": put("strokes", value=[{"image": IMAGE, "shape": [9, 9, 9], "runs": 1}] * 2),
     "strokes left out": put("strokes", value=[]),
     "strokes of two axes": put("strokes", 0, "shape", value=[10, 600]),
     "strokes of a fractional shape": put("strokes", 0, "shape", value=[10.0, 20, 30]),
     "strokes of no extent": put("strokes", 0, "shape", value=[0, 20, 30]),
     "strokes of a huge shape": put("strokes", 0, "shape", value=[10**6, 10**6, 10**6]),
     "strokes of a negative shape": put("strokes", 0, "shape", value=[-10, -20, 30]),
-    "strokes without a count": drop("strokes", 0, "count"),
-    "strokes of count 0": put("strokes", 0, "count", value=0),
-    "more strokes than voxels": put("strokes", 0, "count", value=10 * 20 * 30 + 1),
-    "more strokes than can be packed": lambda h, t: h["strokes"][0].update(shape=[2000] * 3, count=10**9),
+    "strokes without a count": drop("strokes", 0, "runs"),
+    "strokes of count 0": put("strokes", 0, "runs", value=0),
+    "more strokes than voxels": put("strokes", 0, "runs", value=10 * 20 * 30 + 1),
+    "more strokes than can be packed": lambda h, t: h["strokes"][0].update(shape=[1600] * 3, runs=10**9),
     "strokes of a nameless image": put("strokes", 0, "image", value="\x1b" * 64),
     "an empty header": lambda header, tensors: {},
     "a header that is a list": lambda header, tensors: [1, 2],
@@ -460,7 +465,7 @@ TENSORS = {
     "is of strokes too many": tensor("strokes/1", lambda old: np.zeros(3, np.uint8)),
     "is of strokes, but of floats": tensor("strokes/0", lambda old: old.astype(np.float32)),
     "is of strokes, but square": tensor("strokes/0", lambda old: old[: old.size // 2 * 2].reshape(2, -1)),
-    "is of strokes, but large": tensor("strokes/0", lambda old: np.zeros(64 * 1024 + 1, np.uint8)),
+    "is of strokes, but large": tensor("strokes/0", lambda old: np.zeros(2 * 64 * 1024 + 1, np.uint8)),
 }
 
 
@@ -721,7 +726,7 @@ def test_strokes_round_trip(values):
     labels = painted()
     strokes = strokes_of(labels, values)
     assert strokes.shape == labels.shape
-    assert strokes.count == (labels >= 0).sum()
+    assert strokes.voxels() == (labels >= 0).sum()
     unpacked = Strokes.from_dict(json.loads(json.dumps(strokes.to_dict())), strokes.data).unpack(values)
     assert unpacked.dtype == np.int16
     assert np.array_equal(unpacked, labels)
@@ -739,26 +744,115 @@ def test_strokes_follow_label_values():
 
 def test_what_is_no_strokes():
     assert Strokes.pack(IMAGE, np.full((9, 9, 9), -1, np.int16), [1]) is None
-    assert Strokes.pack(IMAGE, np.zeros((9, 9, 9), np.int16), [1]) is None
-    assert Strokes.pack(IMAGE, painted((10, 20, 30), 120), [1, 2]) is not None
-    assert Strokes.pack(IMAGE, painted((10, 20, 30), 121), [1, 2]) is None  # more than 2 %
-    dense = np.full(4_000_000, -1, np.int16)
-    dense[np.random.default_rng(0).integers(0, len(dense), 70_000)] = 1
-    assert Strokes.pack(IMAGE, dense.reshape(100, 200, 200), [1, 2]) is None  # takes more than 64 kB
-    dense[200_000:] = -1
-    assert Strokes.pack(IMAGE, dense.reshape(100, 200, 200), [1, 2]) is not None
     huge = np.broadcast_to(np.int16(0), (2048, 2048, 2048))  # takes no memory unless it is looked at
     assert Strokes.pack(IMAGE, huge, [1]) is None
+
+
+def test_strokes_may_be_dense():
+    rng = np.random.default_rng(0)
+    dense = rng.integers(-1, 3, (20, 20, 20)).astype(np.int16)
+    full = np.zeros((9, 9, 9), np.int16)
+    scattered = np.where(rng.random((60, 100, 100)) < 0.3, 2, -1).astype(np.int16)
+    for labels in (dense, full, scattered):
+        assert np.array_equal(strokes_of(labels, [7, 300]).unpack([7, 300]), labels)
+    # Ten classes painted as areas on fifteen slices of a large CT.
+    areas = np.full((100, 512, 512), -1, np.int16)
+    for z in range(0, 90, 6):
+        for number in range(10):
+            y, x = 40 + 45 * (number // 2), 60 + 200 * (number % 2) + z
+            rows, columns = np.ogrid[-y : 512 - y, -x : 512 - x]
+            areas[z][rows**2 + columns**2 < 200 + 40 * number + z] = number + 1
+    packed = strokes_of(areas, list(range(1, 11)))
+    assert packed.data.size < 64 * 1024 and np.array_equal(packed.unpack(list(range(1, 11))), areas)
+
+
+@pytest.fixture
+def too_many() -> tuple[Strokes, Strokes]:
+    """Strokes that have no room in the prompts file of two classes, and some that have."""
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random((60, 100, 100)) < 0.5, rng.integers(1, 3, (60, 100, 100)), -1).astype(np.int16)
+    large = strokes_of(labels, [1, 2])
+    assert large.data.size > 2 * 64 * 1024
+    return large, Strokes.pack("c" * 64, painted(), [1, 2])
+
+
+def test_strokes_that_have_no_room_lie_beside(tmp_path, too_many):
+    large, small = too_many
+    path, other = tmp_path / "p.safetensors", tmp_path / "p.strokes.safetensors"
+    prompts = make(strokes=too_many)
+    assert prompts.outside == (large,)
+    prompts.save(path)
+    assert path.stat().st_size < 2 * MAX_BYTES_PER_CLASS and other.is_file()
+    loaded = Prompts.load(path)
+    assert [each.image for each in loaded.strokes] == [large.image, small.image] and not loaded.missing
+    assert np.array_equal(loaded.strokes[0].unpack([1, 2]), large.unpack([1, 2]))
+    # By their bytes alone, and after the other file went or is another's, the prompts work without.
+    for content in (
+        None,
+        make().to_bytes(),
+        b"",
+        other.read_bytes()[:-1],
+        other.read_bytes().replace(b"runs", b"sunr"),
+    ):
+        other.unlink() if content is None else other.write_bytes(content)
+        without = Prompts.load(path)
+        assert [each.image for each in without.strokes] == [small.image]
+        assert [image for image, _ in without.missing] == [large.image]
+        assert Prompts.from_bytes(without.to_bytes()).missing == without.missing
+    # Strokes of another tuning are not taken for these.
+    make(strokes=(strokes_of(large.unpack([2, 1]), [1, 2]),)).save(tmp_path / "q.safetensors")
+    other.unlink()
+    (tmp_path / "q.strokes.safetensors").rename(other)
+    assert len(Prompts.load(path).missing) == 1
+
+
+def test_strokes_beside_go_with_what_they_belonged_to(tmp_path, too_many):
+    path, other = tmp_path / "p.safetensors", tmp_path / "p.strokes.safetensors"
+    make(strokes=too_many).save(path)
+    make().save(path)
+    assert not other.exists()
+    make().save(other)  # somebody's own prompts
+    with pytest.raises(PromptSegError, match="in the way") as caught:
+        make(strokes=too_many).save(path)
+    sentence(caught.value)
+    assert Prompts.load(other) and not Prompts.load(path).missing
+    make().save(path)
+    assert Prompts.load(other)
+
+
+def test_strokes_of_older_files_are_read():
+    """Voxel by voxel, in files of format 1."""
+    labels = painted()
+    where = np.flatnonzero(labels >= 0)
+    raw = np.diff(where, prepend=0).astype("<u4").tobytes()
+    raw += np.asarray([0, 5, 9], "<u2")[labels.reshape(-1)[where]].tobytes()
+    older = strokes_with(raw, len(where), labels.shape)
+    assert not older.runs and np.array_equal(older.unpack([5, 9]), labels)
+    changed = older.with_values({5: 6, 9: 9})
+    assert changed.runs and np.array_equal(changed.unpack([6, 9]), labels)
+    assert Prompts.from_bytes(make(strokes=(older,)).to_bytes()).strokes[0].to_dict() == older.to_dict()
 
 
 def strokes_with(raw_data: bytes, count: int, shape=(100, 100, 100), level: int = 9, cut: int | None = None) -> Strokes:
     data = np.frombuffer(zlib.compress(raw_data, level)[:cut], np.uint8)
 
     def change(header, tensors):
-        header["strokes"][0].update(shape=list(shape), count=count)
+        header["format"] = 1
+        header["strokes"][0] = {"image": IMAGE, "shape": list(shape), "count": count}
         tensors["strokes/0"] = data
 
     return Prompts.from_bytes(forged(change)).strokes[0]
+
+
+def runs_with(raw: bytes, count: int, shape=(100, 100, 100)) -> Strokes:
+    """Strokes as runs: gaps, lengths, labels, byte by byte."""
+    data = np.frombuffer(zlib.compress(raw), np.uint8)
+    return Strokes.from_dict({"image": IMAGE, "shape": list(shape), "runs": count}, data)
+
+
+def runs(gaps: list[int], lengths: list[int], label: int = 1) -> bytes:
+    parts = (np.asarray(gaps, "<u4"), np.asarray(lengths, "<u4"), np.full(len(gaps), label, "<u2"))
+    return b"".join(each.view(np.uint8).reshape(len(each), -1).T.tobytes() for each in parts)
 
 
 def positions(*where: int, labels: int = 1) -> bytes:
@@ -767,6 +861,7 @@ def positions(*where: int, labels: int = 1) -> bytes:
 
 def test_hostile_strokes():
     assert (strokes_with(positions(5, 999_999), 2).unpack([1]) == 1).sum() == 2
+    assert (runs_with(runs([5, 999_000], [95, 900]), 2).unpack([1]) == 1).sum() == 995
     for bad in (
         strokes_with(positions(5, 1_000_000), 2),
         strokes_with(np.full(3, 2**32 - 1, "<u4").tobytes() + bytes(6), 3),
@@ -778,6 +873,12 @@ def test_hostile_strokes():
         strokes_with(positions(5, 6), 2, cut=4),
         replace(strokes_with(positions(5, 6), 2), data=np.arange(100, dtype=np.uint8)),
         replace(strokes_with(positions(5, 6), 2), data=np.zeros(0, np.uint8)),
+        runs_with(runs([0, 10], [5, 10**6]), 2),
+        runs_with(runs([0, 10], [2**32 - 1, 1]), 2),
+        runs_with(runs([2**32 - 1, 10], [1, 1]), 2),
+        runs_with(runs([0, 10], [0, 1]), 2),
+        runs_with(runs([0], [1]), 2),
+        runs_with(runs([0, 1, 2], [1, 1, 1]), 2),
     ):
         with pytest.raises(ValueError, match="strokes"):
             bad.unpack([1])
@@ -786,7 +887,7 @@ def test_hostile_strokes():
 def test_a_zip_bomb_takes_little_memory():
     bomb = bytes(60 * 2**20)
     few = strokes_with(bomb, 2)
-    many = strokes_with(bomb, 10_000_000, (1000, 1000, 1000))
+    many = strokes_with(bomb, 8_000_000, (1000, 1000, 1000))
     lying = strokes_with(bytes(6), 2, (1600, 1600, 1600))  # 8 GB of labels, were they made
     for strokes, limit in ((few, 8), (many, 320), (lying, 8)):
         tracemalloc.start()

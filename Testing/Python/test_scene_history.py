@@ -17,7 +17,7 @@ from test_scene_segmentations import (  # noqa: E402
 
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import labelmaps  # noqa: E402
-from PromptSegLib.scene.history import History  # noqa: E402
+from PromptSegLib.scene.history import History, OneOrder  # noqa: E402
 from PromptSegLib.scene.links import set_tag, tag  # noqa: E402
 from PromptSegLib.scene.segmentations import apply_result, segments_by_name  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
@@ -87,3 +87,144 @@ def test_a_deleted_node_does_no_harm():
     node.GetScene().RemoveNode(node)
     del node
     assert history.undo() and not history.undo()
+
+
+# One order over an editor's states and those of changes made elsewhere
+
+
+class Editor:
+    """As the application's: one history, of the segmentation that is shown; another one makes it forget."""
+
+    def __init__(self):
+        self.node, self.kept = None, None
+
+    def show(self, node):
+        if node is not self.node:
+            self.node, self.kept = node, History(node) if node is not None else None
+
+
+class Shown:
+    """An editor's history as the panel gives it; see ``gui.history.EditorHistory``."""
+
+    def __init__(self, editor, node):
+        self.editor, self.node = editor, node
+
+    @property
+    def shown(self):
+        return self.editor.node is self.node
+
+    can_undo = property(lambda self: self.shown and self.editor.kept.can_undo)
+    can_redo = property(lambda self: self.shown and self.editor.kept.can_redo)
+
+    def save(self):
+        assert self.shown
+        self.editor.kept.save()
+
+    def undo(self):
+        return self.editor.kept.undo()
+
+    def redo(self):
+        return self.editor.kept.redo()
+
+    def forget(self):
+        self.editor.show(None)
+        self.editor.show(self.node)
+
+
+def stroke(node, value):
+    """Change voxels, as painting and as a result does."""
+    segmentation = node.GetSegmentation()
+    labelmap = segmentation.GetSegment(segmentation.GetNthSegmentID(0)).GetRepresentation(labelmaps.BINARY)
+    labelmaps.voxels_of(labelmap)[0, 0, 0] = value
+    labelmap.Modified()
+
+
+def state_of(node):
+    segmentation = node.GetSegmentation()
+    labelmap = segmentation.GetSegment(segmentation.GetNthSegmentID(0)).GetRepresentation(labelmaps.BINARY)
+    return int(labelmaps.voxels_of(labelmap)[0, 0, 0])
+
+
+# What happens, and whether the editor shows the segmentation then: (p)aint, (r)esult, (s)how, (h)ide.
+STORIES = [
+    "spp",
+    "spphr",
+    "rs",
+    "rsp",
+    "rspp",
+    "rspphr",
+    "spphrs",
+    "spphrsp",
+    "rrsphrspp",
+    "spphrspphrs",
+    "rhrsphrhrsp",
+]
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("back", [1, 2, 3, 9])
+def test_undo_and_redo_go_in_one_order(story, back):
+    _, node, *_ = user_segmentation()
+    editor = Editor()
+    order, states, value = OneOrder(node, Shown(editor, node)), [state_of(node)], 40
+    forgotten = 0
+    for step in story:
+        if step == "s":
+            editor.show(node)
+        elif step == "h":
+            if not order._older.can_undo:
+                forgotten = len(states) - 1  # as ever when nothing older is kept: the editor forgets
+            order.leave()
+            editor.show(None)
+        else:
+            value += 1
+            (editor.kept if step == "p" else order).save()
+            stroke(node, value)
+            states.append(value)
+    if editor.node is None:
+        editor.show(node)
+    seen = []
+    for _ in range(back):
+        if order.undo():
+            seen.append(state_of(node))
+    assert seen == states[forgotten:-1][::-1][: len(seen)] and len(seen) == min(back, len(states) - 1 - forgotten)
+    for expected in states[len(states) - len(seen) :]:
+        assert order.can_redo and order.redo()
+        assert state_of(node) == expected
+    assert not order.redo() and state_of(node) == states[-1]
+    for expected in seen:  # and once more
+        assert order.undo() and state_of(node) == expected
+
+
+def test_a_stroke_after_going_back_beyond_the_editor_ends_what_could_be_redone():
+    _, node, *_ = user_segmentation()
+    editor = Editor()
+    order = OneOrder(node, Shown(editor, node))
+    order.save()  # a result while it is not shown
+    stroke(node, 41)
+    editor.show(node)
+    for value in (42, 43):
+        editor.kept.save()
+        stroke(node, value)
+    for _ in range(3):
+        assert order.undo()
+    editor.kept.save()
+    stroke(node, 50)
+    assert not order.can_redo and not order.redo() and state_of(node) == 50
+    assert order.undo() and state_of(node) == 0 and not order.undo()
+    assert order.redo() and state_of(node) == 50
+
+
+def test_a_result_elsewhere_leaves_the_editor_and_its_states_alone():
+    _, shown, *_ = user_segmentation()
+    _, other, *_ = user_segmentation()
+    editor = Editor()
+    first, second = (OneOrder(node, Shown(editor, node)) for node in (shown, other))
+    editor.show(shown)
+    editor.kept.save()
+    stroke(shown, 41)
+    second.save()
+    stroke(other, 60)
+    assert editor.node is shown and first.can_undo and second.can_undo
+    assert first.undo() and state_of(shown) == 0 and state_of(other) == 60
+    assert second.undo() and state_of(other) == 0 and state_of(shown) == 0

@@ -15,6 +15,7 @@ from scenes import (
     content,
     mask_of,
     nodes_of,
+    paint,
     run,
 )
 from test_scene_looking import add_views
@@ -24,6 +25,7 @@ from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.prompts.classes import describe
 from PromptSegLib.scene import links, memory
+from PromptSegLib.scene.history import History
 from PromptSegLib.scene.placement import to_array
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import load_scene, save_scene
@@ -320,3 +322,89 @@ def test_what_there_is_to_say_of_a_result_reaches_the_user(desk, monkeypatch):
     monkeypatch.setattr(requests, "segmentation_of", lambda event: replace(said(event), notes=(sentence,)))
     desk.tune()
     assert desk.notice.endswith(f"Discard forgets it. {sentence}")
+
+
+class Editor:
+    """As the application's Segment Editor: it keeps the states of the one segmentation that it shows."""
+
+    def __init__(self):
+        self.node = self.kept = None
+
+    def show(self, node):
+        if node is not self.node:
+            self.node, self.kept = node, History(node) if node is not None else None
+
+
+class Shown:
+    def __init__(self, editor, node):
+        self.editor, self.node = editor, node
+
+    shown = property(lambda self: self.editor.node is self.node)
+    can_undo = property(lambda self: self.shown and self.editor.kept.can_undo)
+    can_redo = property(lambda self: self.shown and self.editor.kept.can_redo)
+    save = property(lambda self: self.editor.kept.save)
+    undo = property(lambda self: self.editor.kept.undo)
+    redo = property(lambda self: self.editor.kept.redo)
+
+    def forget(self):
+        self.editor.show(None)
+        self.editor.show(self.node)
+
+
+def test_undo_after_a_batch_wrote_into_another_segmentation(desk):
+    editor = Editor()
+    desk.session._make_history = lambda node: Shown(editor, node)
+    editor.show(desk.segmentation)
+    desk.tuned()
+    key, other = desk.own_key(), desk.another_volume()
+    there = links.remembered(other)
+    strokes, applied = content(there), content(desk.segmentation)
+    desk.session.segment(key, [other])
+    run(desk.session)
+    assert editor.node is desk.segmentation and editor.kept.can_undo  # nothing of the editor's is lost
+    direct = content(there)
+    assert direct != strokes
+
+    def stroke(name, radius):
+        editor.kept.save()  # as an effect does before it paints
+        mask = mask_of(there, other, name)
+        paint(there, other, box_in(mask, radius).astype(np.uint8), {name: 1}, "erase")
+        desk.session.segmentation_changed()
+        return content(there)
+
+    desk.session.choose_volume(other)
+    editor.show(there)  # as the panel does
+    painted_on = [stroke("rod", 1), stroke("rod", 2)]
+    states = [strokes, direct, *painted_on]
+    for expected in states[-2::-1]:
+        desk.session.undo()
+        assert content(there) == expected
+    assert desk.session.view().reasons["undo"]
+    for expected in states[1:]:
+        desk.session.redo()
+        assert content(there) == expected
+    desk.session.choose_volume(desk.volume)
+    editor.show(desk.segmentation)
+    assert content(desk.segmentation) == applied
+    # Once more into the one that is not shown: its strokes are a step of their own.
+    desk.session.segment(desk.own_key(), [other])
+    run(desk.session)
+    assert content(there) != states[-1]
+    desk.session.choose_volume(other)
+    editor.show(there)
+    for expected in states[::-1]:
+        desk.session.undo()
+        assert content(there) == expected
+
+
+def test_what_is_said_of_a_result_goes_when_the_editor_takes_it_back(desk):
+    desk.tuned()
+    assert "then Retune" in desk.notice
+    desk.session.segmentation_changed()  # as the panel says after every change
+    assert "then Retune" in desk.notice
+    desk.session._history_of(desk.segmentation).undo()  # Ctrl+Z
+    desk.session.segmentation_changed()
+    assert not desk.notice and desk.session.view().tune_text == "Tune prompts"
+    desk.session._history_of(desk.segmentation).redo()
+    desk.session.segmentation_changed()
+    assert not desk.notice and desk.session.view().tune_text == "Retune"

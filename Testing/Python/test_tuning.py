@@ -15,10 +15,11 @@ import PromptSegLib as ps
 from PromptSegLib.examples.example import Example
 from PromptSegLib.examples.volume import Volume
 from PromptSegLib.inference.evidence import evidence
-from PromptSegLib.network.config import METHODS, MODES, OUTPUTS, outputs_of
+from PromptSegLib.network.config import MODES, OUTPUTS, outputs_of
+from PromptSegLib.network.methods.registry import known
 from PromptSegLib.network.tokens import new_prompts
 from PromptSegLib.progress import Job
-from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS
+from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
 from PromptSegLib.prompts.strokes import Strokes
 from PromptSegLib.tuning import tuner
 from PromptSegLib.tuning.crops import cover
@@ -44,7 +45,7 @@ def same(first: ps.Prompts, second: ps.Prompts, names=None) -> bool:
 
 
 @pytest.mark.parametrize("outputs", OUTPUTS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", known())
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, monkeypatch, mode, method, outputs):
     monkeypatch.setattr(tuner, "TOLD_APART", 2.0)  # no map is ever enough
@@ -225,8 +226,10 @@ def test_strokes_never_push_a_file_over_its_size(backbone):
     heavy = tuple(replace(one, image=f"{index:064d}") for index in range(6))
     again = ps.tune([example()], CLASSES, backbone, start=replace(first, strokes=heavy), settings=BRIEF)
     assert len(again.to_bytes()) <= 2 * MAX_BYTES_PER_CLASS
-    assert again.strokes[-1].image == first.strokes[0].image  # the newest stay
-    assert 1 < len(again.strokes) < 7
+    assert len(again.strokes) == 7 and again.outside
+    within = Prompts.from_bytes(again.to_bytes())
+    assert within.strokes[-1].image == first.strokes[0].image  # the newest stay
+    assert 1 < len(within.strokes) < 7 and len(within.strokes) + len(within.missing) == 7
 
 
 def test_previews_come_before_the_first_step_and_on_the_way(backbone):

@@ -22,6 +22,7 @@ from ...pretraining import checkpoint
 from ..model import save_growing
 from ..network import GrowingNet
 from .backbone_evidence import add_evidence
+from .card import card_text
 from .recipe import Recipe
 from .views import IGNORED, Views
 from .volumes import load_source
@@ -161,6 +162,7 @@ class Training:
             "recipe": json.loads(json.dumps(self.recipe.to_dict())),
         }
         save_growing(path, dict(self.average.named_parameters()), card)
+        path.with_suffix(".md").write_text(card_text(self.recipe.name, card), encoding="utf-8")
         self.log(f"wrote {path}")
         return path
 

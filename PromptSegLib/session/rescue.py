@@ -1,0 +1,96 @@
+"""Keeping segmentations for recovery at sensible moments, and putting back what a killed application has left."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any, Optional
+
+from ..errors import PromptSegError
+from ..scene import links, prompt_nodes, salvage
+from . import prompts_list
+from .recovery import Recovery
+from .view import Notice
+
+_PAUSE = 20.0  # seconds between two notes because of strokes
+
+
+class Rescue:
+    """Between a session's scene and its recovery folder.
+
+    :param recovery: None keeps and offers nothing.
+    """
+
+    def __init__(self, scene: Any, recovery: Optional[Recovery]):
+        self._scene, self._recovery = scene, recovery
+        self._noted = float("-inf")
+        self._found: list[salvage.Salvage] = []
+        for content in recovery.find() if recovery is not None else []:
+            with contextlib.suppress(PromptSegError):  # half of it is nothing
+                self._found.append(salvage.Salvage.from_bytes(content))
+
+    @property
+    def text(self) -> str:
+        """What is offered, one sentence; "" for nothing."""
+        if not self._found:
+            return ""
+        names = ", ".join(f"'{each.name}'" for each in self._found)
+        return f"Slicer ended unexpectedly; what was not saved of {names} can be recovered."
+
+    def note(self, segmentation: Any, volume: Any) -> None:
+        """Keep a segmentation as it is now, with its prompts; quick, the rest is done in a thread."""
+        if self._recovery is None or not links.alive(self._scene, segmentation):
+            return
+        node = prompt_nodes.linked(segmentation)
+        with contextlib.suppress(PromptSegError):  # what cannot be taken cannot be tuned on either
+            prompts = prompt_nodes.bytes_of(node) if node is not None else b""
+            taken = salvage.take(segmentation, volume if links.alive(self._scene, volume) else None, prompts)
+            if taken.layers:
+                self._recovery.note(segmentation.GetID(), taken.to_bytes)
+        self._noted = time.monotonic()
+
+    def note_strokes(self, segmentation: Any, volume: Any) -> None:
+        """As :meth:`note`, once in a while."""
+        if time.monotonic() - self._noted > _PAUSE:
+            self.note(segmentation, volume)
+
+    def saved(self) -> None:
+        """The scene was saved, or closed by the user: nothing of it is missing."""
+        if self._recovery is not None:
+            self._recovery.forget()
+
+    def removed(self, node: Any) -> None:
+        if self._recovery is not None and node.IsA("vtkMRMLSegmentationNode"):
+            self._recovery.forget(node.GetID())
+
+    def take(self) -> Notice:
+        """Put everything that is offered into the scene, beside what is there."""
+        if not self._found:
+            raise PromptSegError("There is nothing to recover.")
+        made = []
+        for each in self._found:
+            volume = salvage.volume_for(self._scene, each)
+            node = salvage.put_back(self._scene, each, volume)
+            prompts = salvage.prompts_of(each)
+            if prompts is not None:
+                prompts_list.keep(self._scene, node, prompts)
+            self.note(node, volume)
+            missing = "" if volume is not None or not each.described["volume"] else each.described["volume"]
+            made.append(f"'{node.GetName()}'{f' (of the volume {missing}, which is not here)' if missing else ''}")
+        self._end()
+        return Notice(f"Recovered {', '.join(made)}; save the scene to keep it.")
+
+    def dismiss(self) -> None:
+        """What is offered is not wanted."""
+        self._end()
+
+    def close(self) -> None:
+        """The application ends as it should."""
+        if self._recovery is not None:
+            self._recovery.close()
+
+    def _end(self) -> None:
+        self._found = []
+        if self._recovery is not None:
+            self._recovery.flush()  # what was put back is kept anew before the old goes
+            self._recovery.done()

@@ -1,0 +1,161 @@
+"""Many images in one command: the table of volumes, bad files among them, and going on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny import phantom, tiny_backbone
+
+from PromptSegLib.cli import sparing
+from PromptSegLib.cli.batch import images_in
+from PromptSegLib.cli.main import main
+from PromptSegLib.errors import PromptSegError
+
+CLASSES = {"liver": 1, "spleen": 2, "aorta": 3}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_backbone(folder, shipped=True)
+    return folder / "tiny0.safetensors"
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder with three volumes; the middle one is no volume."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        sitk.WriteImage(phantom(seed=number)[0], str(folder / f"case{number}.nrrd"))
+    (folder / "case1.nrrd").write_bytes(b"no volume")
+    (folder / "notes.txt").write_text("not an image")
+    sitk.WriteImage(phantom()[1], str(folder / "case0.seg.nrrd"))
+    return folder
+
+
+def segment(model: Path, images: Path, *more: str) -> tuple[int, Path, Path]:
+    """Exit code, folder of the results, and the table."""
+    out, report = images.parent / "out", images.parent / "volumes.csv"
+    words = ["segment", str(model.with_suffix(".prompts.safetensors")), str(images), "-o", str(out)]
+    return main([*words, "--model", str(model), "--device", "cpu", *more]), out, report
+
+
+def rows_of(report: Path) -> list[dict[str, str]]:
+    with report.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_bad_image_does_not_stop_the_others_and_the_table_says_why(model, images, capsys):
+    code, out, report = segment(model, images, "--report", str(images.parent / "volumes.csv"))
+    assert code == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "1 of 3 images were not segmented" in told[-1] and "--resume" in told[-1]
+    assert [line for line in told if line.startswith("1 of 3") or line.startswith("3 of 3")]
+    assert sorted(path.name for path in out.iterdir()) == ["case0.seg.nrrd", "case2.seg.nrrd"]
+    rows = rows_of(report)
+    assert [row["state"] for row in rows] == ["done", "failed", "done"]
+    assert "case1.nrrd" in rows[1]["reason"] and rows[1]["reason"].endswith(".") and not rows[1]["liver (ml)"]
+    for row in (rows[0], rows[2]):
+        labels = sitk.ReadImage(row["result"])
+        counted = sitk.GetArrayViewFromImage(labels)
+        for name, value in CLASSES.items():
+            volume = (counted == value).sum() * np.prod(labels.GetSpacing()) / 1000
+            assert float(row[f"{name} (ml)"]) == pytest.approx(volume, abs=1e-3)
+        assert sum(float(row[f"{name} (ml)"]) for name in CLASSES) > 0
+
+
+def test_without_a_report_the_first_bad_image_ends_the_command(model, images, capsys):
+    code, out, report = segment(model, images)
+    assert code == 2 and "case1.nrrd" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["case0.seg.nrrd"] and not report.exists()
+
+
+def test_resume_leaves_out_what_is_there_and_counts_it_all_the_same(model, images, monkeypatch):
+    report = ["--report", str(images.parent / "volumes.csv")]
+    _, out, table = segment(model, images, *report)
+    before = rows_of(table)
+    (out / "case2.seg.nrrd").unlink()
+    sitk.WriteImage(phantom(seed=1)[0], str(images / "case1.nrrd"))
+    segmented, original = [], sparing.Backbones.segment
+
+    def counted(self, *arguments, **keywords):
+        segmented.append(keywords["name"])
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(sparing.Backbones, "segment", counted)
+    code, _, _ = segment(model, images, "--resume", *report)
+    rows = rows_of(table)
+    assert code == 0 and segmented == ["case1.nrrd", "case2.nrrd"]
+    assert [row["state"] for row in rows] == ["there already", "done", "done"]
+    for name in CLASSES:
+        assert rows[0][f"{name} (ml)"] == before[0][f"{name} (ml)"]
+        assert rows[2][f"{name} (ml)"] == before[2][f"{name} (ml)"]
+
+
+def test_resume_of_a_result_that_is_none_is_a_failure_of_that_image_alone(model, images):
+    (images / "case1.nrrd").unlink()
+    out = images.parent / "out"
+    out.mkdir()
+    (out / "case0.seg.nrrd").write_bytes(b"nothing")
+    code, _, report = segment(model, images, "--resume", "--report", str(images.parent / "volumes.csv"))
+    assert code == 2 and [row["state"] for row in rows_of(report)] == ["failed", "done"]
+
+
+def test_ctrl_c_leaves_a_table_of_what_was_done(model, images, monkeypatch, capsys):
+    original = sparing.Backbones.segment
+
+    def interrupted(self, *arguments, **keywords):
+        if keywords["name"] == "case2.nrrd":
+            raise KeyboardInterrupt
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(sparing.Backbones, "segment", interrupted)
+    code, out, report = segment(model, images, "--report", str(images.parent / "volumes.csv"))
+    assert code == 130 and [row["state"] for row in rows_of(report)] == ["done", "failed"]
+    assert [path.name for path in out.iterdir()] == ["case0.seg.nrrd"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_an_image_that_memory_is_not_enough_for_is_a_failure_of_its_own(model, images, monkeypatch, error):
+    original = sparing.Backbones.segment
+
+    def out(self, *arguments, **keywords):
+        if keywords["name"] == "case0.nrrd":
+            raise error
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(sparing.Backbones, "segment", out)
+    _, _, report = segment(model, images, "--report", str(images.parent / "volumes.csv"))
+    rows = rows_of(report)
+    assert [row["state"] for row in rows] == ["failed", "failed", "done"] and "memory is used up" in rows[0]["reason"]
+
+
+def test_a_bug_is_not_a_bad_image(model, images, monkeypatch):
+    def buggy(self, *arguments, **keywords):
+        raise KeyError("bug")
+
+    monkeypatch.setattr(sparing.Backbones, "segment", buggy)
+    with pytest.raises(KeyError):
+        segment(model, images, "--report", str(images.parent / "volumes.csv"))
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything(model, images, capsys):
+    code, out, _ = segment(model, images, "--report", str(images.parent / "missing" / "volumes.csv"))
+    assert code == 2 and "no folder" in capsys.readouterr().err and not list(out.iterdir())
+    image = images / "case0.nrrd"
+    before = image.read_bytes()
+    code, _, _ = segment(model, images, "--report", str(image))
+    assert code == 2 and image.read_bytes() == before
+
+
+def test_a_folder_gives_its_volumes_in_order(images, tmp_path):
+    found = images_in([str(images), str(tmp_path / "one.nrrd")])
+    assert [path.name for path in found] == ["case0.nrrd", "case1.nrrd", "case2.nrrd", "one.nrrd"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PromptSegError, match="has no volume"):
+        images_in([str(tmp_path / "empty")])

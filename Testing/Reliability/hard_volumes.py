@@ -1,0 +1,184 @@
+"""Hard volumes through the whole path of the command line: each must come out right to half a voxel, or be refused in
+one sentence, with everything as it was.
+
+Usage: ``make hard-volumes`` or ``python Testing/Reliability/hard_volumes.py [--only WORD] [--write docs/FILE.md]``.
+Each case is tuned for a few steps on the bundled model, and the same image is segmented with what came of it. Right
+means: every corner of the result lies where the image's does, the strokes are in the result, and the middle of each
+class is where it is in the phantom, all to half a voxel (of the model's, where that is larger).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from cases import CASES, Case, Files
+from phantoms import BACKGROUND, CLASSES, RAS_LPS
+
+from PromptSegLib.cli.main import main as promptseg
+
+_STEPS = 1
+_HALF = 0.5  # voxels
+_MODEL = np.array([2.0, 2.0, 3.0])  # mm, the voxels of the bundled model in the patient's axes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case, in words, and whether it is what must come of it."""
+
+    case: Case
+    good: bool
+    said: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="cases whose kind or name holds this")
+    parser.add_argument("--model", help="name or file (default: the bundled one)")
+    parser.add_argument("--write", type=Path, help="also write the table to this file")
+    options = parser.parse_args()
+    outcomes = []
+    for case in CASES:
+        if options.only in f"{case.kind}: {case.name}":
+            outcomes.append(outcome_of(case, options.model))
+            print(row(outcomes[-1]), flush=True)
+    text = table(outcomes)
+    print(text.split("\n\n")[-1])
+    if options.write:
+        options.write.write_text(text, encoding="utf-8")
+    return 0 if outcomes and all(each.good for each in outcomes) else 1
+
+
+def outcome_of(case: Case, model: Optional[str] = None) -> Outcome:
+    """Run one case in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="hard-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        try:
+            files = case.make(folder)
+            return judged(case, files, folder, model)
+        except Exception as error:  # a crash is an outcome, and the other cases go on
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            return Outcome(case, False, f"{type(error).__name__} in {Path(last.filename).name}: {error}")
+
+
+def judged(case: Case, files: Files, folder: Path, model: Optional[str]) -> Outcome:
+    """Tune on the files and segment the image; see the top of this file."""
+    out = folder / "out"
+    out.mkdir()
+    prompts, result = out / "p.safetensors", out / ("result.nii.gz" if ".nii" in files.image.name else "result.nrrd")
+    prompts.write_bytes(b"as it was")
+    words = ["tune", "--example", files.image, files.annotation, "--background", BACKGROUND, "--device", "cpu"]
+    words += ["--classes", *(f"{name}={value}" for name, value in CLASSES.items()), "--steps", _STEPS, "-o", prompts]
+    words += ["--model", model] if model else []
+    code, said = run(words)
+    if code == 2:
+        kept = prompts.read_bytes() == b"as it was" and len(list(out.iterdir())) == 1
+        one = said.count("\n") == 1 and said.endswith(".\n") and "Traceback" not in said
+        good = kept and one and case.refusal is not None and case.refusal in said
+        return Outcome(case, good, f"refused: {said.strip()}".replace(f"{folder}/", ""))
+    if code == 0:
+        words = ["segment", prompts, files.image, "-o", result, "--device", "cpu"]
+        code, more = run([*words, *(["--model", model] if model else [])])
+        said += more
+    if code != 0:
+        return Outcome(case, False, f"exit code {code}: {said.strip()}")
+    corners, middles, strokes = measured(result, files)
+    good = not case.refusal and corners < _HALF and middles < _HALF and strokes == 1
+    told = f"; told: {said.strip()}" if said else ""
+    text = f"right: corners {corners:.3f}, middles {middles:.2f} voxels off, strokes {strokes:.1%}{told}"
+    return Outcome(case, good, text if good else text.replace("right", "WRONG"))
+
+
+def run(words: list) -> tuple[int, str]:
+    """The exit code of a command and what it says on standard error."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        try:
+            code = promptseg([str(word) for word in words])
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 2
+    return code, said.getvalue()
+
+
+def measured(result: Path, files: Files) -> tuple[float, float, float]:
+    """How far the corners and the middles of the classes are off, in voxels, and the share of strokes in the result."""
+    labels, matrix = read(result)
+    shown = files.phantom
+    if labels.shape != shown.truth.shape:
+        raise ValueError(f"the result has {labels.shape} voxels, the image {shown.truth.shape}")
+    ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in labels.shape[::-1]], indexing="ij")).reshape(3, -1).T
+    back = np.linalg.inv(shown.matrix)
+    points = ends @ matrix[:3, :3].T + matrix[:3, 3]
+    corners = float(np.abs(points @ back[:3, :3].T + back[:3, 3] - ends).max())
+    # Along an axis of the image, the model's voxels are as long as their longest projection.
+    axes = shown.matrix[:3, :3] / np.linalg.norm(shown.matrix[:3, :3], axis=0)
+    own = np.linalg.norm(shown.matrix[:3, :3], axis=0)
+    coarser = np.maximum(own, np.abs(axes * _MODEL[:, None]).max(0))
+    gaps = []
+    for value in CLASSES.values():
+        if not (labels == value).any():
+            return corners, np.inf, 0.0
+        middles = [np.argwhere(each == value).mean(0)[::-1] for each in (labels, shown.truth)]
+        gaps.append(np.abs((middles[0] - middles[1]) * own / coarser).max())
+    painted = (shown.strokes > 0) & (shown.strokes != BACKGROUND)
+    return corners, float(max(gaps)), float((labels[painted] == shown.strokes[painted]).mean())
+
+
+def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (k, j, i) and matrix (RAS) of a result; NIfTI by another reader than the one under test."""
+    if path.name.endswith(".nii.gz"):
+        image = nibabel.load(path)
+        return np.asarray(image.dataobj).T, position(image)
+    image = sitk.ReadImage(str(path))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    return sitk.GetArrayFromImage(image), RAS_LPS @ matrix
+
+
+def position(image: nibabel.Nifti1Image) -> np.ndarray:
+    """The position that counts in ITK, in mm."""
+    scale = {1: 1e3, 3: 1e-3}.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    form = image.get_sform(coded=True)
+    if form[1] != 1 or not np.isfinite(form[0]).all():
+        form = image.get_qform(coded=True) if image.header["qform_code"] > 0 else form
+    return np.diag([scale, scale, scale, 1]) @ form[0]
+
+
+def row(outcome: Outcome) -> str:
+    said = outcome.said.replace("|", "\\|").replace("\n", " ")
+    return f"| {outcome.case.kind} | {outcome.case.name} | {said} | {'yes' if outcome.good else '**no**'} |"
+
+
+def table(outcomes: list[Outcome]) -> str:
+    good = [each for each in outcomes if each.good]
+    refused = sum(each.case.refusal is not None for each in good)
+    return "\n".join(
+        [
+            "# Hard volumes",
+            "",
+            "Written by `make hard-volumes`; see `Testing/Reliability/hard_volumes.py` for what is done and measured.",
+            "",
+            "| kind | case | what came of it | as it must |",
+            "|---|---|---|---|",
+            *map(row, outcomes),
+            "",
+            f"{len(outcomes)} cases: {len(good) - refused} right, {refused} refused in one sentence, "
+            f"{len(outcomes) - len(good)} otherwise.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
