@@ -195,13 +195,7 @@ class Session:
             elif why_not("grow", self._situation()):
                 self._drop_grown()
             else:
-                volume, segmentation = self._volume(), self._segmentation()
-                version = self._version(segmentation)
-                version = replace(version, prompts=None) if version is not None else None
-                plan = plan_tuning(self.parameters, volume, segmentation, version, ())
-                run = Run(live.KIND, volume, segmentation)
-                self._describe(run, plan)
-                self._live.begin(run, plan)
+                self._grow()
 
     def live_changed(self) -> None:
         """*Update while painting* was chosen, or not."""
@@ -573,6 +567,7 @@ class Session:
         grown = self._live.run
         if grown is not None and self._live.takes(worker, event):
             self._take_grown(grown, event)
+            self._prepare_at_last()
         run = self._run
         if event.kind == GONE:
             if run is not None and run.worker is worker:
@@ -593,6 +588,21 @@ class Session:
             self._fail(event.message, keep=event.kind == "failed")
         elif event.kind == "cancelled":
             self._end_run(Notice("Cancelled; nothing was changed."))
+
+    def _grow(self) -> None:
+        """Begin to grow what is painted; prompts and further examples have nothing to do with it."""
+        volume, segmentation = self._volume(), self._segmentation()
+        self._results.finish()
+        version = self._results.memory.of(segmentation)
+        version = replace(version, prompts=None) if version is not None else None
+        try:
+            plan = plan_tuning(self.parameters, volume, segmentation, version, ())
+        except PromptSegError as error:
+            self._notice = Notice(str(error), "warning")
+            return
+        run = Run(live.KIND, volume, segmentation)
+        self._describe(run, plan)
+        self._live.begin(run, plan)
 
     def _step_live(self) -> None:
         """Send what is to be grown; what goes wrong with it is one quiet sentence, as it is tried again and again."""
