@@ -76,6 +76,11 @@ class Live:
         self.run = self._next = None
         self._grown = ""
 
+    def removed(self, node: Any) -> None:
+        """Stop where a node that it is about is no longer in the scene."""
+        if any(run is not None and node in (run.volume, run.segmentation) for run in (self.run, self._next)):
+            self.stop()
+
     def discard(self) -> None:
         """As :meth:`stop`; what was grown last is not grown again before there is another stroke."""
         grown = self._grown

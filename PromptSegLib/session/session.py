@@ -626,7 +626,9 @@ class Session:
                 return
             self._device = str(event.values.get("device", self._device))
             arrived = self._results.arrive(run, requests.segmentation_of(event), None, event.kind == "done")
-            self._notice = arrived or self._notice
+            self._notice = arrived or (
+                self._notice if self._notice.level == "error" else Notice()
+            )  # what it told is past
             self._changed()
         elif event.kind in ("refused", "failed", GONE) and event.message:
             self._notice = Notice(event.message, "warning")
@@ -706,7 +708,7 @@ class Session:
         self._notice = self._results.unpark(self._volume(), self._segmentation()) or self._notice
 
     def _on_removed(self, node) -> None:
-        self._live.stop()  # the next stroke begins anew
+        self._live.removed(node)
         run = self._run
         if run is not None and node in (run.volume, run.segmentation):
             self._stop(Notice(f"'{node.GetName()}' was removed, so the job was stopped.", "warning"))
