@@ -80,6 +80,7 @@ class PromptSegParameterNode:
     smoothing: Annotated[float, WithinRange(0.0, 10.0)] = 0.0
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     show3D: bool = False
+    live: bool = True
     examples: list[vtkMRMLScalarVolumeNode]
 
 

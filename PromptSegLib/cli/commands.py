@@ -29,7 +29,7 @@ def models(options: argparse.Namespace) -> None:
         from ..models.download import download
 
         entry = _of_the_catalogue(options.download, "there is nothing to download")
-        with _progress() as job:
+        with progress() as job:
             entry = download(entry, job)
         print(f"{entry.name}  {entry.path}")
         return
@@ -77,7 +77,7 @@ def tune(options: argparse.Namespace) -> None:
     from ..examples.pairs import read_pair
 
     examples = [
-        Example(*read_pair(image, annotation, _tell), options.background, options.complete, Path(image).name)
+        Example(*read_pair(image, annotation, tell), options.background, options.complete, Path(image).name)
         for image, annotation in options.example
     ]
     check_examples(examples, classes)  # what else is wrong with an annotation says more than this
@@ -98,7 +98,7 @@ def tune(options: argparse.Namespace) -> None:
         steps=options.steps,
         seed=options.seed,
     )
-    with _progress() as job:
+    with progress() as job:
         prompts = sparing.tune(
             examples,
             classes,
@@ -162,7 +162,7 @@ def _segment_one(
 
     strokes, region = None, None
     if options.strokes:
-        image, annotation = read_pair(path, options.strokes, _tell)
+        image, annotation = read_pair(path, options.strokes, tell)
         strokes = Example(image, annotation, options.background, name=path.name)
         check_strokes(strokes, prompts.values)
     else:
@@ -170,7 +170,7 @@ def _segment_one(
     if options.region:
         x0, x1, y0, y1, z0, z1 = options.region
         region = ((x0, y0, z0), (x1, y1, z1))
-    with _progress() as job:
+    with progress() as job:
         result = backbones.segment(
             prompts,
             image,
@@ -348,7 +348,7 @@ def _prompts_file(name: str) -> Path:
     return prompts
 
 
-def _tell(sentence: str) -> None:
+def tell(sentence: str) -> None:
     """Say something beside the results."""
     print(f"promptseg: {sentence}", file=sys.stderr)
 
@@ -386,7 +386,7 @@ def _entry(values: Any, key: str, otherwise: Any) -> Any:
 
 
 @contextmanager
-def _progress() -> Iterator[Job]:
+def progress() -> Iterator[Job]:
     """A job that draws a progress bar on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
         yield Job()

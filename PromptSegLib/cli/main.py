@@ -10,7 +10,7 @@ from typing import Optional, Sequence
 from ..errors import PromptSegError, is_out_of_memory
 from ..network.config import MODES, OUTPUTS, PASSES
 from ..network.methods import registry
-from . import commands
+from . import commands, growing
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -133,6 +133,15 @@ def _parser() -> argparse.ArgumentParser:
     _device(segment)
     segment.set_defaults(run=commands.segment)
 
+    grow = subparsers.add_parser("grow", help="grow what was painted on an image; needs no model")
+    grow.add_argument("image", metavar="IMAGE")
+    grow.add_argument("--strokes", required=True, metavar="ANNOTATION", help="what was painted on it (0 unknown)")
+    grow.add_argument("--classes", nargs="+", required=True, metavar="NAME=VALUE", help="classes, e.g. liver=6")
+    grow.add_argument("--background", type=int, metavar="VALUE", help="value of known background in the strokes")
+    grow.add_argument("--quick", action="store_true", help="as the module while one paints: coarser")
+    grow.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz, .nrrd, .seg.nrrd, or a folder")
+    grow.set_defaults(run=growing.grow)
+
     score = subparsers.add_parser("score", help="compare a segmentation with a reference")
     score.add_argument("reference", metavar="REFERENCE")
     score.add_argument("prediction", metavar="PREDICTION")
@@ -160,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--bundle", action="store_true", help="put the result into this checkout's catalogue")
     _device(pretrain, "auto, cpu or cuda")
     pretrain.set_defaults(run=commands.pretrain)
+
+    train = subparsers.add_parser("train-growing", help="train the network that grows strokes")
+    train.add_argument("recipe", metavar="CONFIG", help="recipe (JSON), or the name of a bundled one")
+    train.add_argument("-o", "--output", required=True, metavar="DIR", help="checkpoint and result; resumes there")
+    train.add_argument("--workers", type=_count, default=1, help="processes that prepare views beside (default: 1)")
+    train.add_argument("--threads", type=_count, default=0, help="CPU threads of this process")
+    train.set_defaults(run=growing.train_growing)
 
     worker = subparsers.add_parser("worker", help="do the Slicer module's jobs (started by it, here or over ssh)")
     worker.add_argument("--folder", metavar="DIR", help="folder that both sides see, for arrays")

@@ -74,7 +74,7 @@ def planned(options: argparse.Namespace, prompts: Prompts, images: list[Path], c
 
     if options.uncertainty and not options.uncertainty.endswith(SUFFIXES):
         raise PromptSegError(f"The uncertainty is written as {', '.join(SUFFIXES[1:])}; {options.uncertainty} is not.")
-    targets, folders = _targets(images, options.output)
+    files, folders = targets(images, options.output)
     shares: dict[tuple[Path, str], Path] = {}
     if options.probabilities:
         folders.append(Path(options.probabilities))
@@ -82,14 +82,17 @@ def planned(options: argparse.Namespace, prompts: Prompts, images: list[Path], c
             prefix = f"{_stem(path)}_" if len(images) > 1 else ""
             for name, word in _words(prompts, classes).items():
                 shares[path, name] = folders[-1] / f"{prefix}{word}.nii.gz"
-    outputs = Outputs(targets, Path(options.uncertainty) if options.uncertainty else None, shares, folders)
+    outputs = Outputs(files, Path(options.uncertainty) if options.uncertainty else None, shares, folders)
     report = [Path(options.report)] if options.report else []
     keep_apart([*outputs.files, *report], [*images, options.strokes, options.prompts, options.model])
     return outputs
 
 
-def _targets(images: list[Path], words: str) -> tuple[list[Path], list[Path]]:
-    """Where each image's result goes, a file for one image, files in a folder for many; and that folder."""
+def targets(images: list[Path], words: str) -> tuple[list[Path], list[Path]]:
+    """Where each image's result goes, a file for one image, files in a folder for many; and that folder.
+
+    Raises :class:`PromptSegError` for names that do not fit.
+    """
     from ..inference.writing import SUFFIXES
 
     output, folder = Path(words), words.endswith(("/", os.sep))
@@ -99,10 +102,10 @@ def _targets(images: list[Path], words: str) -> tuple[list[Path], list[Path]]:
         return [output], []
     if output.name.lower().endswith(_FILES) and not (folder or output.is_dir()):
         raise PromptSegError(f"Results are written as {', '.join(SUFFIXES)} or into a folder, not as {output.name}.")
-    targets = [output / f"{_stem(image)}.seg.nrrd" for image in images]
-    if len(set(targets)) < len(targets):
+    files = [output / f"{_stem(image)}.seg.nrrd" for image in images]
+    if len(set(files)) < len(files):
         raise PromptSegError("Two of the images have the same name; segment them one at a time.")
-    return targets, [output]
+    return files, [output]
 
 
 def _stem(path: Path) -> str:

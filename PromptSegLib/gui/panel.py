@@ -212,6 +212,8 @@ class Panel:
             self.session.show_opacity()
         if changed & CLEAN_UP:
             self.session.clean_up_changed()
+        if "live" in changed and not self.setup.blocks(self.parameters):
+            self.session.live_changed()
         if changed:
             self.render_soon()
 
@@ -225,8 +227,10 @@ class Panel:
             self._stroke_timer.start()
 
     def _stroke_ended(self) -> None:
-        """Something was painted: let the worker get ready while the user goes on."""
+        """Something was painted: grow it, and let the worker get ready while the user goes on."""
         self.session.segmentation_changed()
+        if not self.setup.blocks(self.parameters):
+            self.session.painted()
         found = rows(self.scene, self.parameters.segmentation)
         if anything_painted(found) and not self._view().reasons["segment"]:
             self.session.prepare()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Optional, Sequence
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..examples.annotation import labels_on_grid
 from ..examples.checking import check_image
 from ..examples.example import Example
-from ..examples.geometry import Grid
+from ..examples.geometry import Grid, resample
+from ..growing.grow import COARSE
 from ..growing.guard import Verdict
+from ..growing.locality import growing_steps, near_corrections
 from ..progress import Job
 from ..prompts.classes import ClassInfo
 from .native import labels_on_native
@@ -24,6 +27,7 @@ def segment_strokes(
     infos: Sequence[ClassInfo],
     quick: bool = False,
     verdicts: Optional[Sequence[Verdict]] = None,
+    accepted: Optional[sitk.Image] = None,
     job: Optional[Job] = None,
 ) -> Segmentation:
     """Grow what was painted on an image: any modality, any spacing; seconds, and nothing is learned.
@@ -31,6 +35,8 @@ def segment_strokes(
     :param infos: the classes, with their values in the annotation.
     :param quick: leave out the guard and the passes on finer voxels.
     :param verdicts: which way each class is grown, instead of what the guard finds.
+    :param accepted: label image of a result that the user corrects: it changes only where that has to do with what
+        was painted or erased since. Its values are the classes'; what has another value is no class and stays.
     :raises PromptSegError: an image that cannot be used.
     """
     job = job or Job()
@@ -40,10 +46,21 @@ def segment_strokes(
     lookup = np.zeros(len(infos) + 1, np.uint8 if max(info.value for info in infos) < 256 else np.uint16)
     lookup[1:] = [info.value for info in infos]
     grown = grown_regions(example.image, painted, len(infos), None, quick, verdicts, job.part(0.0, 0.95))
-    if grown is None:
-        return Segmentation(native.image(np.zeros(native.shape, lookup.dtype)), tuple(infos))
-    fields = [(region.logits, region.place.grid) for region in grown.regions]
-    labels = labels_on_native(fields, native, lookup, lambda _: job.check())
-    honour(labels, painted, lookup)
-    notes = notes_of([info.name for info in infos], grown.verdicts)
-    return Segmentation(native.image(labels), tuple(infos), notes=notes)
+    fields = [(region.logits, region.place.grid) for region in grown.regions] if grown is not None else []
+    numbers = labels_on_native(fields, native, np.arange(len(lookup), dtype=np.uint16), lambda _: job.check())
+    honour(numbers, painted, np.arange(len(lookup)))
+    if accepted is not None:
+        before = _numbers(accepted, native, lookup)
+        np.copyto(numbers, before, where=before == len(lookup))
+        numbers = near_corrections(before, numbers, painted, steps=growing_steps(native, painted, COARSE))
+        numbers[numbers == len(lookup)] = 0
+    notes = notes_of([info.name for info in infos], grown.verdicts) if grown is not None else ()
+    return Segmentation(native.image(lookup[numbers]), tuple(infos), notes=notes)
+
+
+def _numbers(labels: sitk.Image, native: Grid, lookup: np.ndarray) -> np.ndarray:
+    """A label image as numbers of classes (z, y, x) on another grid; another value becomes a number of no class."""
+    values = sitk.GetArrayFromImage(resample(labels, native, sitk.sitkNearestNeighbor, 0))
+    table = np.full(max(int(values.max()), int(lookup.max())) + 1, len(lookup), np.uint16)
+    table[lookup] = np.arange(len(lookup))
+    return table[values]

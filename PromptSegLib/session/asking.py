@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Mapping, Optional
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..errors import PromptSegError
+from ..examples.geometry import Grid
 from ..prompts.store import Prompts
 from ..worker.client import Sent
-from ..worker.packing import packed_infos, packed_prompts
+from ..worker.packing import grid_values, packed_infos, packed_prompts
 from . import requests
-from .codes import Known, class_of
+from .codes import Known, class_of, contradicted
 from .planning import Part, Plan
 
 RETUNE_SHARE = 1 / 3
@@ -99,6 +101,40 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         first,
         tuple(notes),
     )
+
+
+def growing_of(plan: Plan) -> Optional[Request]:
+    """What to ask of the worker so that it grows what is painted; None where a result was applied and is right so far.
+
+    Raises :class:`PromptSegError` when nothing of a class is painted.
+    """
+    part = plan.parts[0]
+    known = part.compose(plan.unpainted)
+    names = part.taught(known)
+    if not names:
+        raise PromptSegError("Nothing is painted in the segments to tune; paint some voxels of a structure.")
+    values = _values(part.names.values(), None)
+    own = {number: values[name] for number, name in part.names.items() if name in names}
+    complete = plan.unpainted == "volume"
+    example, array = requests.example_values(part.image, part.name, known.codes, own, list(values.values()), complete)
+    request: dict[str, Any] = {
+        "classes": {name: values[name] for name in names},
+        "appearance": packed_infos([replace(plan.infos[name], value=values[name]) for name in names]),
+        "examples": [example],
+    }
+    arrays = {"annotation0": array}
+    applied = part.version.applied if part.version else None
+    if applied is not None and sitk.GetArrayViewFromImage(applied).any():
+        if not contradicted(known.codes, applied):
+            return None
+        numbers = sitk.GetArrayViewFromImage(applied)
+        table = np.zeros(max(int(numbers.max()), *(number + 1 for number in part.names)) + 1, np.uint16)
+        for number, name in part.names.items():
+            table[number + 1] = values[name]
+        request["accepted"], arrays["accepted"] = grid_values(Grid.of(applied)), table[numbers]
+    ids = {name: plan.segment_ids[name] for name in names}
+    numbered = {name: number for number, name in part.names.items()}
+    return Request("grow", request, arrays, [part.image], tuple(names), ids, numbered, known)
 
 
 def _overlaps(part: Part, known: Known, where: str = "", refuse: bool = False) -> list[str]:

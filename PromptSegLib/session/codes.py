@@ -144,6 +144,18 @@ def compose(
     return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held, tuple(hidden))
 
 
+def contradicted(codes: sitk.Image, applied: sitk.Image) -> bool:
+    """Whether anything that is known is otherwise in a result.
+
+    :param applied: number + 1 of the class where it was applied.
+    """
+    known = sitk.GetArrayViewFromImage(codes)
+    result, number = _on(applied, Grid.of(codes)), known // 2  # of a class and of what is not it, plus 1
+    of_class = (known > BACKGROUND) & (known % 2 == 0) & (result != number)
+    erased = (known > BACKGROUND) & (known % 2 == 1) & (result == number)
+    return bool((of_class | erased | ((known == BACKGROUND) & (result > 0))).any())
+
+
 def _said(
     painted: Painted,
     segment_id: str,

@@ -58,6 +58,14 @@ class Engine:
             self._worker.cancel(self._preparing)
         self._preparing = 0
 
+    def interrupt(self) -> bool:
+        """As :meth:`hurry`, for something brief, to be prepared for again afterwards; whether there was anything."""
+        interrupted = bool(self._worker is not None and self._preparing)
+        self.hurry()
+        if interrupted:
+            self._prepared = ()
+        return interrupted
+
     def cancel(self, run: Run) -> None:
         """Ask the worker to stop a run's job, and see to it that it does."""
         if run.worker is not None and run.job and not run.worker.gone:
@@ -72,6 +80,8 @@ class Engine:
                 stopped = self._dying is not None and self._dying[:2] == (worker, event.job)
                 if (stopped and event.kind in ("cancelled", "done", "refused", "failed")) or event.kind == GONE:
                     self._dying = None
+                if event.job == self._preparing and event.kind in ("cancelled", "done", "refused", "failed"):
+                    self._preparing = 0
                 if event.kind == GONE:
                     self._worker = None
                 yield worker, event

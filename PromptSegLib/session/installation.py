@@ -91,9 +91,13 @@ class Installation:
             visible, self._rows, running, text, self.installer.share, Notice(message, level), self.installer.log
         )
 
+    def blocks(self, parameters: Any) -> bool:
+        """Whether nothing can be computed yet where the user wants it."""
+        return self.missing and parameters.device != "ssh"
+
     def gate(self, view: View, parameters: Any) -> View:
         """The session's view with the reasons why nothing can be computed on this machine yet."""
-        if not self.missing or parameters.device == "ssh":
+        if not self.blocks(parameters):
             return view
         reason = self._error or "Some packages are missing; click Install in Setup first."
         if self.running:

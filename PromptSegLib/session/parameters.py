@@ -34,6 +34,7 @@ class Parameters:
     :param threads: of the worker on this machine; 0 is one per core.
     :param examples: further volumes, whose own segmentations teach, too.
     :param smoothing: mm, standard deviation; 0 is off.
+    :param live: grow what is painted after each stroke.
     """
 
     volume: Optional[Any] = None
@@ -52,4 +53,5 @@ class Parameters:
     smoothing: float = 0.0
     opacity: float = 0.5
     show3D: bool = False
+    live: bool = True
     examples: list = field(default_factory=list)

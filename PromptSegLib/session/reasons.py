@@ -28,7 +28,7 @@ class Situation:
 
 
 def why_not(action: str, now: Situation) -> str:
-    """Why one of ``view.ACTIONS`` is not possible; "" when it is."""
+    """Why one of ``view.ACTIONS``, or to ``grow`` while the user paints, is not possible; "" when it is."""
     if action == "cancel":
         return "" if now.running else "Nothing is running."
     if action in ("apply", "discard"):
@@ -43,6 +43,8 @@ def why_not(action: str, now: Situation) -> str:
         return ""
     if action == "example":
         return "" if now.volume is not None else "Choose a volume first."
+    if action == "grow":
+        return _why_no_growing(now)
     return _why_no_job(now) or (_why_no_tuning(now) if action == "tune" else "")
 
 
@@ -65,9 +67,25 @@ def _why_no_job(now: Situation) -> str:
         return f"There is no model {now.parameters.model}; choose another."
     if not entry.installed:
         return f"The model {entry.title} is not downloaded yet; click Download."
+    return _why_no_host(now)
+
+
+def _why_no_host(now: Situation) -> str:
     if now.parameters.device == "ssh" and not now.parameters.host.strip():
         return "Type the host to compute on, as for ssh, or choose this machine."
     return ""
+
+
+def _why_no_growing(now: Situation) -> str:
+    """It needs no model, but something that says where a structure ends: another one, background, or a result."""
+    if not now.parameters.live or now.running or now.volume is None or now.segmentation is None:
+        return "Nothing is grown now."
+    painted = [each.role for each in segments(now.segmentation) if not each.is_empty]
+    if "tune" not in painted:
+        return "Paint some voxels of a structure first."
+    if painted.count("tune") + painted.count("background") < 2 and not current_tag(now.segmentation):
+        return "Paint some background, or another structure, too."
+    return _why_no_host(now) or _why_not_there(now)
 
 
 def _why_no_tuning(now: Situation) -> str:
@@ -78,6 +96,11 @@ def _why_no_tuning(now: Situation) -> str:
         return "Add a segment and paint some voxels of a structure first."
     if all(each.is_empty for each in tuned) and not current_tag(now.segmentation) and not now.parameters.examples:
         return "Paint some voxels of a structure, and some background, first."
+    return _why_not_there(now)
+
+
+def _why_not_there(now: Situation) -> str:
+    """Why the segmentation cannot take a result of the volume."""
     try:
         check_writable(now.segmentation, now.volume)
         if not links.same_place(now.volume, now.segmentation):

@@ -12,7 +12,7 @@ from ..inference.cleaning import clean
 from ..inference.result import Segmentation
 from ..prompts.classes import ClassInfo
 from ..prompts.store import Prompts
-from ..scene import links, painting
+from ..scene import links, painting, prompt_nodes
 from ..scene.lattices import cropped
 from ..scene.preview import Preview
 from ..scene.segmentations import apply_result, check_writable, segments, show_surfaces
@@ -202,7 +202,7 @@ class Results:
         if not links.alive(self._scene, segmentation):
             raise PromptSegError("The segmentation was removed; the result cannot be applied.")
         check_writable(segmentation, run.volume)
-        if run.kind == "tune":
+        if run.kind != "segment":
             result = _called_as_now(result)
         here = {each.id: each for each in segments(segmentation)}
         ids = {name: each for name, each in run.segment_ids.items() if each in here}
@@ -243,7 +243,8 @@ class Results:
             without = ", ".join(left_out)
             text = f"Applied {written or 'nothing'}; left out, because removed, locked or of another role: {without}."
             return Notice(text, "warning")
-        return Notice(f"Applied {written}. Paint or erase where it is wrong, then Retune.")
+        again = "Retune" if prompt_nodes.linked(segmentation) is not None else "Tune prompts"
+        return Notice(f"Applied {written}. Paint or erase where it is wrong, then {again}.")
 
     def _remember(self, result: Result, made: dict[str, str]) -> None:
         """Tag the segments, keep the prompts, and, in a thread, what was applied."""

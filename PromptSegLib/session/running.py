@@ -46,7 +46,7 @@ class Task(Generic[Result]):
 class Run:
     """A job from the click to its result.
 
-    :param kind: ``tune`` or ``segment``.
+    :param kind: ``tune``, ``segment`` or ``grow``.
     :param segment_ids: class name -> ID of the segment that gets it.
     :param numbers: class name -> the number of the class in the segmentation (see :mod:`.codes`).
     :param direct: apply without a preview: for volumes that are not looked at.
@@ -76,6 +76,7 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     notes: tuple[str, ...] = ()  # sentences for the user: what of that does not count
     task: Optional[Task] = None  # the thread that puts the job together
+    missed: bool = False  # whether something was painted since the click
 
     def ask(self, request: Any, worker: Any) -> None:
         """Hand the job to a worker."""

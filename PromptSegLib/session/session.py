@@ -15,11 +15,11 @@ from ..inference.result import Segmentation
 from ..models import catalogue
 from ..prompts.classes import matching_name
 from ..prompts.store import Prompts
-from ..scene import links, looking, memory, prompt_nodes
+from ..scene import links, looking, memory, painting, prompt_nodes
 from ..scene.history import History, OneOrder
 from ..scene.segmentations import check_writable, segments
 from ..worker.client import GONE, Event, Worker
-from . import prompts_list, requests
+from . import live, prompts_list, requests
 from .asking import request_of
 from .engine import Engine
 from .memory import Version, current_tag
@@ -29,11 +29,13 @@ from .places import Places
 from .planning import Plan, plan_tuning
 from .reasons import Situation, why_not
 from .recovery import Recovery
+from .repainting import repainted
 from .rescue import Rescue
 from .results import Results
 from .running import Run, Task
 from .view import ACTIONS, Notice, View
 
+_MISSED = "Retune to include the new strokes."
 _YIELD = 0.002  # seconds given to other threads at each poll: the application's own loop may hold Python's lock
 
 
@@ -62,6 +64,7 @@ class Session:
         self._make_history = history
         self._histories: dict[str, Any] = {}
         self._engine = Engine(make_worker)
+        self._live = live.Live(self._engine)
         self._rescue = Rescue(scene, recovery)
         self._results = Results(scene, parameters, self._history_of, self._rescue.note)
         self._places = Places(scene)
@@ -82,13 +85,14 @@ class Session:
         """What the panel shows now."""
         run, result = self._run, self._results.result
         segmentation = self._segmentation()
-        applied = bool(segmentation is not None and current_tag(segmentation))
+        tuned = segmentation is not None and current_tag(segmentation) and prompt_nodes.linked(segmentation) is not None
         preview = ""
         if result is not None:
             preview = "Result" if result.final else "Preview, still improving" if run else "Preview"
+            preview = live.WORDS if result.run.kind == live.KIND else preview
         return View(
             busy=run is not None,
-            tune_text="Cancel" if run is not None else "Retune" if applied else "Tune prompts",
+            tune_text="Cancel" if run is not None else "Retune" if tuned else "Tune prompts",
             stage=run.stage if run else "",
             share=run.share if run else 0.0,
             seconds_left=run.seconds_left if run else None,
@@ -112,7 +116,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether :meth:`poll` has something to wait for."""
-        return bool(self._run or self._queue or self._engine.stopping or self._results.working)
+        return bool(self._run or self._queue or self._live.busy or self._engine.stopping or self._results.working)
 
     @property
     def shown_result(self) -> Optional[Segmentation]:
@@ -175,15 +179,40 @@ class Session:
         volume = self._volume()
         if self._run is not None or volume is None or self._reason("segment"):
             return
+        if self._live.busy:
+            self._live.prepares = True
+            return
         with contextlib.suppress(PromptSegError):
             self._engine.prepare(self.parameters, requests.image_of(volume), self._common())
+
+    def painted(self) -> None:
+        """A stroke has ended: grow what is painted, unless a tuning or its result has to do with it."""
+        with self._refusing(quiet=True):
+            waiting = self._results.result
+            run = self._run or (waiting.run if waiting is not None and waiting.run.kind != live.KIND else None)
+            if run is not None:
+                self._note_missed(run)
+            elif why_not("grow", self._situation()):
+                self._drop_grown()
+            else:
+                self._grow()
+
+    def live_changed(self) -> None:
+        """*Update while painting* was chosen, or not."""
+        if not self.parameters.live:
+            with self._refusing():
+                self._drop_grown()
+        else:
+            self.painted()
 
     def tune(self) -> None:
         """Tune, or retune, the segments whose role is ``tune``: the button's click."""
         with self._refusing():
             self._require("tune")
             volume, segmentation = self._volume(), self._segmentation()
-            self._results.drop()
+            self._live.stop()
+            if self._results.result is None or self._results.result.run.kind != live.KIND:
+                self._results.drop()  # what was grown is looked at until there is something better
             plan = plan_tuning(self.parameters, volume, segmentation, self._version(segmentation), self._examples())
             self._begin(Run("tune", volume, segmentation), plan)
 
@@ -200,6 +229,7 @@ class Session:
         """Take what the preview shows into the segmentation; while it is still improving, that ends the tuning."""
         with self._refusing():
             self._require("apply")
+            self._live.stop()
             if self._run is not None:
                 self._stop(Notice())
             result = self._results.result
@@ -215,6 +245,7 @@ class Session:
             self._require("discard")
             if self._run is not None:
                 self._stop(Notice())
+            self._live.discard()
             self._results.drop()
             self._notice = Notice("Discarded; nothing was changed.")
 
@@ -331,6 +362,7 @@ class Session:
         with self._refusing(quiet=True):
             self._notice = self._results.poll() or self._notice
             self._step()
+            self._step_live()
             for worker, event in self._engine.poll():
                 with self._refusing(quiet=True):  # the others are still to be taken
                     self._take(worker, event)
@@ -345,6 +377,7 @@ class Session:
         self._unwatch()
         self._queue.clear()
         self._run = None
+        self._live.stop()
         with contextlib.suppress(PromptSegError):
             self._results.finish()  # what was applied is remembered in the scene
         self._results.forget()
@@ -380,8 +413,11 @@ class Session:
 
     def _reason(self, action: str) -> str:
         """Why an action is not possible now, one sentence; "" when it is."""
+        return why_not(action, self._situation())
+
+    def _situation(self) -> Situation:
         segmentation = self._segmentation()
-        now = Situation(
+        return Situation(
             self.parameters,
             self._volume(),
             segmentation,
@@ -390,7 +426,6 @@ class Session:
             self._places,
             self._history_of(segmentation) if segmentation is not None else None,
         )
-        return why_not(action, now)
 
     def _volume(self):
         volume = self.parameters.volume
@@ -435,6 +470,9 @@ class Session:
         self._results.memory.write(segmentation)
         self._follow()
         waiting = self._results.result
+        if waiting is not None and waiting.run.kind == live.KIND and waiting.run.tag != self._followed:
+            self._drop_grown()  # the next comes by itself
+            waiting = None
         run = self._run or (waiting.run if waiting is not None else None)
         if run is not None and run.segmentation is segmentation and run.tag != self._followed:
             # What was painted since the click can no longer be told from what was undone.
@@ -448,11 +486,15 @@ class Session:
 
     def _begin(self, run: Run, plan: Plan) -> None:
         """Begin a job: put together in a thread what is known, then send it."""
+        self._live.stop()
         self._run, self._notice = run, Notice()
-        run.key, run.painting = plan.parts[0].image.key, plan.parts[0].painted
-        run.tag = current_tag(run.segmentation) if run.segmentation is not None else ""
+        self._describe(run, plan)
         run.task = Task(partial(request_of, plan, self._common()))
         self._rescue.note(run.segmentation, run.volume)
+
+    def _describe(self, run: Run, plan: Plan) -> None:
+        run.key, run.painting = plan.parts[0].image.key, plan.parts[0].painted
+        run.tag = current_tag(run.segmentation) if run.segmentation is not None else ""
 
     def _step(self) -> None:
         """Send the job when its thread is done and the worker is free."""
@@ -522,6 +564,10 @@ class Session:
 
     def _take(self, worker: Worker, event: Event) -> None:
         """One thing that a worker said."""
+        grown = self._live.run
+        if grown is not None and self._live.takes(worker, event):
+            self._take_grown(grown, event)
+            self._prepare_at_last()
         run = self._run
         if event.kind == GONE:
             if run is not None and run.worker is worker:
@@ -542,6 +588,68 @@ class Session:
             self._fail(event.message, keep=event.kind == "failed")
         elif event.kind == "cancelled":
             self._end_run(Notice("Cancelled; nothing was changed."))
+
+    def _grow(self) -> None:
+        """Begin to grow what is painted; prompts and further examples have nothing to do with it."""
+        volume, segmentation = self._volume(), self._segmentation()
+        self._results.finish()
+        version = self._results.memory.of(segmentation)
+        version = replace(version, prompts=None) if version is not None else None
+        try:
+            plan = plan_tuning(self.parameters, volume, segmentation, version, ())
+        except PromptSegError as error:
+            self._notice = Notice(str(error), "warning")
+            return
+        run = Run(live.KIND, volume, segmentation)
+        self._describe(run, plan)
+        self._live.begin(run, plan)
+
+    def _step_live(self) -> None:
+        """Send what is to be grown; what goes wrong with it is one quiet sentence, as it is tried again and again."""
+        try:
+            if self._live.step(self.parameters):
+                self._drop_grown()
+        except PromptSegError as error:
+            self._notice = Notice(str(error), "warning")
+        self._prepare_at_last()
+
+    def _prepare_at_last(self) -> None:
+        if self._live.prepares and not self._live.busy:
+            self._live.prepares = False
+            self.prepare()
+
+    def _take_grown(self, run: Run, event: Event) -> None:
+        """What the worker said of what it grows."""
+        if event.kind in ("preview", "done"):
+            if requests.image_of(run.volume).key != run.key:
+                self._live.stop()
+                return
+            self._device = str(event.values.get("device", self._device))
+            arrived = self._results.arrive(run, requests.segmentation_of(event), None, event.kind == "done")
+            self._notice = arrived or (
+                self._notice if self._notice.level == "error" else Notice()
+            )  # what it told is past
+            self._changed()
+        elif event.kind in ("refused", "failed", GONE) and event.message:
+            self._notice = Notice(event.message, "warning")
+
+    def _drop_grown(self) -> None:
+        """Forget what was grown, and what is growing."""
+        self._live.stop()
+        if self._results.result is not None and self._results.result.run.kind == live.KIND:
+            self._results.drop()
+            self._changed()
+
+    def _note_missed(self, run: Run) -> None:
+        """Note that something was painted that a tuning does not know of."""
+        segmentation = self._segmentation()
+        if run.kind != "tune" or run.segmentation is not segmentation or run.painting is None or run.missed:
+            return
+        roles = ("tune", "background")
+        ids = [each.id for each in segments(segmentation) if each.role in roles and not each.is_empty]
+        run.missed = bool(repainted(run.painting, painting.look(segmentation, run.volume, ids)))
+        if run.missed and self._run is None:
+            self._notice = Notice(_MISSED)
 
     def _fail(self, message: str, keep: bool = False) -> None:
         """The job has come to nothing: the scene is as it was before it.
@@ -573,12 +681,14 @@ class Session:
             if run.volume is self._volume():
                 self._places.remember(run.volume, raw.places, requests.map_of(event))
             text = f"Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it."
+            text += f" {_MISSED}" if run.missed else ""
             self._end_run(Notice() if run.direct else run.told(" ".join([text, *raw.notes])))
         self._notice = self._results.arrive(run, raw, prompts, final) or self._notice
         self._changed()
 
     def _leave(self) -> None:
         """Stop and forget what belongs to the present volume."""
+        self._live.stop()
         if self._segmentation() is not None:
             self._history_of(self._segmentation()).leave()
         volume, running = self._volume(), self._run is not None
@@ -598,6 +708,7 @@ class Session:
         self._notice = self._results.unpark(self._volume(), self._segmentation()) or self._notice
 
     def _on_removed(self, node) -> None:
+        self._live.removed(node)
         run = self._run
         if run is not None and node in (run.volume, run.segmentation):
             self._stop(Notice(f"'{node.GetName()}' was removed, so the job was stopped.", "warning"))
@@ -614,6 +725,7 @@ class Session:
             prompt_nodes.renew(self.scene)
 
     def _on_closing(self) -> None:
+        self._live.stop()
         if self._run is not None:
             self._stop(Notice())
         self._queue.clear()

@@ -6,6 +6,9 @@
              segment), arrays ``annotation0``.., optionally ``start`` (prompts). Sends previews and gives the same: a
              segmentation and, but for the first look, array ``prompts``.
 ``segment``  model, device, image, array ``prompts``, optionally strokes (as an example) and array ``annotation0``.
+``grow``     classes, appearance, examples (one), array ``annotation0``: what is painted, grown, without any model.
+             Sends a quick preview first (previews: false for none). Optionally accepted (a grid) and array
+             ``accepted``, the labels of a result that is corrected: then only what the corrections touch changes.
 
 Every job also gives device, in words, and note, a sentence, where memory was short and it was done with less (see
 :mod:`.thrift`). An example is image (a key), name, grid (of its annotation), background,
@@ -60,7 +63,7 @@ class Jobs:
         """Do a job; raises :class:`PromptSegError`, :class:`Cancelled`, or whatever goes wrong."""
         keep = set(message.values.get("keep", self._images))
         self._images = {key: image for key, image in self._images.items() if key in keep}
-        steps = {"prepare": self._prepare, "tune": self._tune, "segment": self._segment}
+        steps = {"prepare": self._prepare, "tune": self._tune, "segment": self._segment, "grow": self._grow}
         name = message.values["name"]
         if name not in steps:
             raise PromptSegError(f"The worker does not know the job {name!r}; update PromptSeg on both machines.")
@@ -71,12 +74,13 @@ class Jobs:
 
         self._began, self._tuned = time.monotonic(), None
         try:
-            (gives, arrays), thrift = sparingly(attempt, job, lambda: self._on_gpu(message.values), self._release)
+            on_gpu = lambda: name != "grow" and self._on_gpu(message.values)  # noqa: E731
+            (gives, arrays), thrift = sparingly(attempt, job, on_gpu, self._release)
         finally:
             if not self._thrift.caches:
                 self._release()  # the next job, perhaps on another volume, begins as usual
             self._thrift, self._tuned = Thrift(), None
-        return {"device": self._device(), **({"note": thrift.note} if thrift.note else {}), **gives}, arrays
+        return {"device": self._device(name), **({"note": thrift.note} if thrift.note else {}), **gives}, arrays
 
     def _on_gpu(self, values: Mapping) -> bool:
         from ..models.backbone import choose_device
@@ -87,11 +91,11 @@ class Jobs:
         """Let go of all that was computed for later."""
         self._workspace = None
 
-    def _device(self) -> str:
-        """Where the jobs are computed, in the user's words."""
+    def _device(self, name: str) -> str:
+        """Where a job was computed, in the user's words; growing needs no backbone, and is always on the CPU."""
         import torch
 
-        device = next(iter(self._backbones.values())).device
+        device = torch.device("cpu") if name == "grow" else next(iter(self._backbones.values())).device
         if device.type == "cuda":
             return f"{torch.cuda.get_device_name(device)} ({device})"
         count = torch.get_num_threads()
@@ -190,6 +194,24 @@ class Jobs:
         example = self._example(values["strokes"], arrays, 0) if values.get("strokes") else None
         image = example.image if example else self._image(values["image"])
         return self._segmented(backbone, prompts, example, None, job.part(0.02, 1.0), around=False, image=image)
+
+    def _grow(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
+        from ..examples.checking import check_strokes
+        from ..inference.stroke_regions import segment_strokes
+
+        example = self._example(values["examples"][0], arrays, 0)
+        classes = {str(name): int(value) for name, value in values["classes"].items()}
+        check_strokes(example, classes)
+        appearance = {info.name: info for info in infos_of(values.get("appearance", []))}
+        infos = [replace(appearance.get(name) or describe(name, value), value=value) for name, value in classes.items()]
+        accepted = grid_of(values["accepted"]).image(arrays["accepted"]) if "accepted" in arrays else None
+        silent = Job(None, job.is_cancelled)
+        if self._thrift.coarse or values.get("previews", True):
+            quick = segment_strokes(example, infos, quick=True, accepted=accepted, job=silent)
+            if self._thrift.coarse:
+                return _packed(quick)
+            emit(*_packed(quick))
+        return _packed(segment_strokes(example, infos, accepted=accepted, job=job))
 
     def _segmented(
         self,

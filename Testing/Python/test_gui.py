@@ -320,6 +320,25 @@ def _segments(segmentation):
     return segments(segmentation)
 
 
+def test_what_is_painted_is_shown_while_painting(ready):
+    widget, _volume, segmentation, _reference = ready
+    ui, before = widget.ui, content(segmentation)
+    assert ui.liveCheckBox.checked
+    process(lambda: ui.previewLabel.text != "")
+    assert ui.previewLabel.text == "Grown from strokes; Tune prompts refines it"
+    finish(widget)
+    assert ui.tuneButton.text == "Tune prompts" and ui.tuneButton.enabled and ui.applyButton.enabled
+    assert not ui.tuneProgressBar.visible and said(widget) == "" and content(segmentation) == before
+    ui.liveCheckBox.click()
+    assert not widget.panel.parameters.live
+    assert not ui.previewLabel.text and not ui.applyButton.enabled
+    ui.liveCheckBox.click()
+    process(lambda: ui.applyButton.enabled)
+    ui.applyButton.click()
+    finish(widget)
+    assert said(widget).startswith("Applied ball, rod.")
+
+
 def test_examples_are_checked_in_a_list(app, ready):
     widget, *_ = ready
     ui = widget.ui

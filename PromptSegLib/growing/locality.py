@@ -1,0 +1,115 @@
+"""Corrections stay local: what was accepted and not touched remains as it is.
+
+Labels are int (z, y, x): 0 none, k the k-th class. What was painted is labelled as in ``examples.annotation``.
+"""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import numpy as np
+from scipy.ndimage import label as numbered_parts
+from scipy.ndimage import maximum_filter1d
+
+from ..examples.annotation import UNKNOWN
+from ..examples.geometry import Grid
+from .grids import Box, bounding_box, domain, working_grid
+
+_REACH = 4  # steps of the grid on which classes are grown: changes so near to what was painted always count
+_JITTER = 1  # such steps: by as much borders move without a reason
+_TOUCHING = np.ones((3, 3, 3), bool)
+
+
+def near_corrections(
+    accepted: np.ndarray,
+    grown: np.ndarray,
+    painted: np.ndarray,
+    painted_before: Optional[np.ndarray] = None,
+    steps: Sequence[float] = (1.0, 1.0, 1.0),
+) -> np.ndarray:
+    """Labels that differ from the accepted ones only where that has to do with what was painted or erased since.
+
+    A part (26 neighbors) of what would change is taken where it touches a correction. That borders move a little
+    all around an organ connects nothing: it is taken near what is painted and beside what is taken, and not elsewhere.
+
+    :param accepted: labels before; classes of which nothing is grown may have numbers of their own.
+    :param grown: labels as they would be now.
+    :param painted: what is painted now.
+    :param painted_before: what was painted when the labels were accepted; without it, what contradicts them counts.
+    :param steps: voxels (z, y, x) by which growing is exact: the steps of its working grid.
+    :return: as ``grown``, what is painted and erased honored.
+    """
+    result = accepted.astype(grown.dtype)
+    touched = contradictions(accepted, painted)
+    if painted_before is not None:
+        touched |= painted != painted_before
+    changed = accepted != grown
+    box = bounding_box(changed)
+    if box is not None and touched.any():
+        reach, jitter = ([max(1, round(each * step)) for step in steps] for each in (_REACH, _JITTER))
+        box = _wider(box, np.maximum(reach, jitter).tolist(), changed.shape)
+        taken = _taken(result[box], grown[box], touched[box], reach, jitter)
+        result[box] = np.where(taken, grown[box], result[box])
+    known = painted >= 0
+    result[known] = painted[known]
+    erased = painted < UNKNOWN
+    still = result[erased] == UNKNOWN - painted[erased]
+    result[erased] = np.where(still, 0, result[erased])
+    return result
+
+
+def contradictions(accepted: np.ndarray, painted: np.ndarray) -> np.ndarray:
+    """Where what is painted or erased is not what was accepted, bool (z, y, x)."""
+    wrong = (painted >= 0) & (painted != accepted)
+    return wrong | ((painted < UNKNOWN) & (accepted == UNKNOWN - painted) & (accepted > 0))
+
+
+def growing_steps(native: Grid, painted: np.ndarray, most: int) -> tuple[float, float, float]:
+    """Native voxels (z, y, x) per step of the grid of ``most`` voxels that growing takes, one at least."""
+    box = domain(native, painted)
+    if box is None:
+        return 1.0, 1.0, 1.0
+    step = min(working_grid(native, box, most).spacing)
+    z, y, x = (max(1.0, step / own) for own in native.spacing[::-1])
+    return z, y, x
+
+
+def _taken(
+    accepted: np.ndarray, grown: np.ndarray, touched: np.ndarray, reach: Sequence[int], jitter: Sequence[int]
+) -> np.ndarray:
+    changed = accepted != grown
+    near = _widened(touched, reach)
+    far_from_borders = changed & ~_moved_borders(accepted, grown, changed, jitter)
+    parts, count = numbered_parts(far_from_borders, _TOUCHING)
+    kept = np.zeros(count + 1, bool)
+    kept[np.unique(parts[near])] = True
+    kept[0] = False
+    return changed & (near | _widened(kept[parts], jitter))
+
+
+def _moved_borders(accepted: np.ndarray, grown: np.ndarray, changed: np.ndarray, by: Sequence[int]) -> np.ndarray:
+    """Changes that a border which moves by a few voxels would make, bool (z, y, x)."""
+    moved = np.zeros(changed.shape, bool)
+    for mine, other in ((grown, accepted), (accepted, grown)):  # what a class gains, then what it loses
+        for value in np.unique(mine[changed & (mine > 0)]).tolist():
+            differs = changed & (mine == value)
+            inner = bounding_box(differs)
+            assert inner is not None
+            box = _wider(inner, by, changed.shape)
+            moved[box] |= differs[box] & _widened(other[box] == value, by)
+    return moved
+
+
+def _widened(mask: np.ndarray, by: Sequence[int]) -> np.ndarray:
+    """A mask with all that is at most ``by`` voxels (z, y, x) beside it."""
+    result = mask.astype(np.uint8)
+    for axis, each in enumerate(by):
+        result = maximum_filter1d(result, 2 * each + 1, axis=axis, mode="constant")
+    return result.astype(bool)
+
+
+def _wider(box: Box, by: Sequence[int], shape: Sequence[int]) -> Box:
+    z, y, x = (
+        slice(max(side.start - each, 0), min(side.stop + each, extent)) for side, each, extent in zip(box, by, shape)
+    )
+    return z, y, x

@@ -1,0 +1,120 @@
+"""Corrections stay local: what is taken of a new answer, and what stays as it was accepted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from PromptSegLib.examples.annotation import UNKNOWN, barred_label
+from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.growing.locality import contradictions, growing_steps, near_corrections
+
+SHAPE = (24, 60, 60)
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def nothing_painted() -> np.ndarray:
+    return np.full(SHAPE, UNKNOWN, np.int16)
+
+
+@pytest.fixture
+def accepted() -> np.ndarray:
+    """Two organs, the first with a leak of two voxels' width, and a third class on the far side."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5:18, 10:25, 10:25] = 1
+    labels[10:12, 17:19, 25:50] = 1
+    labels[5:18, 40:52, 10:25] = 2
+    labels[4:8, 4:8, 50:56] = 3
+    return labels
+
+
+def test_nothing_painted_changes_nothing(accepted):
+    grown = np.roll(accepted, 3, axis=1)
+    assert np.array_equal(near_corrections(accepted, grown, nothing_painted()), accepted)
+
+
+def test_strokes_that_agree_with_what_was_accepted_change_nothing(accepted):
+    painted = nothing_painted()
+    painted[10, 12:20, 15] = 1
+    painted[2, 30, 30:40] = 0
+    painted[10, 45, 12] = barred_label(1)
+    assert not contradictions(accepted, painted).any()
+    assert np.array_equal(near_corrections(accepted, np.zeros_like(accepted), painted), accepted)
+
+
+@pytest.mark.parametrize("value", [0, barred_label(1)], ids=["background", "erased"])
+def test_a_leak_goes_as_a_whole_and_the_far_side_stays(accepted, value):
+    grown = accepted.copy()
+    grown[10:12, 17:19, 25:50] = 0
+    grown[4:8, 4:8, 50:56] = 0  # nobody said so
+    grown[5:18, 40:52, 25:33] = 2
+    painted = nothing_painted()
+    painted[10:12, 17:19, 44:46] = value
+    result = near_corrections(accepted, grown, painted)
+    assert not result[10:12, 17:19, 26:50].any()
+    assert np.array_equal(result[4:8, 4:8, 50:56], accepted[4:8, 4:8, 50:56])
+    assert (result == 2).sum() == (accepted == 2).sum()
+    assert (result == 1)[5:18, 10:25, 10:25].all()
+
+
+def test_a_thin_structure_is_added_to_its_end(accepted):
+    grown = accepted.copy()
+    grown[15, 20, 25:58] = 1  # one voxel wide
+    painted = nothing_painted()
+    painted[15, 20, 40:43] = 1
+    assert np.array_equal(near_corrections(accepted, grown, painted), grown)
+
+
+def test_borders_that_move_all_around_stay_but_near_the_stroke(accepted):
+    grown = accepted.copy()
+    grown[4:19, 9:26, 9:26] = 1  # one voxel more on every side: connected all around the organ
+    painted = nothing_painted()
+    painted[10, 9, 12] = 1
+    result = near_corrections(accepted, grown, painted)
+    assert (result[8:12, 9, 10:15] == 1).all()
+    assert np.array_equal(result[:, 20:, :], accepted[:, 20:, :])
+    assert np.array_equal(result[:, :, 20:], accepted[:, :, 20:])
+
+
+def test_coarser_steps_call_more_of_a_moved_border_jitter(accepted):
+    grown = accepted.copy()
+    grown[5:18, 7:28, 7:28] = 1  # three voxels more
+    painted = nothing_painted()
+    painted[10, 8, 12] = 1
+    fine = near_corrections(accepted, grown, painted)
+    coarse = near_corrections(accepted, grown, painted, steps=(1, 3, 3))
+    assert (fine[5:18, 26:28, 26:28] == 1).all()
+    assert not coarse[5:18, 26:28, 26:28].any()
+
+
+def test_strokes_and_erased_voxels_are_honored_whatever_was_grown(accepted):
+    painted = nothing_painted()
+    painted[10, 12, 12:15] = 2
+    painted[10, 45, 12:15] = 0
+    painted[10, 20, 12:15] = barred_label(1)
+    painted[10, 48, 12:15] = barred_label(1)  # says nothing of class 2, which lies there
+    result = near_corrections(accepted, accepted.copy(), painted)
+    assert (result[10, 12, 12:15] == 2).all()
+    assert not result[10, 45, 12:15].any() and not result[10, 20, 12:15].any()
+    assert (result[10, 48, 12:15] == 2).all()
+
+
+def test_what_was_painted_before_tells_confirmations_from_old_strokes(accepted):
+    grown = accepted.copy()
+    grown[10:14, 25:32, 12:20] = 1
+    before, painted = nothing_painted(), nothing_painted()
+    before[5, 12, 12] = painted[5, 12, 12] = 1
+    painted[12, 24, 15] = 1  # agrees with what was accepted, at its border
+    assert np.array_equal(near_corrections(accepted, grown, painted), accepted)
+    assert np.array_equal(near_corrections(accepted, grown, painted, before), grown)
+
+
+def test_the_steps_are_those_of_the_grid_that_growing_takes():
+    painted = np.full((40, 300, 300), UNKNOWN, np.int16)
+    native = Grid((300, 300, 40), (0.5, 0.5, 3.0), (0.0, 0.0, 0.0), IDENTITY)
+    assert growing_steps(native, painted, 500_000) == (1.0, 1.0, 1.0)
+    painted[20, 100:110, 100:110] = 1
+    assert growing_steps(native, painted, 500_000) == (1.0, 1.0, 1.0)
+    painted[5:35, 10:290, 10:290] = 1
+    z, y, x = growing_steps(native, painted, 500_000)
+    assert z == 1 and y == x > 1.5
