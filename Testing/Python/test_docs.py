@@ -224,7 +224,7 @@ def commands() -> dict:
 
 
 def test_promptseg_has_the_commands():
-    pattern = r"(?:^|`|`models`|machine )promptseg ([a-z]+)"
+    pattern = r"(?:^|`|`models`|machine )promptseg ([a-z-]+)"
     named = {name for page in DOCUMENTS for name in re.findall(pattern, page.text, re.MULTILINE)}
     assert {"models", "tune", "segment", "score", "info", "pretrain"} <= named <= set(commands())
 
@@ -233,7 +233,7 @@ def test_promptseg_has_the_options():
     """Those of the shown commands, and those that the pages speak of."""
     known = {name: set(each._option_string_actions) for name, each in commands().items()}
     for page in DOCUMENTS:
-        for command, rest in re.findall(r"^promptseg ([a-z]+)([^#\n]*)", page.text, re.MULTILINE):
+        for command, rest in re.findall(r"^promptseg ([a-z-]+)([^#\n]*)", page.text, re.MULTILINE):
             assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", rest)) <= known[command], f"{page.name}: {command}{rest}"
     pages = (
         README,
