@@ -1,7 +1,7 @@
 """Hard volumes through the whole path of the command line: each must come out right to half a voxel, or be refused in
 one sentence, with everything as it was.
 
-Usage: ``make hard-volumes`` or ``python Testing/Reliability/hard_volumes.py [--only WORD] [--write FILE.md]``.
+Usage: ``make hard-volumes`` or ``python Testing/Reliability/hard_volumes.py [--only WORD] [--write FILE]``.
 Each case is tuned for a few steps on the bundled model, and the same image is segmented with what came of it. Right
 means: every corner of the result lies where the image's does, the strokes are in the result, and the middle of each
 class is where it is in the phantom, all to half a voxel (of the model's, where that is larger).
