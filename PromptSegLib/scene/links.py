@@ -152,10 +152,9 @@ def watch(
     on_closing: Callable[[], None],
     on_closed: Callable[[], None],
     on_imported: Callable[[], None] = lambda: None,
-    on_saved: Callable[[], None] = lambda: None,
 ) -> Callable[[], None]:
-    """Call back when a node was removed from a scene, before and after the scene is closed, when nodes were read into
-    it, and when it was saved to a file.
+    """Call back when a node was removed from a scene, before and after the scene is closed, and when nodes were
+    read into it.
 
     While a scene is being closed, nodes that go with it are not reported one by one.
 
@@ -168,18 +167,11 @@ def watch(
         if node is not None and not scene.IsClosing():
             on_removed(node)
 
-    def saved(*_) -> None:
-        if not scene.GetSaveToXMLString():
-            on_saved()
-
     tags = [
         scene.AddObserver(slicer.vtkMRMLScene.NodeRemovedEvent, removed),
         scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, lambda *_: on_closing()),
         scene.AddObserver(slicer.vtkMRMLScene.EndCloseEvent, lambda *_: on_closed()),
         scene.AddObserver(slicer.vtkMRMLScene.EndImportEvent, lambda *_: on_imported()),
-        scene.AddObserver(
-            slicer.vtkMRMLScene.EndSaveEvent, lambda *_: None if scene.GetSaveToXMLString() else on_saved()
-        ),
     ]
 
     def unwatch() -> None:

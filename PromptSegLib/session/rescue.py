@@ -23,7 +23,7 @@ class Rescue:
 
     def __init__(self, scene: Any, recovery: Optional[Recovery]):
         self._scene, self._recovery = scene, recovery
-        self._noted = float("-inf")
+        self._noted, self._stored = float("-inf"), scene.GetStoredTime()
         self._found: list[salvage.Salvage] = []
         for content in recovery.find() if recovery is not None else []:
             with contextlib.suppress(PromptSegError):  # half of it is nothing
@@ -53,6 +53,12 @@ class Rescue:
         """As :meth:`note`, once in a while."""
         if time.monotonic() - self._noted > _PAUSE:
             self.note(segmentation, volume)
+
+    def look_whether_saved(self) -> None:
+        """Let go what is kept when the scene was saved meanwhile, which no event of it says."""
+        if self._scene.GetStoredTime() != self._stored:
+            self._stored = self._scene.GetStoredTime()
+            self.saved()
 
     def saved(self) -> None:
         """The scene was saved, or closed by the user: nothing of it is missing."""

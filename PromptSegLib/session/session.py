@@ -74,15 +74,14 @@ class Session:
         self._notice = Notice()
         self._device, self._stale, self._followed = "", False, ""
         self._listeners: list[Callable[[], None]] = []
-        self._unwatch = links.watch(
-            scene, self._on_removed, self._on_closing, self._changed, self._renew, self._rescue.saved
-        )
+        self._unwatch = links.watch(scene, self._on_removed, self._on_closing, self._changed, self._renew)
         self._renew()
 
     # Looking
 
     def view(self) -> View:
         """What the panel shows now."""
+        self._rescue.look_whether_saved()
         run, result = self._run, self._results.result
         segmentation = self._segmentation()
         tuned = segmentation is not None and current_tag(segmentation) and prompt_nodes.linked(segmentation) is not None

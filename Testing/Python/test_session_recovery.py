@@ -228,6 +228,7 @@ def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
     # It is not saved yet: the next kill must not lose it.
     assert len(list(tmp_path.rglob("*.salvage"))) == 1
     save_scene(again, tmp_path / "saved.mrb")
+    session.view()
     assert not list(tmp_path.rglob("*.salvage"))
     session.recover()
     assert session.view().notice.level == "error"
