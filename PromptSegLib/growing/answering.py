@@ -19,7 +19,7 @@ from .inputs import Ground, question
 from .model import ask
 from .network import GrowingNet
 
-ASKED = 100_000  # voxels of the first question, half of what views of the training have: larger ones left large homogeneous structures unfilled
+ASKED = 100_000  # voxels of the first question; with more, large homogeneous structures stayed unfilled
 AWAY = -6.0  # logit where a class is not asked for; no other is further from 0
 _MORE = 0.3  # of a structure's extent around it is looked at
 _LEAST = 8  # voxels
