@@ -67,7 +67,7 @@ SETS = {
         "train_pt_{}_label",
         {"brainstem": 1, "spinal cord": 2, "right parotid": 3, "left parotid": 4, "mandible": 7},
         ("1", "2", "3", "4", "5"),
-        ("6", "7", "8", "9"),
+        ("6", "7", "9", "10"),
     ),
     "sarcoma CT": Set("sts", "sts{}_ct", "sts{}_ct_label", {"tumor": 1}, _numbers(1, 2, 3, 4, 5), _numbers(6, 7, 8, 9)),
     "sarcoma T1": Set("sts", "sts{}_t1", "sts{}_t1_label", {"tumor": 1}, _numbers(1, 2, 3, 4, 5), _numbers(6, 7, 8, 9)),

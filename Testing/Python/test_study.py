@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
@@ -11,11 +10,8 @@ from tiny import CLASSES, phantom, tiny_backbone
 
 
 @pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "Benchmark"))
-    import study
-
-    return study
+def study(benchmark_module):
+    return benchmark_module("study")
 
 
 @pytest.fixture

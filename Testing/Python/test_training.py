@@ -91,8 +91,9 @@ def test_a_class_alone():
     assert alone.labels.ravel().tolist() == [0, 0, 1, 0, UNKNOWN, barred_label(1), UNKNOWN]
 
 
-@pytest.mark.parametrize("method", offered())
-@pytest.mark.parametrize("passes", ["joint", "each"])
+@pytest.mark.parametrize(
+    "method, passes", [*((name, "joint") for name in offered()), ("punet", "each"), ("side", "each")]
+)
 def test_complete_volumes_train_by_every_method(backbone, method, passes):
     settings = replace(BRIEF, method=method, passes=passes)
     before = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}

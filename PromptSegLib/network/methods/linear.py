@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..config import NetworkConfig
     from ..punet import PUNet
 
-RIDGE = 1e-3  # of the features' own mean square
+RIDGE = 0.1  # of the features' own mean square; on four hippocampi .544 Dice, with 1e-3 .426
 MARGIN = 4.0  # logits for least-squares answers of 0 and 1
 
 
