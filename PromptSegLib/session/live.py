@@ -67,6 +67,8 @@ class Live:
             return False
         if event.kind in (GONE, *_ENDS):
             self.run = None
+        if event.kind in (GONE, "failed"):
+            self._grown = ""  # the same may be asked for again
         return True
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -35,7 +36,8 @@ def promptseg(capsys):
         capsys.readouterr()
         code = main([str(word) for word in words])
         said = capsys.readouterr()
-        assert (code, said.err) == (0, "")
+        rest = [line for line in said.err.splitlines() if not re.match(r"\d+ of \d+: ", line)]
+        assert (code, rest) == (0, [])
         return said.out
 
     return run
@@ -102,7 +104,9 @@ def test_an_image_is_grown_from_all_that_was_painted(phantom, tmp_path, capsys, 
     beside = path.with_name("p.strokes.safetensors")
     assert beside.exists() == (beside.name in capsys.readouterr().err) == bool(room)
     again = ["segment", str(path), str(phantom.image), "-o", str(out), "--device", "cpu"]
-    assert main(again) == 0 and not capsys.readouterr().err
+    assert main(again) == 0
+    said = capsys.readouterr().err  # but for how it was grown, nothing is to be said
+    assert not said or "Grown as Grow from seeds does" in said
     labels = voxels(out)
     for value in CLASSES.values():
         assert (labels[dense == value] == value).all()

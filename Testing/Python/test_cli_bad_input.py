@@ -135,9 +135,14 @@ def with_value(value: float) -> np.ndarray:
     return array
 
 
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 IMAGES = {
     "is missing": (lambda folder, image: folder / "none.nrrd", "does not exist"),
-    "is a folder": (lambda folder, image: folder, "is a folder"),
+    "is a folder": (lambda folder, image: made(folder / "empty"), "has no volume"),
     "is empty": (lambda folder, image: (folder / "e.nrrd").write_bytes(b"") or folder / "e.nrrd", "is empty"),
     "is text": (lambda folder, image: text(folder / "t.txt"), "format"),
     "is text by another name": (lambda folder, image: text(folder / "t.nii.gz"), "damaged"),
@@ -213,7 +218,7 @@ ANNOTATIONS = {
     "has background only": (annotated(255), "holds none of the classes"),
     "has other values": (annotated(7, 8), "7, 8"),
     "lies elsewhere": (annotated(6, 300, 255, grid=ELSEWHERE), "different patients"),
-    "is the image": (lambda folder, phantom: phantom.image, "spleen is not painted"),
+    "is the image": (lambda folder, phantom: phantom.image, "is the image itself"),
     "has fractions": (lambda f, p: write(f / "a.nrrd", with_value(0.5)), "whole numbers"),
     "is RGB": (lambda f, p: write(f / "a.nrrd", np.zeros((4, 5, 6, 3), np.uint8), isVector=True), "3 values per voxel"),
     "is a picture": (lambda f, p: write(f / "a.png", np.ones((40, 50), np.uint8)), "single slice"),

@@ -324,6 +324,7 @@ def test_what_is_painted_is_shown_while_painting(ready):
     widget, _volume, segmentation, _reference = ready
     ui, before = widget.ui, content(segmentation)
     assert ui.liveCheckBox.checked
+    widget.panel._stroke()  # as the editor's event does; the fixture painted before the panel had looked
     process(lambda: ui.previewLabel.text != "")
     assert ui.previewLabel.text == "Grown from strokes; Tune prompts refines it"
     finish(widget)

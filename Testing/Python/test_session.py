@@ -347,7 +347,7 @@ def test_a_first_look_can_be_applied(desk):
     """It comes before anything is tuned: there are no prompts to go on from yet."""
     desk.begin_long(MOMENTS["preview"])
     desk.apply()
-    assert desk.session.view().tune_text == "Retune"
+    assert desk.session.view().tune_text == "Tune prompts"
     for name, value in CLASSES.items():
         assert desk.mask(name)[desk.strokes == value].all()
     erased = box_in(desk.mask("ball"))

@@ -353,7 +353,9 @@ def test_further_volumes_teach(desk):
     for volume in (one, other, one):
         desk.session.add_example(volume)
     assert desk.session.view().examples == (("Two", "Two strokes"), ("One", "One strokes"))
-    desk.tune()
+    desk.session.tune()
+    run(desk.session)
+    assert desk.level == "warning" and "Two does not teach unlike" in desk.notice
     job = desk.last_job
     assert len(job.values["examples"]) == 3 and len({each["image"] for each in job.values["examples"]}) == 3
     assert set(job.said(0)) == {"ball", "rod", "background"} == set(job.said(2))

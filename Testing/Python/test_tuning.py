@@ -45,7 +45,7 @@ def same(first: ps.Prompts, second: ps.Prompts, names=None) -> bool:
 
 
 @pytest.mark.parametrize("outputs", OUTPUTS)
-@pytest.mark.parametrize("method", known())
+@pytest.mark.parametrize("method", [name for name, each in known().items() if each.stored[1]])  # not mere parts
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, monkeypatch, mode, method, outputs):
     monkeypatch.setattr(tuner, "TOLD_APART", 2.0)  # no map is ever enough
@@ -153,16 +153,14 @@ def with_labels(shown: Example, labels: np.ndarray, **changes) -> Example:
     return replace(shown, annotation=annotation, **changes)
 
 
-@pytest.mark.parametrize("dense", ["complete", "too dense to be strokes"])
-def test_an_annotation_that_is_no_strokes_replaces_those_of_its_classes(backbone, dense):
+def test_an_annotation_that_is_no_strokes_replaces_those_of_its_classes(backbone):
     shown = example()
     reference = sitk.GetArrayFromImage(shown.annotation)
     wrong, right = reference.copy(), sitk.GetArrayFromImage(phantom()[1])
     wrong[2:4, 2:6, 40:44] = CLASSES["ball"]
-    rest = 0 if dense == "complete" else BACKGROUND
-    right = np.where(right == CLASSES["ball"], right, rest).astype(np.uint8)
+    right = np.where(right == CLASSES["ball"], right, 0).astype(np.uint8)
     first = ps.tune([with_labels(shown, wrong)], CLASSES, backbone, settings=BRIEF)
-    corrected = with_labels(shown, right, **({"complete": True, "background": None} if not rest else {}))
+    corrected = with_labels(shown, right, complete=True, background=None)
     second = ps.tune([corrected], {"ball": 5}, backbone, start=first, settings=BRIEF)
     assert not (sitk.GetArrayFromImage(ps.segment(second, shown.image, backbone).labels)[wrong != reference] == 5).all()
     (strokes,) = second.strokes  # those of the other class stay
@@ -220,7 +218,7 @@ def test_a_strange_history_loses_no_tuning(backbone, earlier):
 def test_strokes_never_push_a_file_over_its_size(backbone):
     first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     labels = np.full((100, 200, 200), -1, np.int16)
-    labels.flat[np.random.default_rng(0).choice(labels.size, 30_000, replace=False)] = 1
+    labels.flat[np.random.default_rng(0).choice(labels.size, 36_000, replace=False)] = 1
     one = Strokes.pack("0" * 64, labels, [CLASSES["ball"]])
     assert len(one.data) > 40_000
     heavy = tuple(replace(one, image=f"{index:064d}") for index in range(6))

@@ -15,7 +15,7 @@ from typing import Callable, Optional, Union
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from phantoms import BACKGROUND, Phantom, Place, image_of, phantom, write, write_nifti
+from constructed import BACKGROUND, Phantom, Place, image_of, phantom, write, write_nifti
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 from cases import CASES, Case, Files
-from phantoms import BACKGROUND, CLASSES, RAS_LPS
+from constructed import BACKGROUND, CLASSES, RAS_LPS
 
 from PromptSegLib.cli.main import main as promptseg
 
