@@ -332,7 +332,8 @@ def test_what_is_painted_is_shown_while_painting(ready):
     assert not ui.tuneProgressBar.visible and said(widget) == "" and content(segmentation) == before
     ui.liveCheckBox.click()
     assert not widget.panel.parameters.live
-    assert not ui.previewLabel.text and not ui.applyButton.enabled
+    process(lambda: not ui.previewLabel.text)
+    assert not ui.applyButton.enabled
     ui.liveCheckBox.click()
     process(lambda: ui.applyButton.enabled)
     ui.applyButton.click()
