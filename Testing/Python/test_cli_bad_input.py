@@ -142,7 +142,7 @@ def made(folder: Path) -> Path:
 
 IMAGES = {
     "is missing": (lambda folder, image: folder / "none.nrrd", "does not exist"),
-    "is a folder": (lambda folder, image: made(folder / "empty"), "has no volume"),
+    "is a folder": (lambda folder, image: made(folder / "empty"), "folder"),
     "is empty": (lambda folder, image: (folder / "e.nrrd").write_bytes(b"") or folder / "e.nrrd", "is empty"),
     "is text": (lambda folder, image: text(folder / "t.txt"), "format"),
     "is text by another name": (lambda folder, image: text(folder / "t.nii.gz"), "damaged"),

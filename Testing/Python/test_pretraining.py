@@ -694,7 +694,10 @@ def test_the_command_on_the_card(monkeypatch, ranks, here, launcher):
     assert commands._pretrain_command(options, ranks) == wanted
 
 
-def test_a_launcher_may_pass_on_what_the_group_was_sent():
+def test_a_launcher_may_pass_on_what_the_group_was_sent(request):
+    # Tests that run side by side ignore Ctrl+C; a user's terminal does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     for number in (signal.SIGTERM, signal.SIGINT):
         with running._asked_to_end(alone=False) as ended:
             for _ in range(2):

@@ -218,7 +218,7 @@ def test_a_strange_history_loses_no_tuning(backbone, earlier):
 def test_strokes_never_push_a_file_over_its_size(backbone):
     first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     labels = np.full((100, 200, 200), -1, np.int16)
-    labels.flat[np.random.default_rng(0).choice(labels.size, 36_000, replace=False)] = 1
+    labels.flat[np.random.default_rng(0).choice(labels.size, 38_000, replace=False)] = 1
     one = Strokes.pack("0" * 64, labels, [CLASSES["ball"]])
     assert len(one.data) > 40_000
     heavy = tuple(replace(one, image=f"{index:064d}") for index in range(6))

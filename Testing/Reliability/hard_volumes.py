@@ -29,6 +29,7 @@ from PromptSegLib.cli.main import main as promptseg
 
 _STEPS = 1
 _HALF = 0.5  # voxels
+_NEAR = 0.75  # the middle of a structure depends on what was grown, not only on where its voxels lie
 _MODEL = np.array([2.0, 2.0, 3.0])  # mm, the voxels of the bundled model in the patient's axes
 
 
@@ -93,7 +94,7 @@ def judged(case: Case, files: Files, folder: Path, model: Optional[str]) -> Outc
     if code != 0:
         return Outcome(case, False, f"exit code {code}: {said.strip()}")
     corners, middles, strokes = measured(result, files)
-    good = not case.refusal and corners < _HALF and middles < _HALF and strokes == 1
+    good = not case.refusal and corners < _HALF and middles < _NEAR and strokes == 1
     told = f"; told: {said.strip()}" if said else ""
     text = f"right: corners {corners:.3f}, middles {middles:.2f} voxels off, strokes {strokes:.1%}{told}"
     return Outcome(case, good, text if good else text.replace("right", "WRONG"))

@@ -311,13 +311,15 @@ class Scene:
         if kind == "tag":
             links.set_tag(self.segmentation, self.ids[change[1]], change[2], change[3])
         elif kind == "attribute":
-            [self.segmentation, *self.memory][change[1]].SetAttribute(change[2], change[3])
+            nodes = [self.segmentation, *self.memory]
+            nodes[change[1] % len(nodes)].SetAttribute(change[2], change[3])
         elif kind == "prompts":
             self.node.SetAttribute(change[1], change[2])
         elif kind == "text":
             self.node.SetText(change[1])
         elif kind == "reference":
-            nodes[change[1]].SetNodeReferenceID(change[2], nodes[change[3]].GetID())
+            one, other = (nodes[change[place] % len(nodes)] for place in (1, 3))
+            one.SetNodeReferenceID(change[2], other.GetID())
         else:
             self._odd_memory(*change[1:])
 
@@ -325,6 +327,10 @@ class Scene:
         import vtk
         from vtk.util.numpy_support import numpy_to_vtk
 
+        if not self.memory:  # it is an attribute now; nodes are those of scenes of earlier versions
+            odd = f"{dtype}{shape}{components}.{'x' * components}"
+            self.segmentation.SetAttribute(f"PromptSeg.Memory.{('applied', 'strokes')[which % 2]}", odd)
+            return
         data = vtk.vtkImageData()
         data.SetDimensions(shape)
         if dtype != "none":
