@@ -55,7 +55,8 @@ def first_look(
         painted, native = painted[part], volume.native
     maps, step = workspace.maps(example.image, backbone), steps(whole.array.shape, backbone.tile)
     scores = evidence(backbone, shipped, volume.array, job.part(0.0, 0.8), maps=maps, offset=offset, step=step)
-    known = SharedEvidence(Probabilities(scores), volume.grid, _known(scores, coarse, len(infos)))
+    rows = _known(scores, coarse, len(infos))
+    known = SharedEvidence(Probabilities(scores), volume.grid, rows, set(rows))
     grown = grown_regions(example.image, everything, len(infos), known, quick=True, job=job.part(0.8, 1.0))
     if grown is None:
         return None

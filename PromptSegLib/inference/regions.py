@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Collection, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import label as numbered_parts
+from scipy.special import logit
 
 from ..examples.geometry import Grid
 from ..growing.grow import Grown, Region, grow_regions
@@ -17,17 +18,19 @@ from .evidence import Probabilities
 from .native import interpolated
 
 _UNPAINTED = 1.0  # the highest score of a class that is known to the network but not painted
+_SURE = 2.5e-3  # no probability is further from 0 or 1 in its logit than an answer of learned growing
 _SMALL = 0.1  # of the largest part of a structure: smaller parts without a stroke are no part of it
 
 
 class SharedEvidence:
     """Probabilities on a model's grid, one class at a time on any other.
 
-    :param rows: class (from 1) -> its row of the probabilities; classes that are not listed are not known.
+    :param rows: class (from 1) -> its row of the probabilities; of classes that are not listed, nothing is said.
+    :param known: classes that the backbone was taught: what it says of them counts as much as learned growing does.
     """
 
-    def __init__(self, shares: Probabilities, grid: Grid, rows: dict[int, int]):
-        self._shares, self._grid, self._rows = shares, grid, rows
+    def __init__(self, shares: Probabilities, grid: Grid, rows: dict[int, int], known: Collection[int] = ()):
+        self._shares, self._grid, self._rows, self.known = shares, grid, rows, known
 
     def on(self, index: int, grid: Grid) -> Optional[np.ndarray]:
         """Probability float32 (z, y, x) of a class on ``grid``; None where nothing is known of it."""
@@ -52,6 +55,10 @@ def grown_regions(
     grown = grow_regions(image, painted, count, growing_network(), evidence, quick, verdicts, job)
     if grown is not None:
         for index, region in enumerate(grown.regions, 1):
+            if evidence is not None and index in evidence.known and grown.verdicts[index - 1] is Verdict.LEARNED:
+                shares = evidence.on(index, region.place.grid)
+                if shares is not None and region.painted:
+                    region.logits = (region.logits + logit(np.clip(shares, _SURE, 1 - _SURE))) / 2
             _drop_small_parts(region, region.place.strokes(painted) == index)
     return grown
 

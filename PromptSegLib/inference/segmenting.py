@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -110,7 +110,7 @@ def segment(
     grown = None
     if painted is not None and look.coarse is not None and grow_strokes is not False:
         rows = {index: index for index in range(1, len(infos) + 1)}
-        known = SharedEvidence(Probabilities(scores), look.volume.grid, rows)
+        known = SharedEvidence(Probabilities(scores), look.volume.grid, rows, _known_classes(kept))
         grown = grown_regions(image, painted, len(infos), known, quick, job=job.part(0.75, 0.9))
         clock.note("growing")
 
@@ -134,6 +134,18 @@ def segment(
     clock.note("labels")
     job.report("done", 1.0)
     return result
+
+
+def _known_classes(prompts: Prompts) -> set[int]:
+    """Classes (from 1, as ``prompts.active`` has them) that the backbone was taught, as the tuning's record says."""
+    known = set()
+    for index, each in enumerate(prompts.active, 1):
+        record: Any = prompts.tuning.get(str(each.group))
+        for key in ("classes", each.info.name):
+            record = record.get(key) if isinstance(record, dict) else None
+        if not isinstance(record, dict) or record.get("new") is not True:
+            known.add(index)
+    return known
 
 
 class _Clock:
