@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -116,11 +116,10 @@ def working_grid(native: Grid, box: Box, most: int) -> WorkingGrid:
     return WorkingGrid(native, box, (z, y, x))
 
 
-def domain(native: Grid, painted: np.ndarray, wanted: Sequence[np.ndarray] = ()) -> Optional[Box]:
+def domain(native: Grid, painted: np.ndarray) -> Optional[Box]:
     """The native box (z, y, x) in which growing takes place; None where no class is painted.
 
     :param painted: int16 (z, y, x) on the native grid.
-    :param wanted: indices (n, 3) (z, y, x) of native voxels that must lie in it, such as where evidence is high.
     """
     inner = bounding_box(painted > 0)
     if inner is None:
@@ -134,9 +133,6 @@ def domain(native: Grid, painted: np.ndarray, wanted: Sequence[np.ndarray] = ())
     high = np.array([side.stop for side in inner]) + np.maximum(np.maximum(_MARGIN * size, thick), _LEAST)
     low = np.minimum(low, [side.start - 2 for side in every])
     high = np.maximum(high, [side.stop + 2 for side in every])
-    for points in wanted:
-        if len(points):
-            low, high = np.minimum(low, points.min(0) - _LEAST), np.maximum(high, points.max(0) + 1 + _LEAST)
     z, y, x = (slice(max(int(a), 0), min(int(np.ceil(b)), n)) for a, b, n in zip(low, high, native.shape))
     return z, y, x
 
