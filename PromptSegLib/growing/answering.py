@@ -42,13 +42,21 @@ def answer(net: GrowingNet, ground: Ground, index: int, evidence: Optional[np.nd
     shown = None if evidence is None else evidence[box]
     factor = int(np.ceil((part.array.size / ASKED) ** (1 / 3) - 0.25))
     if factor > 1:
-        thin, every = thinned(part, factor)
-        less = None if shown is None else shown[tuple(slice(None, None, step) for step in every)]
-        coarse = ask(net, question(thin, index, less)[None], thin.spacing)[0]
-        shown = expit(_spread(coarse, every, part.array.shape))
+        shown = answer_coarsely(net, part, index, shown, factor)
     # Between voxels, logits are interpolated: beyond some certainty they would only move the border.
     logits[box] = np.clip(ask(net, question(part, index, shown)[None], part.spacing)[0], AWAY, -AWAY)
     return logits
+
+
+def answer_coarsely(
+    net: GrowingNet, ground: Ground, index: int, evidence: Optional[np.ndarray], factor: int
+) -> np.ndarray:
+    """Probability float32 (z, y, x) of one class over the ground, as the network answers on ``factor`` times coarser
+    voxels: evidence for the next question."""
+    thin, every = thinned(ground, factor)
+    less = None if evidence is None else evidence[tuple(slice(None, None, step) for step in every)]
+    coarse = ask(net, question(thin, index, less)[None], thin.spacing)[0]
+    return expit(_spread(coarse, every, ground.array.shape))
 
 
 def thinned(ground: Ground, factor: int) -> tuple[Ground, tuple[int, int, int]]:

@@ -12,6 +12,7 @@ import torch
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.growing.inputs import CHANNELS
 from PromptSegLib.growing.model import load_growing
+from PromptSegLib.growing.network import GrowingNet
 from PromptSegLib.growing.training.contrast import redrawn, spoiled, synthesized
 from PromptSegLib.growing.training.phantoms import phantom
 from PromptSegLib.growing.training.recipe import Recipe
@@ -132,6 +133,34 @@ def test_views_are_questions_with_their_answers(data, tmp_path):
         assert ((targets == 1).sum((1, 2, 3)) > 0).all()
         own = asked[:, 3] == 1  # a stroke of the class lies in the class
         assert (targets[own] != 0).all()
+
+
+def test_a_view_takes_its_turns_mirrored_anew(data, tmp_path):
+    made = loaded(data, tmp_path, turns=2)
+    views = iter(Views(made, [load_source(source) for source in made.sources]))
+    seen = [next(views)[1] for _ in range(40)]
+    sizes = [int((targets == 1).sum()) for targets in seen]  # mirroring keeps the number of voxels
+    assert len(set(sizes)) < len(sizes) and max(sizes.count(size) for size in sizes) <= 4
+
+
+def test_an_answer_on_coarser_voxels_is_evidence(data, tmp_path):
+    """As at use: the network that learns is asked on coarser voxels first, and what it says is shown."""
+    made = loaded(data, tmp_path, coarse=1.0, evidence=0.0)
+    net = GrowingNet()
+    torch.nn.init.constant_(net.answer.bias, 3.0)
+    groups = [load_source(source) for source in made.sources]
+    asked, _, _ = Views(made, groups, net).draw(np.random.default_rng(1))
+    assert (asked[:, 10] == 1).all() and torch.allclose(asked[:, 9], torch.tensor(0.905).half(), atol=0.01)
+    alone, _, _ = Views(made, groups).draw(np.random.default_rng(1))
+    assert (alone[:, 10] == 0).all()
+
+
+def test_a_run_begins_with_a_network_that_is_there(data, tmp_path):
+    run = Training(loaded(data, tmp_path, start="bundled"), tmp_path / "run", lambda _: None, workers=0)
+    own, bundled = run.net.state_dict(), load_growing().state_dict()
+    assert all(torch.equal(own[name], bundled[name]) for name in bundled)
+    with pytest.raises(PromptSegError, match="not a growing network"):
+        Training(loaded(data, tmp_path, start="nowhere"), tmp_path / "other", lambda _: None, workers=0)
 
 
 def test_a_run_goes_on_where_it_was_killed_and_writes_network_and_card(data, tmp_path):

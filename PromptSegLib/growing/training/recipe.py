@@ -49,6 +49,9 @@ class Recipe:
     :param redrawn: share of the others whose intensities go through a random curve.
     :param evidence: share of the questions that come with evidence.
     :param corrections: share of the views with a stroke where the network's last answer was wrong.
+    :param coarse: share of the views whose evidence is the network's own answer on coarser voxels, as at use.
+    :param turns: how often a view is learned from, each time mirrored and turned anew.
+    :param start: weights file to begin with, ``bundled`` for those that come with PromptSeg; None for random ones.
     :param backbone: whose evidence is shown where a source names classes for it; None for simulated evidence alone.
     """
 
@@ -66,6 +69,9 @@ class Recipe:
     redrawn: float = 0.4
     evidence: float = 0.5
     corrections: float = 0.2
+    coarse: float = 0.0
+    turns: int = 1
+    start: Optional[str] = None
     backbone: Optional[str] = None
     rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -95,10 +101,10 @@ class Recipe:
             raise ValueError("there is no source")
         if len({source.name for source in self.sources}) < len(self.sources):
             raise ValueError("two sources have the same name")
-        for name in ("voxels", "asked", "views", "rate"):
+        for name in ("voxels", "asked", "views", "turns", "rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f'"{name}" must be above 0')
-        for name in ("synthesized", "redrawn", "evidence", "corrections", "warm_up", "ema"):
+        for name in ("synthesized", "redrawn", "evidence", "corrections", "coarse", "warm_up", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'"{name}" must lie between 0 and 1')
         for source in self.sources:

@@ -19,7 +19,7 @@ from ...files import check_writable
 from ...models.backbone import load_model
 from ...network.precision import autocast
 from ...pretraining import checkpoint
-from ..model import save_growing
+from ..model import load_growing, save_growing
 from ..network import GrowingNet
 from .backbone_evidence import add_evidence
 from .card import card_text
@@ -44,6 +44,9 @@ class Training:
         check_writable(self.checkpoint)
         torch.manual_seed(recipe.seed)
         self.net = GrowingNet().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if recipe.start is not None and not self.checkpoint.exists():
+            bundled = recipe.start == "bundled"
+            self.net.load_state_dict(load_growing(None if bundled else Path(recipe.start)).state_dict())
         self.average = copy.deepcopy(self.net).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
         self.step, self.seconds = 0, 0.0

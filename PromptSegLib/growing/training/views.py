@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..answering import answer_coarsely
 from ..inputs import Ground, question
 from ..network import GrowingNet, Stride, multiples, strides
 from .contrast import redrawn, smooth_noise, spoiled, synthesized, with_clusters
@@ -21,6 +22,9 @@ from .volumes import LabeledVolume
 IGNORED = 255  # target of voxels that only fill up
 _LEAST = 12  # voxels of a class in a view
 _TRIES = 20
+_WAITING = 16  # views that wait for their next turn, so that turns of one view are far apart
+_WIDER = 1.6  # times the voxels of other views, of those that come with an answer on coarser voxels
+_REAL = 0.9  # of the questions with evidence of classes that the backbone knows, those that get the backbone's own
 
 
 @dataclass
@@ -50,49 +54,52 @@ class Views(IterableDataset):
     def __iter__(self):
         worker = get_worker_info()
         rng = np.random.default_rng([self._recipe.seed, self.began, worker.id if worker else 0])
+        waiting: list[tuple[Scene, np.ndarray, int]] = []
         while True:
-            yield self.draw(rng)
+            while len(waiting) < (_WAITING if self._recipe.turns > 1 else 1):
+                waiting.append((*self.prepare(rng), self._recipe.turns))
+            scene, asked, turns = waiting.pop(int(rng.integers(len(waiting))))
+            if turns > 1:
+                waiting.append((scene, asked, turns - 1))
+            yield turned(scene, asked, rng)
 
     def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[Stride]]:
-        scene = self._scene(rng)
+        """A view of its own."""
+        return turned(*self.prepare(rng), rng)
+
+    def prepare(self, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
+        """A scene and the questions about it, (classes, CHANNELS, z, y, x) float16."""
+        net = self._net
+        coarsely = net is not None and rng.random() < self._recipe.coarse
+        scene = self._scene(rng, self._recipe.voxels * (_WIDER if coarsely else 1))
         strokes = painted(scene.truth, scene.count, rng)
         ground = Ground.of(scene.image, strokes, _triple(scene.spacing))
         shown = _shown(scene, self._recipe.evidence, rng)
-        if self._net is not None and rng.random() < self._recipe.corrections:
-            answer = answers(self._net, questions(ground, scene.count, shown))
+        if net is not None and coarsely:
+            for index in range(1, scene.count + 1):
+                shown[index] = answer_coarsely(net, ground, index, shown.get(index), int(rng.integers(2, 4)))
+        elif net is not None and rng.random() < self._recipe.corrections:
+            answer = answers(net, questions(ground, scene.count, shown), _triple(scene.spacing))
             strokes = corrected(scene.truth, strokes, answer, rng)
             ground = Ground.of(scene.image, strokes, _triple(scene.spacing))
-        asked, targets = questions(ground, scene.count, shown), scene.truth
-        order, flips = [0, 1, 2], [axis for axis in range(3) if rng.random() < 0.5]
-        spacing = scene.spacing
-        if rng.random() < 0.3:
-            order = [int(axis) for axis in rng.permutation(3)]
-            spacing = spacing[order]
-        asked = np.flip(asked.transpose(0, 1, *(axis + 2 for axis in order)), tuple(axis + 2 for axis in flips))
-        targets = np.flip(targets.transpose(order), tuple(flips))
-        steps = strides(_triple(spacing))
-        pads = [(0, -extent % each) for extent, each in zip(targets.shape, multiples(steps))]
-        asked = np.pad(asked, ((0, 0), (0, 0), *pads), mode="edge")  # as ``model.ask`` does
-        masks = np.stack([targets == index for index in range(1, scene.count + 1)]).astype(np.uint8)
-        masks = np.pad(masks, ((0, 0), *pads), constant_values=IGNORED)
-        return torch.from_numpy(asked.astype(np.float16)), torch.from_numpy(masks), steps
+        return scene, questions(ground, scene.count, shown).astype(np.float16)
 
-    def _scene(self, rng: np.random.Generator) -> Scene:
+    def _scene(self, rng: np.random.Generator, voxels: float) -> Scene:
         for _ in range(_TRIES):
             source = int(rng.choice(len(self._shares), p=self._shares))
             if source == len(self._groups):
-                scene = self._phantom(rng)
+                scene = self._phantom(rng, voxels)
             else:
                 volumes = self._groups[source]
-                scene = self._cut(volumes[int(rng.integers(len(volumes)))], rng)
+                scene = self._cut(volumes[int(rng.integers(len(volumes)))], rng, voxels)
             if scene is not None:
                 return scene
-        return self._phantom(rng) or self._scene(rng)
+        return self._phantom(rng, voxels) or self._scene(rng, voxels)
 
-    def _cut(self, volume: LabeledVolume, rng: np.random.Generator) -> Optional[Scene]:
+    def _cut(self, volume: LabeledVolume, rng: np.random.Generator, voxels: float) -> Optional[Scene]:
         value = int(rng.choice(list(volume.boxes)))
         low, high = volume.boxes[value]
-        spacing, shape = self._window(volume, (high - low) * volume.spacing, rng)
+        spacing, shape = self._window(volume, (high - low) * volume.spacing, rng, voxels)
         extent = np.asarray(volume.levels[0].labels.shape)
         size = shape * spacing / volume.spacing  # of the view, voxels of the full resolution
         slack = np.maximum((size - (high - low)) / 2, 0.25 * (high - low))
@@ -118,11 +125,11 @@ class Views(IterableDataset):
         return Scene(image, truth, len(values), spacing, evidence)
 
     def _window(
-        self, volume: LabeledVolume, extent: np.ndarray, rng: np.random.Generator
+        self, volume: LabeledVolume, extent: np.ndarray, rng: np.random.Generator, voxels: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Spacing and shape of a view around a structure of that extent in mm, all (z, y, x)."""
         shape = rng.uniform(0.7, 1.4, 3)
-        shape *= (self._recipe.voxels / np.prod(shape)) ** (1 / 3)
+        shape *= (voxels / np.prod(shape)) ** (1 / 3)
         step = float((extent * rng.uniform(1.1, 2.0, 3) / shape).max()) * np.exp(rng.uniform(-0.5, 0.3))
         spacing = np.maximum(step, volume.spacing * rng.uniform(0.7, 1.0))
         if rng.random() < 0.2:
@@ -130,12 +137,12 @@ class Views(IterableDataset):
         whole = np.asarray(volume.levels[0].labels.shape) * volume.spacing / spacing
         shape = np.minimum(shape, whole)
         # What a short axis leaves, the others may have.
-        shape = np.minimum(shape * max((self._recipe.voxels / np.prod(shape)) ** 0.35, 1), np.minimum(whole, 2 * shape))
+        shape = np.minimum(shape * max((voxels / np.prod(shape)) ** 0.35, 1), np.minimum(whole, 2 * shape))
         return spacing, np.maximum(shape.astype(int), 8)
 
-    def _phantom(self, rng: np.random.Generator) -> Optional[Scene]:
+    def _phantom(self, rng: np.random.Generator, voxels: float) -> Optional[Scene]:
         shape = rng.uniform(0.7, 1.4, 3)
-        z, y, x = (int(each) for each in shape * (0.6 * self._recipe.voxels / np.prod(shape)) ** (1 / 3))
+        z, y, x = (int(each) for each in shape * (0.6 * voxels / np.prod(shape)) ** (1 / 3))
         labels = phantom((z, y, x), rng)
         present = [value for value in np.unique(labels[labels > 0]) if (labels == value).sum() >= _LEAST]
         if not present:
@@ -145,6 +152,23 @@ class Views(IterableDataset):
             return None
         image = spoiled(synthesized(labels, rng), rng)
         return Scene(image, truth, len(values), np.ones(3), {})
+
+
+def turned(scene: Scene, asked: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[Stride]]:
+    """The questions about a scene and their targets, mirrored and turned at random, filled up as the network needs."""
+    targets, order, flips = scene.truth, [0, 1, 2], [axis for axis in range(3) if rng.random() < 0.5]
+    spacing = scene.spacing
+    if rng.random() < 0.3:
+        order = [int(axis) for axis in rng.permutation(3)]
+        spacing = spacing[order]
+    asked = np.flip(asked.transpose(0, 1, *(axis + 2 for axis in order)), tuple(axis + 2 for axis in flips))
+    targets = np.flip(targets.transpose(order), tuple(flips))
+    steps = strides(_triple(spacing))
+    pads = [(0, -extent % each) for extent, each in zip(targets.shape, multiples(steps))]
+    asked = np.pad(asked, ((0, 0), (0, 0), *pads), mode="edge")  # as ``model.ask`` does
+    masks = np.stack([targets == index for index in range(1, scene.count + 1)]).astype(np.uint8)
+    masks = np.pad(masks, ((0, 0), *pads), constant_values=IGNORED)
+    return torch.from_numpy(np.ascontiguousarray(asked)), torch.from_numpy(masks), steps
 
 
 def _asked_for(
@@ -176,7 +200,7 @@ def _shown(scene: Scene, share: float, rng: np.random.Generator) -> dict[int, np
     for index in range(1, scene.count + 1):
         if rng.random() < 0.15:
             continue
-        if index in scene.evidence and rng.random() < 0.7:
+        if index in scene.evidence and rng.random() < _REAL:
             shown[index] = scene.evidence[index]
         else:
             shown[index] = simulated_evidence(scene.truth, index, scene.count, rng, noise)
