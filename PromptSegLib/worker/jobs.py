@@ -41,6 +41,9 @@ Gives = tuple[dict[str, Any], dict[str, np.ndarray]]
 Emit = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
 
 _AROUND = 50.0  # mm around the strokes that a preview of a large image looks at
+_GRACE = 5.0  # seconds after the user's in which a result is still in time
+_AGAIN = 1.2  # times the seconds of the first look that the result takes after the tuning
+_LEAST = 0.4  # of the user's seconds that are tuned in any case
 _LARGE = 2_000_000  # voxels on the model's grid from which a preview looks only there
 
 
@@ -160,7 +163,7 @@ class Jobs:
 
         given = {"start": start, "appearance": appearance, "job": job, "workspace": self._workspace}
         parts = [{name: classes[name] for name in part} for part in self._thrift.parts_of(list(classes))]
-        settings = self._settings(values)
+        settings = _in_time(self._settings(values), time.monotonic() - self._began, looked)
         if len(parts) > 1:
             return tune_in_parts(examples, parts, backbone, settings=settings, **given)
         return tune(examples, classes, backbone, settings=settings, on_preview=on_preview, looked=looked, **given)
@@ -307,3 +310,15 @@ def threads_wanted() -> int:
         return max(1, len(os.sched_getaffinity(0)))
     except AttributeError:  # not on Linux
         return max(1, (os.cpu_count() or 2) // 2)
+
+
+def _in_time(settings: Any, spent: float, looked: Optional[float]) -> Any:
+    """Settings with which the result, not only the tuning, is there soon after the user's seconds.
+
+    :param spent: seconds since the job began.
+    :param looked: seconds that the first look took, None without one.
+    """
+    if settings.seconds is None or looked is None:
+        return settings
+    left = settings.seconds + _GRACE - spent - _AGAIN * looked
+    return replace(settings, seconds=min(settings.seconds, max(left, _LEAST * settings.seconds)))

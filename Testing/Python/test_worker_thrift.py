@@ -22,8 +22,9 @@ from PromptSegLib.progress import Cancelled, Job
 from PromptSegLib.tuning import parts as parts_module
 from PromptSegLib.tuning import tuning as tuning_module
 from PromptSegLib.tuning.parts import tune_in_parts
+from PromptSegLib.tuning.settings import Settings
 from PromptSegLib.worker.client import Event
-from PromptSegLib.worker.jobs import Jobs
+from PromptSegLib.worker.jobs import Jobs, _in_time
 from PromptSegLib.worker.messages import Message
 from PromptSegLib.worker.packing import packed_prompts, prompts_of
 from PromptSegLib.worker.thrift import STEPS, Thrift, smaller, sparingly
@@ -388,3 +389,13 @@ def test_the_command_line_says_so(scarce, models, case, tmp_path, capsys):
     assert main(["segment", prompts, str(tmp_path / "ct.nrrd"), "-o", str(tmp_path / "out.nrrd"), *common]) == 0
     assert STEPS[1].note in capsys.readouterr().err
     assert (tmp_path / "out.nrrd").is_file()
+
+
+def test_the_result_of_many_classes_is_in_time_too():
+    """What the result will take after the tuning, as the first look took it, is left of the user's seconds."""
+    settings = Settings(seconds=40.0)
+    assert _in_time(settings, 1.0, None).seconds == 40.0  # nothing was looked at, so nothing is known
+    assert _in_time(settings, 2.0, 2.0).seconds == 40.0  # few classes: seconds after the tuning
+    assert _in_time(settings, 11.0, 10.0).seconds == pytest.approx(40 + 5 - 11 - 12)
+    assert _in_time(settings, 60.0, 50.0).seconds == 16.0  # a part of the seconds is tuned in any case
+    assert _in_time(Settings(steps=3), 60.0, 50.0) == Settings(steps=3)
