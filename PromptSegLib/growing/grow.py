@@ -20,6 +20,7 @@ from .inputs import Ground, robust_limits
 from .network import GrowingNet
 
 COARSE = 500_000  # voxels of the pass over everything
+QUICK = 250_000  # of that pass in haste: the time goes into plain growing, with the number of voxels
 FINE = 500_000  # voxels of a structure's own pass
 GUARD = 120_000  # voxels, at least, on which painted slices predict each other
 _GUARDED = 900_000  # and of all classes together, if there are few
@@ -73,7 +74,7 @@ def grow_regions(
     box = domain(native, painted)
     if box is None:
         return None
-    place = working_grid(native, box, COARSE)
+    place = working_grid(native, box, QUICK if quick else COARSE)
     ground, shown = _ground(image, painted, place, count, evidence)
     if verdicts is None:
         thin = None if quick else _thinned(ground, shown, max(GUARD, _GUARDED // count))
