@@ -97,9 +97,11 @@ def test_nothing_is_corrected_where_nothing_is_wrong():
 @pytest.mark.parametrize("seed", range(8))
 def test_phantoms_contrasts_and_evidence_are_usable(seed):
     rng = np.random.default_rng(seed)
-    labels = phantom((20, 24, 28), rng)
-    assert labels.shape == (20, 24, 28)
-    for image in (synthesized(labels, rng), redrawn(synthesized(truth(), rng), rng), spoiled(truth() * 1.0, rng)):
+    tissues, structures = phantom((20, 24, 28), rng)
+    assert tissues.shape == structures.shape == (20, 24, 28) and structures.max() > 0
+    assert ((tissues > 0) == (structures > 0)).all()  # a tissue belongs to one structure
+    assert all(len(np.unique(structures[tissues == each])) == 1 for each in np.unique(tissues[tissues > 0]))
+    for image in (synthesized(tissues, rng), redrawn(synthesized(truth(), rng), rng), spoiled(truth() * 1.0, rng)):
         assert np.isfinite(image).all() and image.max() > image.min()
     noise = [rng.standard_normal(truth().shape) for _ in range(2)]
     evidence = simulated_evidence(truth(), 1, 2, rng, noise)

@@ -143,14 +143,14 @@ class Views(IterableDataset):
     def _phantom(self, rng: np.random.Generator, voxels: float) -> Optional[Scene]:
         shape = rng.uniform(0.7, 1.4, 3)
         z, y, x = (int(each) for each in shape * (0.6 * voxels / np.prod(shape)) ** (1 / 3))
-        labels = phantom((z, y, x), rng)
+        tissues, labels = phantom((z, y, x), rng)
         present = [value for value in np.unique(labels[labels > 0]) if (labels == value).sum() >= _LEAST]
         if not present:
             return None
         truth, values = _asked_for(labels, int(rng.choice(present)), self._recipe.asked, rng)
         if not values:
             return None
-        image = spoiled(synthesized(labels, rng), rng)
+        image = spoiled(synthesized(tissues, rng), rng)
         return Scene(image, truth, len(values), np.ones(3), {})
 
 
