@@ -19,9 +19,8 @@ from .attention import AttentionPair, PromptTensors
 from .config import NetworkConfig, outputs_of
 from .methods.registry import acting
 from .precision import on_cpu_casts
+from .similarity import similarity
 
-AGGREGATION_TEMPERATURE = 0.1
-CHUNK = 4096
 SLOW_BELOW = 20480  # batch x channels x depth x height
 # An unbounded scale drifts to 50-90 and makes probabilities over-confident (docs/methods.md#measured-with-a-prototype).
 MAX_SCALE = 30.0
@@ -203,7 +202,7 @@ class PUNet(nn.Module):
             if each.foreground not in prompts:
                 continue
             factor = self.scale.clamp(1.0, MAX_SCALE) if total is None else FURTHER_SCALE
-            value = factor * _similarity(map_, prompts[each.background], prompts[each.foreground])
+            value = factor * similarity(map_, prompts[each.background], prompts[each.foreground])
             if value.shape[2:] != grid:
                 value = F.interpolate(value, size=grid, mode="trilinear", align_corners=False)
             total = value if total is None else total + value
@@ -253,23 +252,3 @@ class _Part(nn.Module):
 def _with_classes(logits: Tensor, more: Optional[Tensor]) -> Tensor:
     """Logits (B, 1 + classes, ...) and what is added to those of the classes (B, classes, ...)."""
     return logits if more is None else torch.cat([logits[:, :1], logits[:, 1:] + more.to(logits.dtype)], 1)
-
-
-def _similarity(features: Tensor, background: Tensor, foreground: Tensor) -> Tensor:
-    """Features (B, C, d, h, w), tokens (K, n, C) each -> aggregated cosines (B, 1 + K, d, h, w)."""
-    tokens = torch.cat([background, foreground])
-    groups, count, _ = tokens.shape
-    flat = F.normalize(features.float().flatten(2), dim=1)
-    tokens = (F.normalize(tokens.float(), dim=-1) * tokens.any(-1, keepdim=True)).flatten(0, 1)
-    parts = []
-    # On a CPU a chunk's similarities to every token stay in the cache; a GPU wants few and large kernels.
-    for part in flat.split(CHUNK if flat.device.type == "cpu" else flat.shape[2], dim=2):
-        cosine = (tokens @ part).view(features.shape[0], groups, count, -1)
-        with torch.no_grad():  # cosines are bounded, so the softmax needs no maximum
-            weights = (cosine * (1.0 / AGGREGATION_TEMPERATURE)).exp_()
-            weights /= weights.sum(2, keepdim=True)
-        parts.append((weights * cosine).sum(2))
-    value = torch.cat(parts, 2).float()
-    classes = groups // 2
-    value = torch.cat([value[:, :classes].mean(1, keepdim=True), value[:, classes:]], 1)
-    return value.view(features.shape[0], 1 + classes, *features.shape[2:])
