@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+pytest.register_assert_rewrite("harness")
+
 LIVER, SPLEEN, BACKGROUND = 6, 300, 255
 
 
@@ -76,7 +78,7 @@ def benchmark_module() -> Iterator[Callable[[str], ModuleType]]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     """A folder with two tiny backbones that ship prompts."""
-    from tiny import tiny_backbone  # not at the top: it needs torch, which most tests do not
+    from harness.tiny_model import tiny_backbone  # not at the top: it needs torch, which most tests do not
 
     folder = tmp_path_factory.mktemp("models")
     for seed in (0, 1):
@@ -87,7 +89,7 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def case() -> Any:
     """An example for jobs of a worker: the phantom with its strokes."""
-    from tiny import example
+    from harness.tiny_model import example
 
     return example()
 
@@ -95,7 +97,7 @@ def case() -> Any:
 @pytest.fixture(scope="module")
 def expected(models, case) -> SimpleNamespace:
     """What those jobs give without a worker."""
-    from driven import given_without_a_worker
+    from harness.worker_harness import given_without_a_worker
 
     return given_without_a_worker(models, case)
 
@@ -103,7 +105,7 @@ def expected(models, case) -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Any]:
     """Worker processes that the sessions of a module share."""
-    from scenes import Workers
+    from harness.mrml_fixtures import Workers
 
     lent = Workers()
     yield lent
@@ -113,8 +115,8 @@ def workers() -> Iterator[Any]:
 @pytest.fixture
 def desk(models, workers) -> Iterator[Any]:
     """A desk with the usual strokes painted."""
-    from desk import Desk
-    from scenes import paint_strokes
+    from harness.mrml_fixtures import paint_strokes
+    from harness.session_harness import Desk
 
     desk = Desk(models, workers)
     paint_strokes(desk.segmentation, desk.volume, desk.reference)
@@ -124,7 +126,7 @@ def desk(models, workers) -> Iterator[Any]:
 
 @pytest.fixture
 def blank_desk(models, workers) -> Iterator[Any]:
-    from desk import Desk
+    from harness.session_harness import Desk
 
     desk = Desk(models, workers)
     yield desk
@@ -133,8 +135,8 @@ def blank_desk(models, workers) -> Iterator[Any]:
 
 @pytest.fixture
 def oblique_desk(models, workers) -> Iterator[Any]:
-    from desk import SHIFTED, Desk
-    from test_scene_volumes import rotation
+    from harness.mrml_volumes import rotation
+    from harness.session_harness import SHIFTED, Desk
 
     desk = Desk(models, workers, direction=tuple(rotation(20, -35, 50).ravel()), matrix=SHIFTED)
     yield desk

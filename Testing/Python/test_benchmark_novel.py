@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy import ndimage
-from tiny import CLASSES, painted, phantom, tiny_backbone
 
+from harness.tiny_model import CLASSES, painted, phantom, tiny_backbone
 from PromptSegLib import growing
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.growing.training.recipe import Recipe

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_models_catalogue import remote, set_up
-from tiny import tiny_backbone
 
+from harness.catalogue_fixtures import remote, set_up
+from harness.tiny_model import tiny_backbone
 from PromptSegLib.cli.main import main
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.files import replacing

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import BACKGROUND, CLASSES, example, tiny_backbone
 
 import PromptSegLib as ps
+from harness.tiny_model import BACKGROUND, CLASSES, example, tiny_backbone
 from PromptSegLib.examples.annotation import barred_label, labels_on_grid
 from PromptSegLib.examples.checking import check_example
 from PromptSegLib.examples.geometry import Grid

@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_examples_reading import sentence
-from test_scene_volumes import rotation
 
+from harness.mrml_volumes import rotation
+from harness.refusals import sentence
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.examples.nifti import Header, sibling
 from PromptSegLib.examples.pairs import read_pair

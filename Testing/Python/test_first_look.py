@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import BACKGROUND, CLASSES, example, tiny_backbone
 
+from harness.tiny_model import BACKGROUND, CLASSES, example, tiny_backbone
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.inference.quick import _known, first_look
 from PromptSegLib.models.matching import matched

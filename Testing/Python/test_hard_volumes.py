@@ -35,7 +35,7 @@ def hard() -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    from tiny import tiny_backbone
+    from harness.tiny_model import tiny_backbone
 
     folder = tmp_path_factory.mktemp("model")
     tiny_backbone(folder)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import phantom, tiny_backbone
 
+from harness.tiny_model import phantom, tiny_backbone
 from PromptSegLib.inference import segmenting
 from PromptSegLib.inference.islands import islands_hidden
 from PromptSegLib.inference.native import winner

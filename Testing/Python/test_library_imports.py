@@ -6,14 +6,12 @@ import ast
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Iterator
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-LIBRARY = ROOT / "PromptSegLib"
-FILES = sorted(LIBRARY.rglob("*.py"))
+from harness.library_files import FILES, LIBRARY, ROOT, imported, tree
+
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 HEAVY = ("torch", "monai", "slicer", "vtk", "qt", "ctk", "PythonQt")
 MRML, WIDGETS = {"slicer", "vtk"}, {"qt", "ctk", "PythonQt", "PySide6"}
@@ -39,19 +37,6 @@ def heavy_modules(*code: str) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     return ast.literal_eval(done.stdout)
-
-
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Top-level names of all absolute imports of a file, wherever they stand."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield (node.module or "").partition(".")[0]
 
 
 def test_the_files_are_found():

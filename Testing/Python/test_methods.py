@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import CLASSES, example, phantom, tiny_backbone
 
 import PromptSegLib as ps
+from harness.tiny_model import CLASSES, example, phantom, tiny_backbone
 from PromptSegLib.examples.volume import Volume
 from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.models.backbone import load_model

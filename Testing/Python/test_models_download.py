@@ -15,8 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_models_catalogue import PROMPTS, WEIGHTS, remote, set_up
 
+from harness.catalogue_fixtures import PROMPTS, WEIGHTS, remote, set_up
 from PromptSegLib.cli.main import main
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models import catalogue

@@ -18,8 +18,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import CLASSES, phantom, recipe_values
 
+from harness.tiny_model import CLASSES, phantom, recipe_values
 from PromptSegLib import files
 from PromptSegLib.cli import commands
 from PromptSegLib.cli.main import _parser, main

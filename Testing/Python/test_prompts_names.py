@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from test_prompts_store import make
-from tiny import CLASSES, example, tiny_backbone
 
+from harness.prompts_fixtures import make
+from harness.tiny_model import CLASSES, example, tiny_backbone
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.examples.checking import check_example
 from PromptSegLib.inference.segmenting import segment

@@ -11,10 +11,9 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer")
 
-from scenes import BACKGROUND_VALUE, add_volume, box_in, paint, put_under
-from test_scene_volumes import rotation
-from tiny import CLASSES, painted
-
+from harness.mrml_fixtures import BACKGROUND_VALUE, add_volume, box_in, paint, put_under
+from harness.mrml_volumes import rotation
+from harness.tiny_model import CLASSES, painted
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.examples.geometry import Grid, resample
 from PromptSegLib.inference.result import Segmentation

@@ -8,10 +8,9 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer")
 
-from desk import Desk, shows_tuned
-from scenes import box_in, paint, paint_strokes, run
-from tiny import CLASSES
-
+from harness.mrml_fixtures import box_in, paint, paint_strokes, run
+from harness.session_harness import Desk, shows_tuned
+from harness.tiny_model import CLASSES
 from PromptSegLib.session import live
 from PromptSegLib.session.codes import contradicted
 

@@ -9,8 +9,7 @@ import pytest
 
 pytest.importorskip("slicer")
 
-from desk import LONG, Desk, reported
-from scenes import (
+from harness.mrml_fixtures import (
     box_in,
     content,
     mask_of,
@@ -18,9 +17,9 @@ from scenes import (
     paint,
     run,
 )
-from test_scene_looking import add_views
-from tiny import CLASSES
-
+from harness.mrml_segments import add_views
+from harness.session_harness import LONG, Desk, reported
+from harness.tiny_model import CLASSES
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.prompts.classes import describe

@@ -6,7 +6,8 @@ import json
 
 import pytest
 import SimpleITK as sitk
-from tiny import CLASSES, phantom, tiny_backbone
+
+from harness.tiny_model import CLASSES, phantom, tiny_backbone
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import CLASSES, PREPROCESSING, phantom, tiny_backbone
 
 import PromptSegLib as ps
+from harness.tiny_model import CLASSES, PREPROCESSING, phantom, tiny_backbone
 from PromptSegLib.examples.annotation import UNKNOWN, barred_label
 from PromptSegLib.examples.example import Example
 from PromptSegLib.examples.geometry import Grid
@@ -118,7 +118,7 @@ def test_strokes_are_not_trained_on_and_complete_annotations_need_not_be(backbon
     from PromptSegLib.tuning import tuning as module
 
     monkeypatch.setattr(module, "RandomCrops", None)  # called, it would fail
-    from tiny import example
+    from harness.tiny_model import example
 
     ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     ps.tune([complete()], CLASSES, backbone, settings=replace(BRIEF, training=False))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
 
 import PromptSegLib as ps
+from harness.tiny_model import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
 from PromptSegLib.examples.example import Example
 from PromptSegLib.examples.volume import Volume
 from PromptSegLib.inference.evidence import evidence

@@ -14,8 +14,8 @@ from typing import Optional
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import tiny_backbone
 
+from harness.tiny_model import tiny_backbone
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.prompts.classes import describe

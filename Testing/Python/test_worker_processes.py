@@ -12,14 +12,14 @@ from typing import Callable, Iterator, Optional
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from driven import (
+
+from harness.worker_harness import (
     SECONDS,
     Driven,
     eventually,
     is_running,
     one_sentence,
 )
-
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.worker import client
 from PromptSegLib.worker.client import Sent

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import CLASSES, example, tiny_backbone
 
 import PromptSegLib as ps
+from harness.tiny_model import CLASSES, example, tiny_backbone
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.inference.looking import places_to_look

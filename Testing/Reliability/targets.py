@@ -23,8 +23,7 @@ from PromptSegLib.errors import PromptSegError
 
 def _prompts() -> list[bytes]:
     """Valid prompts files, small ones."""
-    from tiny import CLASSES, CONFIG, PREPROCESSING, example
-
+    from harness.tiny_model import CLASSES, CONFIG, PREPROCESSING, example
     from PromptSegLib.prompts.classes import describe
     from PromptSegLib.prompts.store import ClassPrompts, Prompts
     from PromptSegLib.prompts.strokes import Strokes, fingerprint
@@ -100,8 +99,7 @@ class Catalogue:
     leaves, refuses = False, (PromptSegError,)
 
     def __init__(self, folder: Path):
-        from tiny import CONFIG, PREPROCESSING
-
+        from harness.tiny_model import CONFIG, PREPROCESSING
         from PromptSegLib.models import catalogue
 
         self.models = folder / "models"
@@ -237,9 +235,9 @@ class Scene:
     def __init__(self, folder: Path):
         import SimpleITK as sitk
         import slicer
-        from scenes import add_volume, paint_strokes
-        from tiny import tiny_backbone
 
+        from harness.mrml_fixtures import add_volume, paint_strokes
+        from harness.tiny_model import tiny_backbone
         from PromptSegLib.scene import links, memory, prompt_nodes
         from PromptSegLib.scene.storage import new_scene
 
@@ -417,7 +415,8 @@ class CommandLine:
 
     def __init__(self, folder: Path):
         import SimpleITK as sitk
-        from tiny import example, tiny_backbone
+
+        from harness.tiny_model import example, tiny_backbone
 
         self.folder = folder
         tiny_backbone(folder, shipped=True)

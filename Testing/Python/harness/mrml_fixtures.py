@@ -11,9 +11,9 @@ from typing import Any, Mapping
 
 import numpy as np
 import SimpleITK as sitk
-from tiny import CLASSES, painted, phantom
 from vtk.util.numpy_support import vtk_to_numpy
 
+from harness.tiny_model import CLASSES, painted, phantom
 from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.prompts.classes import ClassInfo, describe
