@@ -118,7 +118,7 @@ class Batch:
             )
 
     def _measured_file(self, path: Path) -> dict[str, float]:
-        from ..examples.reading import read_annotation
+        from ..imaging.reading import read_annotation
 
         return _milliliters(read_annotation(path), self._values)
 

@@ -72,9 +72,9 @@ def tune(options: argparse.Namespace) -> None:
                 "what was painted on it."
             )
     start = Prompts.load(_prompts_file(options.start)) if options.start else None
-    from ..examples.checking import check_examples, holds
-    from ..examples.example import Example
-    from ..examples.pairs import read_pair
+    from ..annotation.checking import check_examples, holds
+    from ..annotation.example import Example
+    from ..annotation.pairs import read_pair
 
     examples = [
         Example(*read_pair(image, annotation, tell), options.background, options.complete, Path(image).name)
@@ -154,10 +154,10 @@ def _segment_one(
     outputs: Outputs,
 ) -> sitk.Image:
     """Segment the image ``path``, write what is wanted of it, and give its labels."""
-    from ..examples.checking import check_strokes
-    from ..examples.example import Example
-    from ..examples.pairs import read_pair
-    from ..examples.reading import read_image
+    from ..annotation.checking import check_strokes
+    from ..annotation.example import Example
+    from ..annotation.pairs import read_pair
+    from ..imaging.reading import read_image
     from ..inference.writing import write_image, write_segmentation
 
     strokes, region = None, None
@@ -204,7 +204,7 @@ def worker(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     from ..evaluation.scores import format_table, to_json
     from ..evaluation.scores import score as score_labels
-    from ..examples.reading import read_annotation
+    from ..imaging.reading import read_annotation
 
     classes = parse_classes(options.classes)
     scores = score_labels(read_annotation(options.reference), read_annotation(options.prediction), classes)

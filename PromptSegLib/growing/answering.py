@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.special import expit
 
-from ..examples.annotation import UNKNOWN
+from ..annotation.labels import UNKNOWN
 from .grids import Box, bounding_box
 from .inputs import Ground, question
 from .model import ask

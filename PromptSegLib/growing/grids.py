@@ -8,8 +8,8 @@ from typing import Optional
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.annotation import UNKNOWN
-from ..examples.geometry import Grid, to_model_grid
+from ..annotation.labels import UNKNOWN
+from ..imaging.geometry import Grid, to_model_grid
 
 _SAME = 1.15  # native voxels that would become less than this much larger stay as they are
 _MARGIN = 0.25  # of the painted extent, on either side
@@ -58,7 +58,7 @@ class WorkingGrid:
         return to_model_grid(image, self.grid, float(sitk.GetArrayViewFromImage(image)[self.box].min()))
 
     def strokes(self, painted: np.ndarray) -> np.ndarray:
-        """What was painted, int16 (z, y, x) labels as in ``examples.annotation``; a rare class is never lost.
+        """What was painted, int16 (z, y, x) labels as in ``annotation.labels``; a rare class is never lost.
 
         :param painted: on the native grid.
         """

@@ -7,7 +7,7 @@ from typing import Callable, Iterator, Optional, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.geometry import Grid, resample
+from ..imaging.geometry import Grid, resample
 
 _SLAB_VOXELS = 4_000_000
 

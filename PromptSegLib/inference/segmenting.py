@@ -10,18 +10,18 @@ from typing import Any, Optional, Sequence, Union
 import numpy as np
 import SimpleITK as sitk
 
+from ..annotation.classes import ClassInfo, is_one_body
+from ..annotation.example import Example
+from ..annotation.labels import UNKNOWN, labels_on_grid
 from ..errors import PromptSegError
-from ..examples.annotation import UNKNOWN, labels_on_grid
-from ..examples.checking import check_extent, check_image
-from ..examples.example import Example
-from ..examples.geometry import Grid
-from ..examples.volume import Volume
 from ..growing.grow import Grown
+from ..imaging.checking import check_extent, check_image
+from ..imaging.geometry import Grid
+from ..imaging.volume import Volume
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import find_sha256
 from ..models.workspace import Workspace
 from ..progress import Job
-from ..prompts.classes import ClassInfo, is_one_body
 from ..prompts.store import Prompts
 from .evidence import Probabilities, evidence
 from .islands import islands_hidden
@@ -252,7 +252,7 @@ def _strokes(
     values: list[int],
     workspace: Workspace,
 ) -> Optional[np.ndarray]:
-    """Strokes on the image's grid, labels as in ``examples.annotation``; None where there are none."""
+    """Strokes on the image's grid, labels as in ``annotation.labels``; None where there are none."""
     if strokes is not None:
         classes = {f"class {value}": value for value in values}
         labels = labels_on_grid(replace(strokes, image=image), classes, native)

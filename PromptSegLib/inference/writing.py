@@ -10,10 +10,10 @@ from typing import Optional
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..examples.geometry import nonzero_extent
-from ..examples.nifti import Header
-from ..examples.reading import check_intact, quiet
 from ..files import check_name, replacing
+from ..imaging.geometry import nonzero_extent
+from ..imaging.nifti import Header
+from ..imaging.reading import check_intact, quiet
 from .result import Segmentation
 
 _PLAIN = (".nii.gz", ".nii", ".nrrd")

@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..annotation.classes import is_name
 from ..errors import PromptSegError, is_out_of_memory
-from ..examples.preprocessing import Preprocessing
 from ..files import replacing
+from ..imaging.preprocessing import Preprocessing
 from ..network.config import NetworkConfig
 from ..network.punet import PUNet
-from ..prompts.classes import is_name
 from ..prompts.store import Prompts
 from .catalogue import find, sha256_of
 

@@ -12,9 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional
 
+from ..annotation.classes import is_name
 from ..errors import PromptSegError
-from ..examples.preprocessing import Preprocessing
-from ..prompts.classes import is_name
+from ..imaging.preprocessing import Preprocessing
 
 FOLDER = Path(__file__).parent
 CATALOGUE = FOLDER / "catalogue.json"

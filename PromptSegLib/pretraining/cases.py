@@ -15,10 +15,10 @@ from monai.data import CacheDataset
 from monai.transforms import Compose, Transform
 
 from ..errors import PromptSegError, is_out_of_memory
-from ..examples.checking import check_grid, check_image, check_kind
-from ..examples.geometry import Grid, resample, upright_grid
-from ..examples.reading import check_intact, quiet, read_annotation, read_image, unreadable
-from ..examples.volume import Volume
+from ..imaging.checking import check_grid, check_image, check_kind
+from ..imaging.geometry import Grid, resample, upright_grid
+from ..imaging.reading import check_intact, quiet, read_annotation, read_image, unreadable
+from ..imaging.volume import Volume
 from .recipe import Recipe
 from .source import PLACE, Source
 

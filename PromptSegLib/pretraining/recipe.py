@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from ..annotation.classes import MAX_CLASSES, is_name
 from ..errors import PromptSegError
-from ..examples.preprocessing import Preprocessing
+from ..imaging.preprocessing import Preprocessing
 from ..network.config import NetworkConfig
-from ..prompts.classes import MAX_CLASSES, is_name
 from .settings import Assignment, settings_of
 from .source import Source
 

@@ -12,9 +12,9 @@ import struct
 from pathlib import Path
 from typing import Iterable, Optional
 
+from ..annotation.strokes import MAX_PACKED, Strokes
 from ..errors import PromptSegError
 from ..files import replacing
-from .strokes import MAX_PACKED, Strokes
 
 Key = tuple[str, str]  # fingerprint of the image, digest of the strokes
 _KIND = "promptseg-strokes"

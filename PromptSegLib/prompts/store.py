@@ -15,15 +15,15 @@ from typing import Any, Iterable, Mapping, Optional
 
 import numpy as np
 
+from ..annotation.classes import MAX_CLASSES, MAX_VALUE, ClassInfo, canonical_name, check_names, is_name, matching_name
+from ..annotation.strokes import MAX_BYTES, Strokes, is_sha256
 from ..errors import PromptSegError
-from ..examples.intensity import IntensityRule
-from ..examples.preprocessing import Preprocessing
 from ..files import replacing
+from ..imaging.intensity import IntensityRule
+from ..imaging.preprocessing import Preprocessing
 from ..network.config import MODES, NetworkConfig, outputs_of
 from ..network.methods import registry
 from . import beside
-from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, canonical_name, check_names, is_name, matching_name
-from .strokes import MAX_BYTES, Strokes, is_sha256
 
 # 1: strokes voxel by voxel, PUNet's tokens, and what was called DVPT and EPT before they were as published.
 FORMATS = (1, 2)

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 from .labelmaps import holds, is_blank, labelmaps_of, matrix_of, voxels_of
 from .lattices import on_lattice, window
 from .links import segment_of

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import vtk
 
 from ..errors import PromptSegError
-from ..examples.geometry import PERPENDICULAR, skew
+from ..imaging.geometry import PERPENDICULAR, skew
 
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

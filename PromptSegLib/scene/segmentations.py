@@ -16,9 +16,9 @@ import SimpleITK as sitk
 import slicer
 import vtk
 
+from ..annotation.classes import matching_name
 from ..errors import PromptSegError
 from ..inference.result import Segmentation
-from ..prompts.classes import matching_name
 from .labelmaps import BINARY, is_empty, labelmap_of
 from .layers import accepted, give_way, leave_layers, renew_derived
 from .painting import look, snapshot

@@ -11,7 +11,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..errors import PromptSegError
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 from .placement import RAS_LPS, image_of, image_to_world, label_of, orthogonal, to_vtk, volume_to_world
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
 from ..worker.client import Sent
 from ..worker.packing import grid_values, packed_infos, packed_prompts

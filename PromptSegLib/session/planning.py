@@ -7,8 +7,8 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
+from ..annotation.classes import ClassInfo, check_names, is_name, matching_name
 from ..errors import PromptSegError
-from ..prompts.classes import ClassInfo, check_names, is_name, matching_name
 from ..prompts.store import Prompts
 from ..scene import painting
 from ..scene.segmentations import Segment, segments

@@ -7,7 +7,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.geometry import Grid, resample
+from ..imaging.geometry import Grid, resample
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
 from ..scene.volumes import modality_of_volume, voxels_of_volume

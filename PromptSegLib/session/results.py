@@ -7,10 +7,10 @@ from typing import Any, Callable, Optional, Sequence
 
 import SimpleITK as sitk
 
+from ..annotation.classes import ClassInfo
 from ..errors import PromptSegError
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
-from ..prompts.classes import ClassInfo
 from ..prompts.store import Prompts
 from ..scene import links, painting, prompt_nodes
 from ..scene.lattices import cropped

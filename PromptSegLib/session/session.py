@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence, Union
 
+from ..annotation.classes import matching_name
 from ..errors import PromptSegError
 from ..inference.result import Segmentation
 from ..models import catalogue
-from ..prompts.classes import matching_name
 from ..prompts.store import Prompts
 from ..scene import links, looking, memory, painting, prompt_nodes
 from ..scene.history import History, OneOrder

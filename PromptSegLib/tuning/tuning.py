@@ -12,21 +12,22 @@ import monai
 import numpy as np
 import torch
 
+from ..annotation.checking import check_examples
+from ..annotation.classes import ClassInfo, describe
+from ..annotation.example import Example
+from ..annotation.labels import barred_label, labels_on_grid, strokes_on_image
+from ..annotation.strokes import Strokes
 from ..errors import PromptSegError
-from ..examples.annotation import barred_label, labels_on_grid, strokes_on_image
-from ..examples.checking import check_examples, check_extent
-from ..examples.example import Example
-from ..examples.geometry import Grid
-from ..examples.intensity import IntensityRule
+from ..imaging.checking import check_extent
+from ..imaging.geometry import Grid
+from ..imaging.intensity import IntensityRule
 from ..models.backbone import Backbone, load_model
 from ..models.workspace import Workspace
 from ..network.attention import PromptTensors
 from ..network.methods.registry import method as method_called
 from ..network.tokens import unstack
 from ..progress import Job
-from ..prompts.classes import ClassInfo, describe
 from ..prompts.store import MAX_CLASSES, ClassPrompts, Prompts
-from ..prompts.strokes import Strokes
 from .crops import Crop, cover
 from .encoded import EncodedCrops
 from .objective import mean

@@ -26,13 +26,13 @@ from typing import Any, Callable, Mapping, Optional, Union
 import numpy as np
 import SimpleITK as sitk
 
+from ..annotation.classes import ClassInfo, describe
+from ..annotation.example import Example
 from ..errors import PromptSegError
-from ..examples.example import Example
-from ..examples.geometry import Grid
-from ..examples.intensity import MODALITY
+from ..imaging.geometry import Grid
+from ..imaging.intensity import MODALITY
 from ..inference.result import Segmentation
 from ..progress import Job
-from ..prompts.classes import ClassInfo, describe
 from .messages import Message
 from .packing import grid_of, grid_values, infos_of, packed_infos, packed_labels, packed_prompts, prompts_of
 from .thrift import Thrift, sparingly
@@ -106,7 +106,7 @@ class Jobs:
         return {"cpu": processor, "mps": "Apple GPU"}.get(device.type, str(device))
 
     def _prepare(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
-        from ..examples.checking import check_image
+        from ..imaging.checking import check_image
         from ..inference.evidence import sweep
 
         backbone = self._backbone(values, job)
@@ -119,7 +119,7 @@ class Jobs:
         return {}, {}
 
     def _tune(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
-        from ..examples.checking import check_examples
+        from ..annotation.checking import check_examples
         from ..tuning.parts import without
 
         backbone = self._backbone(values, job.part(0.0, 0.02))
@@ -199,7 +199,7 @@ class Jobs:
         return self._segmented(backbone, prompts, example, None, job.part(0.02, 1.0), around=False, image=image)
 
     def _grow(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
-        from ..examples.checking import check_strokes
+        from ..annotation.checking import check_strokes
         from ..inference.stroke_regions import segment_strokes
 
         example = self._example(values["examples"][0], arrays, 0)

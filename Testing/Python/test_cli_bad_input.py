@@ -17,13 +17,13 @@ import SimpleITK as sitk
 
 from harness.catalogue_fixtures import remote, set_up
 from harness.tiny_model import tiny_backbone
+from PromptSegLib.annotation.classes import describe
 from PromptSegLib.cli.main import main
-from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.files import replacing
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.inference.writing import write_image, write_segmentation
 from PromptSegLib.models import catalogue
-from PromptSegLib.prompts.classes import describe
 from PromptSegLib.prompts.store import Prompts
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from harness.refusals import sentence
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.reading import check_intact, read_annotation, read_image
+from PromptSegLib.imaging.reading import check_intact, read_annotation, read_image
 
 FORMATS = ("nii", "nii.gz", "nrrd", "mha")
 

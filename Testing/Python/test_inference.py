@@ -10,8 +10,8 @@ import SimpleITK as sitk
 
 import PromptSegLib as ps
 from harness.tiny_model import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
-from PromptSegLib.examples.geometry import Grid, upright_grid
-from PromptSegLib.examples.volume import Volume
+from PromptSegLib.imaging.geometry import Grid, upright_grid
+from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference import evidence as evidence_module
 from PromptSegLib.inference import native as native_module
 from PromptSegLib.inference.evidence import Probabilities, evidence

@@ -17,7 +17,7 @@ import torch
 
 import PromptSegLib as ps
 from harness.tiny_model import CLASSES, example, phantom, tiny_backbone
-from PromptSegLib.examples.volume import Volume
+from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.models.backbone import load_model
 from PromptSegLib.network import methods

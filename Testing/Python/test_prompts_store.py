@@ -19,13 +19,13 @@ import SimpleITK as sitk
 from safetensors.numpy import load, save
 
 from harness.prompts_fixtures import SHA, SMALL, make, tensors_of
+from PromptSegLib.annotation.classes import ClassInfo, describe
+from PromptSegLib.annotation.strokes import Strokes, fingerprint
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.intensity import IntensityRule
+from PromptSegLib.imaging.intensity import IntensityRule
 from PromptSegLib.network.config import MODES, OUTPUTS, NetworkConfig
 from PromptSegLib.network.methods.registry import known
-from PromptSegLib.prompts.classes import ClassInfo, describe
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts, parse_classes
-from PromptSegLib.prompts.strokes import Strokes, fingerprint
 
 IMAGE = "f" * 64
 

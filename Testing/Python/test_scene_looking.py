@@ -14,7 +14,7 @@ from harness.mrml_segments import DIRECTIONS, TRANSFORMS, add_views, setup_nodes
 from harness.mrml_volumes import put_under  # noqa: E402
 from harness.tiny_model import phantom  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
-from PromptSegLib.examples.geometry import Grid  # noqa: E402
+from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.scene.looking import (  # noqa: E402
     hide_map,
     in_volume,

@@ -26,7 +26,7 @@ from harness.mrml_segments import (  # noqa: E402
 )
 from harness.mrml_volumes import ras, rotation  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
-from PromptSegLib.examples.geometry import Grid  # noqa: E402
+from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import labelmaps  # noqa: E402
 from PromptSegLib.scene.lattices import cropped, on_lattice  # noqa: E402

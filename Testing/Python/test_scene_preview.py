@@ -21,9 +21,9 @@ from harness.mrml_segments import (  # noqa: E402
     voxels_of,
     world_of,
 )
+from PromptSegLib.annotation.classes import ClassInfo  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
-from PromptSegLib.prompts.classes import ClassInfo  # noqa: E402
 from PromptSegLib.scene.preview import Preview  # noqa: E402
 from PromptSegLib.scene.segmentations import segments, segments_by_name  # noqa: E402
 from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402

@@ -29,9 +29,9 @@ from harness.mrml_segments import (  # noqa: E402
     world_points,
 )
 from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
+from PromptSegLib.annotation.classes import _ANATOMY, ClassInfo, describe  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
-from PromptSegLib.prompts.classes import _ANATOMY, ClassInfo, describe  # noqa: E402
 from PromptSegLib.scene.placement import to_vtk  # noqa: E402
 from PromptSegLib.scene.segmentations import (  # noqa: E402
     BINARY,

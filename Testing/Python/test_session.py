@@ -20,9 +20,9 @@ from harness.mrml_fixtures import (
 from harness.mrml_volumes import rotation
 from harness.session_harness import BRIEF, LONG, MOMENTS, TURNED, Desk, group_of, reported
 from harness.tiny_model import CLASSES
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.annotation.classes import ClassInfo
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import ClassInfo
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import links
 from PromptSegLib.scene.roles import set_role

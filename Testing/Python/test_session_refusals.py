@@ -25,9 +25,9 @@ from harness.mrml_segments import bent
 from harness.mrml_volumes import ras, rotation
 from harness.session_harness import MOMENTS, Desk, reported
 from harness.tiny_model import CLASSES, painted
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.annotation.classes import ClassInfo
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import ClassInfo
 from PromptSegLib.scene import links
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import apply_result

@@ -20,9 +20,9 @@ from harness.mrml_fixtures import (
 from harness.mrml_segments import add_views
 from harness.session_harness import LONG, Desk, reported
 from harness.tiny_model import CLASSES
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import describe
 from PromptSegLib.scene import links, memory
 from PromptSegLib.scene.history import History
 from PromptSegLib.scene.placement import to_array

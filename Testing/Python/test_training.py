@@ -11,9 +11,9 @@ import torch
 
 import PromptSegLib as ps
 from harness.tiny_model import CLASSES, PREPROCESSING, phantom, tiny_backbone
-from PromptSegLib.examples.annotation import UNKNOWN, barred_label
-from PromptSegLib.examples.example import Example
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.annotation.example import Example
+from PromptSegLib.annotation.labels import UNKNOWN, barred_label
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.tuning.training import Annotated, RandomCrops, hold_out
 from PromptSegLib.tuning.working_grid import MOST_VOXELS, upright_spacing, working_preprocessing

@@ -25,7 +25,7 @@ from harness.worker_harness import (
     strokes_of,
     tuning,
 )
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker.client import Sent
 from PromptSegLib.worker.jobs import Jobs
 from PromptSegLib.worker.launch import environment, local_command

@@ -11,7 +11,7 @@ import torch
 
 import PromptSegLib as ps
 from harness.tiny_model import CLASSES, example, tiny_backbone
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.inference.looking import places_to_look
 from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, aligned, overlaps, starts, steps

@@ -24,9 +24,9 @@ from PromptSegLib.errors import PromptSegError
 def _prompts() -> list[bytes]:
     """Valid prompts files, small ones."""
     from harness.tiny_model import CLASSES, CONFIG, PREPROCESSING, example
-    from PromptSegLib.prompts.classes import describe
+    from PromptSegLib.annotation.classes import describe
+    from PromptSegLib.annotation.strokes import Strokes, fingerprint
     from PromptSegLib.prompts.store import ClassPrompts, Prompts
-    from PromptSegLib.prompts.strokes import Strokes, fingerprint
 
     case = example()
     labels = np.full((20, 40, 48), -1, np.int16)

@@ -13,8 +13,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ...errors import PromptSegError
-from ...examples.geometry import Grid
-from ...examples.reading import read_annotation, read_image
+from ...imaging.geometry import Grid
+from ...imaging.reading import read_annotation, read_image
 from .recipe import Source
 
 _LEVELS = 3

@@ -14,9 +14,9 @@ import SimpleITK as sitk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from harness.tiny_model import CLASSES, painted, phantom
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.annotation.classes import ClassInfo, describe
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import ClassInfo, describe
 from PromptSegLib.scene.painting import snapshot
 from PromptSegLib.scene.placement import to_vtk
 from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments, segments_by_name

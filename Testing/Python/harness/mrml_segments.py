@@ -9,7 +9,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from harness.mrml_volumes import put_under, ras, rotation
-from PromptSegLib.prompts.classes import ClassInfo, describe
+from PromptSegLib.annotation.classes import ClassInfo, describe
 from PromptSegLib.scene.placement import node_to_world, to_array, to_vtk
 from PromptSegLib.scene.segmentations import BINARY
 from PromptSegLib.scene.storage import new_scene

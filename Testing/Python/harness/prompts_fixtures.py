@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from PromptSegLib.examples.preprocessing import Preprocessing
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.network.config import NetworkConfig
-from PromptSegLib.prompts.classes import describe
 from PromptSegLib.prompts.store import ClassPrompts, Prompts
 
 NETWORK = NetworkConfig(channels=(16, 16, 32), head_channels=8, tokens=4, dynamic_rank=4)

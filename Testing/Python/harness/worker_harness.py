@@ -15,7 +15,7 @@ import torch
 
 import PromptSegLib as ps
 from harness.tiny_model import CLASSES
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker.client import Event, Sent, Worker
 from PromptSegLib.worker.packing import grid_of, grid_values, infos_of, packed_prompts, prompts_of
 

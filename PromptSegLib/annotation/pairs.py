@@ -8,9 +8,9 @@ from typing import Callable, Union
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from .geometry import Grid
-from .nifti import Header
-from .reading import read_annotation, read_image
+from ..imaging.geometry import Grid
+from ..imaging.nifti import Header
+from ..imaging.reading import read_annotation, read_image
 
 _TWO = "holds two positions, a qform and an sform that differ"
 
