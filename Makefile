@@ -36,6 +36,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 bench: $(READY)
 	$(RUN) Testing/Benchmark/bench.py --seeds 0 1

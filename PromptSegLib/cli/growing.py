@@ -52,7 +52,7 @@ def grow(options: argparse.Namespace) -> None:
 def train_growing(options: argparse.Namespace) -> None:
     import torch
 
-    from ..growing.training.run import train
+    from ..pretraining.growing.run import train
 
     bundled = Path(__file__).parents[1] / "growing" / "recipes" / f"{options.recipe}.json"
     if options.threads:

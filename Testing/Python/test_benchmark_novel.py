@@ -14,8 +14,8 @@ from scipy import ndimage
 from harness.tiny_model import CLASSES, painted, phantom, tiny_backbone
 from PromptSegLib import growing
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.growing.training.recipe import Recipe
-from PromptSegLib.growing.training.volumes import find_files
+from PromptSegLib.pretraining.growing.recipe import Recipe
+from PromptSegLib.pretraining.growing.volumes import find_files
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETS = [

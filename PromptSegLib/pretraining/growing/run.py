@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader
 
 from ...errors import PromptSegError
 from ...files import check_writable
+from ...growing.model import load_growing, save_growing
+from ...growing.network import GrowingNet
 from ...models.backbone import load_model
 from ...network.precision import autocast
-from ...pretraining import checkpoint
-from ..model import load_growing, save_growing
-from ..network import GrowingNet
+from .. import checkpoint
 from .backbone_evidence import add_evidence
 from .card import card_text
 from .recipe import Recipe

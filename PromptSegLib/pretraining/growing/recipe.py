@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from ...errors import PromptSegError
-from ...pretraining.settings import settings_of
+from ..settings import settings_of
 
 
 @dataclass(frozen=True)
