@@ -14,7 +14,7 @@ from scipy.ndimage import uniform_filter
 from scipy.special import expit
 
 from ..annotation.labels import UNKNOWN
-from .grids import Box, bounding_box
+from ..imaging.geometry import Box, bounding_box
 from .inputs import Ground, question
 from .model import ask
 from .network import GrowingNet

@@ -12,8 +12,8 @@ from scipy.ndimage import label as numbered_parts
 from scipy.ndimage import maximum_filter1d
 
 from ..annotation.labels import UNKNOWN
-from ..imaging.geometry import Grid
-from .grids import Box, bounding_box, domain, working_grid
+from ..imaging.geometry import Box, Grid, bounding_box
+from .grids import domain, working_grid
 
 _REACH = 4  # steps of the grid on which classes are grown: changes so near to what was painted always count
 _JITTER = 1  # such steps: by as much borders move without a reason

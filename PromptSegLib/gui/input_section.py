@@ -56,12 +56,6 @@ class InputSection:
         """Look for models that came or went otherwise."""
         self._shown = None
 
-    def choose_first_volume(self) -> None:
-        """On entering: the first volume of the scene, where none was chosen yet."""
-        self._seen = volume_list.volumes(self.panel.scene)
-        if self.panel.parameters.volume is None and self._seen:
-            self.choose_volume(self._seen[0])
-
     def choose_new_volume(self) -> None:
         """A volume that came while none was chosen."""
         volumes = volume_list.volumes(self.panel.scene)

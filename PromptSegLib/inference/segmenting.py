@@ -16,7 +16,7 @@ from ..annotation.labels import UNKNOWN, labels_on_grid
 from ..errors import PromptSegError
 from ..growing.grow import Grown
 from ..imaging.checking import check_extent, check_image
-from ..imaging.geometry import Grid
+from ..imaging.geometry import Grid, bounding_box
 from ..imaging.volume import Volume
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import find_sha256
@@ -292,9 +292,10 @@ def honour(labels: np.ndarray, painted: np.ndarray, lookup: np.ndarray) -> None:
 def box_around(where: np.ndarray, margin: float, volume: Volume, tile: Sequence[int]) -> tuple[slice, ...]:
     """Whole tiles around a mask (z, y, x) with ``margin`` mm."""
     far = np.ceil(margin / np.asarray(volume.grid.spacing[::-1])).astype(int)
-    ends = [np.flatnonzero(where.any(tuple(other for other in range(3) if other != axis))) for axis in range(3)]
-    low = [max(int(line[0] - more), 0) for line, more in zip(ends, far)]
-    high = [min(int(line[-1] + 1 + more), extent) for line, more, extent in zip(ends, far, where.shape)]
+    box = bounding_box(where)
+    assert box is not None
+    low = [max(int(side.start - more), 0) for side, more in zip(box, far)]
+    high = [min(int(side.stop + more), extent) for side, more, extent in zip(box, far, where.shape)]
     return aligned(low, high, where.shape, tile, steps(where.shape, tile))
 
 

@@ -13,6 +13,28 @@ import SimpleITK as sitk
 
 pytest.register_assert_rewrite("harness")
 
+SLOW = ("training", "application")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cpu-seconds", help="file to append the processor seconds of each test to")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--cpu-seconds", None)
+    if path:
+        from harness.cpu_seconds import CpuSeconds
+
+        config.pluginmanager.register(CpuSeconds(Path(path).resolve()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has no other mark is fast."""
+    for item in items:
+        if not any(item.get_closest_marker(mark) for mark in SLOW):
+            item.add_marker("fast")
+
+
 LIVER, SPLEEN, BACKGROUND = 6, 300, 255
 
 

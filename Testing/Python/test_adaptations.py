@@ -14,6 +14,8 @@ from torch import nn
 from harness.tiny_model import phantom, tiny_backbone
 from PromptSegLib.network.config import FURTHER_TOKENS, OUTPUTS
 
+pytestmark = pytest.mark.training
+
 CLASSES = 2
 SIZE = (8, 16, 16)
 FROZEN = ("prompts", "decoder prompts", "linear head", "linear head on all maps", "LoRA")

@@ -17,6 +17,8 @@ from PromptSegLib.errors import PromptSegError
 from PromptSegLib.pretraining.growing.recipe import Recipe
 from PromptSegLib.pretraining.growing.volumes import find_files
 
+pytestmark = pytest.mark.training
+
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETS = [
     ("vessel", (32, 64, 64)),

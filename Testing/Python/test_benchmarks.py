@@ -15,6 +15,8 @@ from harness.tiny_model import phantom, tiny_backbone
 from PromptSegLib.inference.segmenting import segment
 from PromptSegLib.prompts.store import Prompts
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def shipped(benchmark_module, tmp_path, monkeypatch):

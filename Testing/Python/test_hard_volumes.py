@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.training
+
 FOLDER = Path(__file__).resolve().parents[1] / "Reliability"
 RIGHT = (
     "orientation: oblique and left-handed",

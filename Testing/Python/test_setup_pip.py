@@ -18,6 +18,8 @@ from PromptSegLib.setup.installing import Installer
 from PromptSegLib.setup.requirements import installed_version
 from PromptSegLib.setup.tools import PythonTools
 
+pytestmark = pytest.mark.application
+
 REQUIREMENTS = "torch>=2.1\nmonai>=1.3\nnumpy>=1.24\n"
 
 

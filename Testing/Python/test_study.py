@@ -9,6 +9,8 @@ import SimpleITK as sitk
 
 from harness.tiny_model import CLASSES, phantom, tiny_backbone
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def study(benchmark_module):

@@ -91,6 +91,7 @@ def test_a_class_alone():
     assert alone.labels.ravel().tolist() == [0, 0, 1, 0, UNKNOWN, barred_label(1), UNKNOWN]
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "method, passes", [*((name, "joint") for name in offered()), ("punet", "each"), ("side", "each")]
 )
@@ -106,6 +107,7 @@ def test_complete_volumes_train_by_every_method(backbone, method, passes):
     assert labels.GetSize() == phantom()[0].GetSize()
 
 
+@pytest.mark.training
 def test_training_is_reproducible(backbone):
     settings = replace(BRIEF, method="linear")
     first, again = (ps.tune([complete(), complete(seed=1)], CLASSES, backbone, settings=settings) for _ in range(2))
@@ -126,6 +128,7 @@ def test_strokes_are_not_trained_on_and_complete_annotations_need_not_be(backbon
         ps.tune([complete()], CLASSES, backbone, settings=BRIEF)
 
 
+@pytest.mark.training
 def test_training_learns_the_next_image(backbone):
     """Not only the images that taught: another phantom, from prompts that saw it never."""
     settings = ps.Settings(steps=30, token_steps=30, method="linear", seed=0)
