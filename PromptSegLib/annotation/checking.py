@@ -40,25 +40,39 @@ def check_classes(classes: Mapping[str, int], background: int | None = None) -> 
         if not is_name(name):
             raise PromptSegError("A class name is empty, longer than a line, or unprintable; give it another name.")
         if value > MAX_VALUE:
-            raise PromptSegError(f"The class {name} has the value {value}; give it a value of {MAX_VALUE} or less.")
+            raise PromptSegError(
+                "The class {name} has the value {value}; give it a value of {max_value} or less.",
+                name=name,
+                value=value,
+                max_value=MAX_VALUE,
+            )
         if value < 1:
             raise PromptSegError(
-                f"The class {name} has the value {value}, but 0 means unannotated; give it a value of 1 or more."
+                "The class {name} has the value {value}, but 0 means unannotated; give it a value of 1 or more.",
+                name=name,
+                value=value,
             )
     if len(classes) > MAX_CLASSES:
-        raise PromptSegError(f"There are {len(classes)} classes; give at most {MAX_CLASSES}.")
+        raise PromptSegError(
+            "There are {count} classes; give at most {max_classes}.", count=len(classes), max_classes=MAX_CLASSES
+        )
     check_names(classes)
     owner: dict[int, str] = {}
     for name, value in classes.items():
         if value in owner:
             raise PromptSegError(
-                f"The classes {owner[value]} and {name} have the same value {value}; give each its own value."
+                "The classes {owner} and {name} have the same value {value}; give each its own value.",
+                owner=owner[value],
+                name=name,
+                value=value,
             )
         owner[value] = name
     if background in owner:
         raise PromptSegError(
-            f"The value {background} is both the background and the class {owner[background]}; "
-            "paint the background with a value of its own."
+            "The value {background} is both the background and the class {owner}; paint the background "
+            "with a value of its own.",
+            background=background,
+            owner=owner[background],
         )
     if background == 0:
         raise PromptSegError(
@@ -93,12 +107,17 @@ def check_examples(examples: Sequence[Example], classes: Mapping[str, int]) -> N
         named = f"The class {missing[0]} is" if len(missing) == 1 else f"The classes {', '.join(missing)} are"
         what = "it" if len(missing) == 1 else "them"
         raise PromptSegError(
-            f"{named} not painted {where}; either paint {what} or leave {what} out of the classes (--classes)."
+            "{named} not painted {where}; either paint {what} or leave {what} out of the classes (--classes).",
+            named=named,
+            where=where,
+            what=what,
         )
     if known.sum() < 2:
         raise PromptSegError(
-            f"Only {next(iter(classes))} is painted {where}; paint some background or another class as well, "
-            "or say that the annotation is complete."
+            "Only {classes} is painted {where}; paint some background or another class as well, or say "
+            "that the annotation is complete.",
+            classes=next(iter(classes)),
+            where=where,
         )
 
 
@@ -108,7 +127,9 @@ def _check_annotation(example: Example, classes: Mapping[str, int], alone: bool)
     annotation = example.annotation
     if annotation.GetNumberOfComponentsPerPixel() == 1 and not is_integer(annotation.GetPixelID()):
         kind = annotation.GetPixelIDTypeAsString()
-        raise PromptSegError(f"{name} has {kind} voxels; save it as a label volume with whole numbers.")
+        raise PromptSegError(
+            "{name} has {kind} voxels; save it as a label volume with whole numbers.", name=name, kind=kind
+        )
     # A single annotated slice is a fine annotation.
     check_kind(name, annotation.GetSize(), annotation.GetNumberOfComponentsPerPixel(), thin=True)
     grid, image = Grid.of(annotation), Grid.of(example.image)
@@ -134,12 +155,14 @@ def _check_annotation(example: Example, classes: Mapping[str, int], alone: bool)
         outside += beyond.mean() * places.size
     known = seen[:-1]
     if not (known[1:].any() or (known[0] and not alone)):
-        raise PromptSegError(f"{name} {_nothing(annotation, classes)}.")
+        raise PromptSegError("{name} {nothing}.", name=name, nothing=_nothing(annotation, classes))
     if total and outside > 0.5 * total:
         share = "All" if outside > 0.999 * total else f"{outside / total:.0%}"
         raise PromptSegError(
-            f"{share} of the annotated voxels of {example.name} lie outside the image; "
-            "the image and the annotation seem to belong to different patients or scans, so check the pair."
+            "{share} of the annotated voxels of {name} lie outside the image; the image and the "
+            "annotation seem to belong to different patients or scans, so check the pair.",
+            share=share,
+            name=example.name,
         )
     return known
 

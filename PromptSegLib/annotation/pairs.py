@@ -44,7 +44,10 @@ def fitted(
         annotation.CopyInformation(image)
     elif any(a.same_as(b) for a in own for b in other):
         raise PromptSegError(
-            f"{names[1]} {_TWO}; the one that counts does not fit {names[0]}, so save it with the other alone."
+            "{annotation} {two}; the one that counts does not fit {image}, so save it with the other alone.",
+            annotation=names[1],
+            two=_TWO,
+            image=names[0],
         )
     return annotation
 

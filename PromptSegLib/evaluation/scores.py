@@ -64,7 +64,7 @@ def score(
     """
     check_classes(classes)
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise PromptSegError(f"The surface tolerance is {tolerance_mm} mm: use 0 or more.")
+        raise PromptSegError("The surface tolerance is {tolerance_mm} mm: use 0 or more.", tolerance_mm=tolerance_mm)
     truth, guess = label_array(reference, "reference"), label_array(prediction, "prediction")
     check_same_grid(reference, prediction, "prediction")
     spacing = tuple(float(s) for s in reference.GetSpacing()[::-1])  # z, y, x mm, as the arrays

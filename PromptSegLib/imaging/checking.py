@@ -42,20 +42,26 @@ def check_kind(
 ) -> None:
     """Refuse what is not a scalar 3D volume. ``size`` in (x, y, z) voxels; ``thin``: a single slice will do."""
     if any(extent == 0 for extent in size):
-        raise PromptSegError(f"{name} has no voxels; export it again.")
+        raise PromptSegError("{name} has no voxels; export it again.", name=name)
     if len(size) > 3:
         raise PromptSegError(
-            f"{name} has {len(size)} dimensions (a time series or several volumes in one file); "
-            "save the 3D volume you want to use as a file of its own."
+            "{name} has {count} dimensions (a time series or several volumes in one file); save the 3D "
+            "volume you want to use as a file of its own.",
+            name=name,
+            count=len(size),
         )
     if pixel_id in _COMPLEX:
-        raise PromptSegError(f"{name} has complex values; save its magnitude as a scalar volume.")
+        raise PromptSegError("{name} has complex values; save its magnitude as a scalar volume.", name=name)
     if components > 1:
         raise PromptSegError(
-            f"{name} has {components} values per voxel (colour or vectors), not one; convert it to a scalar volume."
+            "{name} has {components} values per voxel (colour or vectors), not one; convert it to a scalar volume.",
+            name=name,
+            components=components,
         )
     if len(size) < 3 or (min(size) < 2 and not thin):
-        raise PromptSegError(f"{name} is a single slice, not a 3D volume; load the whole series as one volume.")
+        raise PromptSegError(
+            "{name} is a single slice, not a 3D volume; load the whole series as one volume.", name=name
+        )
 
 
 def check_grid(name: str, grid: Grid) -> None:
@@ -63,14 +69,21 @@ def check_grid(name: str, grid: Grid) -> None:
     advice = "convert the original series again (in Slicer: load the DICOM series and save it as .nrrd)"
     if not all(np.isfinite(step) and step > 0 for step in grid.spacing):
         steps = ", ".join(f"{step:g}" for step in grid.spacing)
-        raise PromptSegError(f"{name} has a voxel spacing of ({steps}) mm, which must be positive; {advice}.")
+        raise PromptSegError(
+            "{name} has a voxel spacing of ({steps}) mm, which must be positive; {advice}.",
+            name=name,
+            steps=steps,
+            advice=advice,
+        )
     if not np.all(np.isfinite(grid.origin)):
-        raise PromptSegError(f"{name} has no valid origin; {advice}.")
+        raise PromptSegError("{name} has no valid origin; {advice}.", name=name, advice=advice)
     # Written so that NaN is refused too.
     if not skew(np.reshape(grid.direction, (3, 3))) < PERPENDICULAR:
         raise PromptSegError(
-            f"{name} has axes that are not perpendicular (a tilted gantry, or damaged orientation information); "
-            "resample it to a rectangular grid (in Slicer: harden its transform, or use a Resample Image module)."
+            "{name} has axes that are not perpendicular (a tilted gantry, or damaged orientation "
+            "information); resample it to a rectangular grid (in Slicer: harden its transform, or use "
+            "a Resample Image module).",
+            name=name,
         )
 
 
@@ -89,23 +102,31 @@ def check_image(image: sitk.Image, name: str) -> None:
     low, high = voxels.min(), voxels.max()  # NaN if there is one anywhere
     if not (np.isfinite(low) and np.isfinite(high)):
         raise PromptSegError(
-            f"{name} has voxels that are NaN or infinite; replace them, for example with the lowest value."
+            "{name} has voxels that are NaN or infinite; replace them, for example with the lowest value.", name=name
         )
     if max(abs(float(low)), abs(float(high))) > _HIGHEST:
         raise PromptSegError(
-            f"{name} has values from {low:.3g} to {high:.3g}, which are no intensities; replace those that mark what "
-            "was not measured, for example with the lowest value."
+            "{name} has values from {low:.3g} to {high:.3g}, which are no intensities; replace those "
+            "that mark what was not measured, for example with the lowest value.",
+            name=name,
+            low=low,
+            high=high,
         )
     if np.float32(low) == np.float32(high):
         raise PromptSegError(
-            f"All voxels of {name} have the same intensity ({low:g}); check that it is the right volume."
+            "All voxels of {name} have the same intensity ({low:g}); check that it is the right volume.",
+            name=name,
+            low=low,
         )
     low, high = float(low), float(high)
     # Networks compute with single precision: what is lost in it, nobody can segment.
     if max(abs(low), abs(high)) > _LARGEST or not high - low > max(_SMALLEST, 1e-5 * max(abs(low), abs(high))):
         raise PromptSegError(
-            f"{name} has intensities from {low:g} to {high:g}, which single precision cannot tell apart; check that "
-            "the file is not damaged, or rescale it."
+            "{name} has intensities from {low:g} to {high:g}, which single precision cannot tell "
+            "apart; check that the file is not damaged, or rescale it.",
+            name=name,
+            low=low,
+            high=high,
         )
 
 
@@ -115,24 +136,35 @@ def check_size(name: str, grid: Grid) -> None:
     voxel = f"with voxels of {_by(grid.spacing)} mm"
     if longest > _LONGEST or middle > _WIDEST:
         raise PromptSegError(
-            f"{name} measures {_by(_sides(grid))} mm, {voxel}; check the voxel spacing, which seems to be in another "
-            "unit (micrometres for millimetres?)."
+            "{name} measures {by} mm, {voxel}; check the voxel spacing, which seems to be in another "
+            "unit (micrometres for millimetres?).",
+            name=name,
+            by=_by(_sides(grid)),
+            voxel=voxel,
         )
     if middle < _NARROWEST:
         raise PromptSegError(
-            f"{name} measures only {_by(_sides(grid))} mm, {voxel}; check the voxel spacing, which seems to be in "
-            "another unit (metres for millimetres?)."
+            "{name} measures only {by} mm, {voxel}; check the voxel spacing, which seems to be in "
+            "another unit (metres for millimetres?).",
+            name=name,
+            by=_by(_sides(grid)),
+            voxel=voxel,
         )
     if max(grid.spacing) > _MOST_UNEQUAL * min(grid.spacing):
-        raise PromptSegError(f"{name} has voxels of {_by(grid.spacing)} mm; check the voxel spacing along each axis.")
+        raise PromptSegError(
+            "{name} has voxels of {by} mm; check the voxel spacing along each axis.", name=name, by=_by(grid.spacing)
+        )
 
 
 def check_extent(image: Grid, spacing: Sequence[float], name: str) -> None:
     """Refuse an image of less than two voxels on a model's grid of ``spacing`` (z, y, x) mm."""
     if max(side / step for side, step in zip(_sides(image), spacing[::-1])) < 2:
         raise PromptSegError(
-            f"{name} measures only {_by(_sides(image))} mm, and a voxel of the model {_by(spacing[::-1])} mm; check "
-            "the voxel spacing of the image, or, for a specimen as small as this, give it ten times its spacing."
+            "{name} measures only {by} mm, and a voxel of the model {voxel} mm; check the voxel spacing "
+            "of the image, or, for a specimen as small as this, give it ten times its spacing.",
+            name=name,
+            by=_by(_sides(image)),
+            voxel=_by(spacing[::-1]),
         )
 
 

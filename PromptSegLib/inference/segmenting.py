@@ -266,7 +266,9 @@ def _strokes(
     try:
         labels = packed[-1].unpack(values)
     except ValueError as error:
-        raise PromptSegError(f"The strokes in these prompts cannot be used: {error}; tune again.") from error
+        raise PromptSegError(
+            "The strokes in these prompts cannot be used: {error}; tune again.", error=error
+        ) from error
     return labels if (labels > 0).any() else None
 
 
@@ -324,7 +326,10 @@ def _check_region(region: Region, native: Grid, name: str) -> None:
     for low, high, extent in zip(*region, native.size):
         if not 0 <= low < high <= extent:
             raise PromptSegError(
-                f"The region {region} does not lie inside {name} of size {native.size}; give voxel indices (x, y, z)."
+                "The region {region} does not lie inside {name} of size {size}; give voxel indices (x, y, z).",
+                region=region,
+                name=name,
+                size=native.size,
             )
 
 

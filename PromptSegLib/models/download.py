@@ -72,11 +72,15 @@ def delete(entry: Entry) -> None:
     cannot be deleted, and while another PromptSeg downloads the model.
     """
     if entry.weights_download is None:
-        raise PromptSegError(f"The model {entry.name} is part of PromptSeg and stays; only downloads can be deleted.")
+        raise PromptSegError(
+            "The model {name} is part of PromptSeg and stays; only downloads can be deleted.", name=entry.name
+        )
     paths = download_paths(entry.name)
     for path in (entry.path, entry.prompts):
         if path is not None and path not in paths and path.exists():
-            raise PromptSegError(f"{path} was not downloaded by PromptSeg; delete it by hand if you want it gone.")
+            raise PromptSegError(
+                "{path} was not downloaded by PromptSeg; delete it by hand if you want it gone.", path=path
+            )
     with _alone(entry.name):
         for path in (*paths, *map(_partial, paths)):
             try:
@@ -85,7 +89,9 @@ def delete(entry: Entry) -> None:
                 continue
             except OSError as error:
                 raise PromptSegError(
-                    f"Cannot delete {path}: {error.strerror or error}; close what uses it and try again."
+                    "Cannot delete {path}: {strerror}; close what uses it and try again.",
+                    path=path,
+                    strerror=error.strerror or error,
                 ) from error
 
 
@@ -104,7 +110,8 @@ def _alone(name: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise PromptSegError(
-            f"The model {name} is being downloaded by another PromptSeg; wait until that has ended, and try again."
+            "The model {name} is being downloaded by another PromptSeg; wait until that has ended, and try again.",
+            name=name,
         ) from error
     except (OSError, NotImplementedError):
         yield
@@ -144,8 +151,11 @@ def _check_room(part: Download, path: Path) -> None:
         free = shutil.disk_usage(path.parent).free
     if free < lacking:
         raise PromptSegError(
-            f"The disk of {path.parent} has {free / 1e6:.0f} MB left, but {lacking / 1e6:.0f} MB are needed; free some "
-            "space, or set PROMPTSEG_MODELS to another folder."
+            "The disk of {parent} has {free:.0f} MB left, but {lacking:.0f} MB are needed; free some "
+            "space, or set PROMPTSEG_MODELS to another folder.",
+            parent=path.parent,
+            free=free / 1000000.0,
+            lacking=lacking / 1000000.0,
         )
 
 
@@ -154,7 +164,7 @@ def _get(part: Download, path: Path, report: Callable[[int], None]) -> None:
     import pooch  # not at the top: it is there once Setup has run
 
     if urllib.parse.urlsplit(part.url).scheme not in ("http", "https"):
-        raise PromptSegError(f"{part.url} is no web address; update PromptSeg.")
+        raise PromptSegError("{url} is no web address; update PromptSeg.", url=part.url)
     pooch.get_logger().setLevel("WARNING")
     downloader = _Resuming(part, path, report)
     for attempt in range(2):
@@ -169,8 +179,10 @@ def _get(part: Download, path: Path, report: Callable[[int], None]) -> None:
             if attempt or not left:
                 break
     raise PromptSegError(
-        f"What came from {_host(part)} for {path.name} is not the file that was asked for (its SHA-256 is wrong), and "
-        "was deleted; try again later, or update PromptSeg."
+        "What came from {host} for {name} is not the file that was asked for (its SHA-256 is "
+        "wrong), and was deleted; try again later, or update PromptSeg.",
+        host=_host(part),
+        name=path.name,
     )
 
 
@@ -219,8 +231,12 @@ class _Resuming:
             announced = answer.headers.get("Content-Length") or ""
             if announced.isdecimal() and arrived + int(announced) != size:
                 raise PromptSegError(
-                    f"{_host(self._part)} sent {arrived + int(announced)} bytes instead of the {size} of "
-                    f"{partial.stem}; log in where your network asks you to, or update PromptSeg."
+                    "{host} sent {arrived} bytes instead of the {size} of {stem}; log in where your network "
+                    "asks you to, or update PromptSeg.",
+                    host=_host(self._part),
+                    arrived=arrived + int(announced),
+                    size=size,
+                    stem=partial.stem,
                 )
             with _writing(partial), open(partial, "ab" if arrived else "wb") as file:
                 for block in answer.iter_content(_BLOCK):
@@ -253,10 +269,13 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise PromptSegError(
-                f"The disk of {path.parent} is full; free some space and download again to go on where it stopped."
+                "The disk of {parent} is full; free some space and download again to go on where it stopped.",
+                parent=path.parent,
             ) from error
         raise PromptSegError(
-            f"Cannot write {path}: {error.strerror or error}; set PROMPTSEG_MODELS to a folder that you may write."
+            "Cannot write {path}: {strerror}; set PROMPTSEG_MODELS to a folder that you may write.",
+            path=path,
+            strerror=error.strerror or error,
         ) from error
 
 
@@ -279,20 +298,35 @@ def _unreachable(part: Download, path: Path, error: Exception) -> PromptSegError
     answer = getattr(error, "response", None)
     if answer is not None:
         if answer.status_code in (404, 410):
-            return PromptSegError(f"{part.url} is not there ({answer.status_code}); update PromptSeg, {by_hand}.")
+            return PromptSegError(
+                "{url} is not there ({status_code}); update PromptSeg, {by_hand}.",
+                url=part.url,
+                status_code=answer.status_code,
+                by_hand=by_hand,
+            )
         if answer.status_code == 407:
-            return PromptSegError(f"The proxy wants a password; put it into HTTPS_PROXY, {by_hand}.")
+            return PromptSegError("The proxy wants a password; put it into HTTPS_PROXY, {by_hand}.", by_hand=by_hand)
         why = f"{answer.status_code} {answer.reason}"
-        return PromptSegError(f"{host} refused the download ({why}); try later, {by_hand}.")
+        return PromptSegError(
+            "{host} refused the download ({why}); try later, {by_hand}.", host=host, why=why, by_hand=by_hand
+        )
     if isinstance(error, requests.exceptions.SSLError):
         return PromptSegError(
-            f"The certificate of {host} was not accepted, which a firewall that reads along may cause; ask your "
-            f"administrator, {by_hand}."
+            "The certificate of {host} was not accepted, which a firewall that reads along may cause; "
+            "ask your administrator, {by_hand}.",
+            host=host,
+            by_hand=by_hand,
         )
     if error.args and isinstance(error.args[0], MaxRetryError):  # nothing was ever answered
-        return PromptSegError(f"There is no connection to {host}; check the network and the proxy settings, {by_hand}.")
+        return PromptSegError(
+            "There is no connection to {host}; check the network and the proxy settings, {by_hand}.",
+            host=host,
+            by_hand=by_hand,
+        )
     return PromptSegError(
-        f"The connection to {host} broke several times; download again to go on where it stopped, {by_hand}."
+        "The connection to {host} broke several times; download again to go on where it stopped, {by_hand}.",
+        host=host,
+        by_hand=by_hand,
     )
 
 

@@ -43,7 +43,7 @@ def write(prompts: Path, strokes: Iterable[Strokes]) -> None:
             path.unlink()
         return
     if os.path.exists(path) and not ours:
-        raise PromptSegError(f"{path} is in the way of what was painted; give the prompts file another name.")
+        raise PromptSegError("{path} is in the way of what was painted; give the prompts file another name.", path=path)
     header = json.dumps([each.to_dict() for each in kept])
     content = save({str(index): each.data for index, each in enumerate(kept)}, {_KIND: header})
     with replacing(path) as temporary:

@@ -94,8 +94,10 @@ def check_writable(segmentation_node, volume_node) -> None:
     if source != BINARY and segmentation.GetNumberOfSegments():
         kind = "surfaces" if source == _SURFACE else f"another kind ({source.lower()})"
         raise PromptSegError(
-            f"{what} is made of {kind}; make binary labelmap its source representation (Segmentations) "
-            "or choose another."
+            "{what} is made of {kind}; make binary labelmap its source representation (Segmentations) "
+            "or choose another.",
+            what=what,
+            kind=kind,
         )
     volume = volume_to_world(volume_node)  # refuses what the reference geometry would silently ignore
     size = volume_node.GetImageData().GetDimensions() if volume_node.GetImageData() is not None else (1, 1, 1)

@@ -246,7 +246,7 @@ def test_what_the_worker_refuses_is_one_quiet_line(desk, monkeypatch):
 
     def with_a_bad_name(plan):
         request = described(plan)
-        request.values["classes"][" "] = 40
+        request.asked.classes[" "] = 40
         return request
 
     monkeypatch.setattr(live, "growing_of", with_a_bad_name)

@@ -214,6 +214,7 @@ class Messages:
     def _looked_at(self, message: Any) -> None:
         from PromptSegLib.session.requests import map_of, segmentation_of
         from PromptSegLib.worker.client import Event
+        from PromptSegLib.worker.contract import request_of
         from PromptSegLib.worker.jobs import Jobs
 
         event = Event(message.kind, message.job, message.values, message.arrays)
@@ -222,7 +223,7 @@ class Messages:
             jobs.add_image(message)
             jobs._image(str(message.values["key"]))
         elif message.kind == "job":
-            Jobs()._example(message.values["examples"][0], message.arrays, 0)
+            request_of(message.values["name"], message.values, message.arrays)
         elif message.kind == "done":
             segmentation_of(event), map_of(event)
 

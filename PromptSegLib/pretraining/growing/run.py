@@ -174,5 +174,5 @@ def train(recipe: Path, folder: Path, log: Callable[[str], None] = print, worker
     """Train the growing network as a recipe says, or go on with a training that was stopped."""
     loaded = Recipe.load(recipe)
     if loaded.minutes == 0 and loaded.steps == 0:
-        raise PromptSegError(f"The recipe {recipe} has neither steps nor minutes; give one.")
+        raise PromptSegError("The recipe {recipe} has neither steps nor minutes; give one.", recipe=recipe)
     Training(loaded, folder, log, workers).run()
