@@ -1,4 +1,5 @@
-# make demo   the main job on a real CT          make test   every check
+# make demo   the main job on a real CT          make test   every check that is quick
+# make test-slow  real trainings, benchmarks and campaigns in small, the extension's build
 # make bench  the README's first table (needs data)    make bench-large  time and memory on a large CT
 # make bench-shipped  the shipped prompts on unseen cases (needs data)
 # make bench-interactive  how long a user waits (needs data)    make clean  forget the virtual environment
@@ -17,8 +18,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
-.PHONY: demo test lint bench bench-shipped bench-large bench-interactive bench-protocol bench-levers bench-novel \
-  bench-throughput study hard-volumes fault-campaign fuzz load clean
+.PHONY: demo test test-slow test-times lint bench bench-shipped bench-large bench-interactive bench-protocol \
+  bench-levers bench-novel bench-throughput study hard-volumes fault-campaign fuzz load clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,13 +30,26 @@ $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 demo: $(READY)
 	$(RUN) Testing/Demo/demo.py
 
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m fast
+
+# Real trainings, whole benchmarks and campaigns, and what builds an application.
+test-slow: $(READY)
+	$(PYTEST) -m "not fast"
+
+# Processor seconds of each tier, file and test, to see what belongs where.
+test-times: $(READY)
+	rm -f test-times.json
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --cpu-seconds test-times.json || true
+	$(RUN) Testing/Python/harness/cpu_seconds.py test-times.json
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 bench: $(READY)
 	$(RUN) Testing/Benchmark/bench.py --seeds 0 1
@@ -91,7 +105,7 @@ hard-volumes: $(READY)
 	$(RUN) Testing/Reliability/hard_volumes.py
 
 clean:
-	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json
+	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json test-times.json
 
 # Reliability: what is broken on purpose, hostile input (COUNT of them), and load. docs/reliability.md has their tables.
 COUNT ?= 1000000

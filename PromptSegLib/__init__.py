@@ -20,8 +20,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .annotation.example import Example
     from .errors import PromptSegError
-    from .examples.example import Example
     from .inference.result import Segmentation
     from .inference.segmenting import segment
     from .models.backbone import Backbone, load_model
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Backbone": "models.backbone",
     "Cancelled": "progress",
-    "Example": "examples.example",
+    "Example": "annotation.example",
     "Job": "progress",
     "PromptSegError": "errors",
     "Prompts": "prompts.store",

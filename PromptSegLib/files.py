@@ -25,7 +25,9 @@ def replacing(path: Path) -> Iterator[Path]:
         target = _target(path)
         folder = Path(tempfile.mkdtemp(prefix=".promptseg-", dir=target.parent))
     except OSError as error:
-        raise PromptSegError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
+        raise PromptSegError(
+            "Cannot write {path}: {strerror}; choose another folder.", path=path, strerror=error.strerror or error
+        ) from error
     temporary = folder / path.name
     try:
         yield temporary
@@ -33,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        raise PromptSegError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise PromptSegError("Cannot write {path}: {strerror}.", path=path, strerror=error.strerror or error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -45,11 +47,13 @@ def check_writable(path: Path) -> None:
     try:
         target = _target(path)
         if not target.parent.is_dir():
-            raise PromptSegError(f"There is no folder {target.parent}; make it or choose another.")
+            raise PromptSegError("There is no folder {parent}; make it or choose another.", parent=target.parent)
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
-        raise PromptSegError(f"Cannot write {path}: {error.strerror or error}; choose another folder.") from error
+        raise PromptSegError(
+            "Cannot write {path}: {strerror}; choose another folder.", path=path, strerror=error.strerror or error
+        ) from error
 
 
 def check_name(path: Path) -> None:
@@ -57,7 +61,9 @@ def check_name(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise PromptSegError(f"The name {ascii(str(path))} is not UTF-8; rename the file or its folder.") from error
+        raise PromptSegError(
+            "The name {ascii} is not UTF-8; rename the file or its folder.", ascii=ascii(str(path))
+        ) from error
 
 
 @contextmanager
@@ -70,7 +76,9 @@ def making(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PromptSegError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+        raise PromptSegError(
+            "Cannot make the folder {folder}: {strerror}.", folder=folder, strerror=error.strerror or error
+        ) from error
     try:
         yield
     finally:
@@ -87,12 +95,12 @@ def _target(path: Path) -> Path:
     Refuses what a file must not be renamed to: a folder, a device, a pipe, a file that is write-protected.
     """
     if path.is_dir():
-        raise PromptSegError(f"{path} is a folder; give a file name.")
+        raise PromptSegError("{path} is a folder; give a file name.", path=path)
     if path.exists() and not path.is_file():
-        raise PromptSegError(f"{path} is a device or a pipe; give a file name.")
+        raise PromptSegError("{path} is a device or a pipe; give a file name.", path=path)
     target = Path(os.path.realpath(path))
     if target.is_symlink():
-        raise PromptSegError(f"{path} is a link to itself; remove it or choose another name.")
+        raise PromptSegError("{path} is a link to itself; remove it or choose another name.", path=path)
     if target.exists() and not target.stat().st_mode & 0o222:
-        raise PromptSegError(f"{path} is write-protected; choose another name.")
+        raise PromptSegError("{path} is write-protected; choose another name.", path=path)
     return target

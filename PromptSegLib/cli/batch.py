@@ -35,13 +35,16 @@ def images_in(names: Sequence[str]) -> list[Path]:
         try:
             files = sorted(each for each in path.iterdir() if each.is_file())
         except OSError as error:
-            raise PromptSegError(f"Cannot read the folder {path}: {error.strerror or error}.") from error
+            raise PromptSegError(
+                "Cannot read the folder {path}: {strerror}.", path=path, strerror=error.strerror or error
+            ) from error
         volumes = [each for each in files if each.name.lower().endswith(_KNOWN)]
         volumes = [each for each in volumes if not each.name.lower().endswith(_SEGMENTATION)]
         if not volumes:
             raise PromptSegError(
-                f"The folder {path} has no volume ({', '.join(_KNOWN)}); "
-                "in Slicer, load the series and save it as .nrrd."
+                "The folder {path} has no volume ({known}); in Slicer, load the series and save it as .nrrd.",
+                path=path,
+                known=", ".join(_KNOWN),
             )
         found += volumes
     return found
@@ -113,12 +116,15 @@ class Batch:
         failed = sum(row.state == "failed" for row in self._rows)
         if failed:
             raise PromptSegError(
-                f"{failed} of {len(self._rows)} images were not segmented; {self._report} says why, "
-                "and --resume leaves out those that were."
+                "{failed} of {count} images were not segmented; {report} says why, and --resume leaves out "
+                "those that were.",
+                failed=failed,
+                count=len(self._rows),
+                report=self._report,
             )
 
     def _measured_file(self, path: Path) -> dict[str, float]:
-        from ..examples.reading import read_annotation
+        from ..imaging.reading import read_annotation
 
         return _milliliters(read_annotation(path), self._values)
 

@@ -62,19 +62,20 @@ def tune(options: argparse.Namespace) -> None:
     classes = parse_classes(options.classes)
     output = Path(options.output)
     if output.suffix != ".safetensors":
-        raise PromptSegError(f"Prompts are saved as .safetensors; {output.name} ends otherwise.")
+        raise PromptSegError("Prompts are saved as .safetensors; {name} ends otherwise.", name=output.name)
     check_writable(output)
     keep_apart([output], [file for pair in options.example for file in pair] + [options.model])
     for image, annotation in options.example:
         if same_file(image, annotation):
             raise PromptSegError(
-                f"What is given as the annotation of {Path(image).name} is the image itself; give the file with "
-                "what was painted on it."
+                "What is given as the annotation of {name} is the image itself; give the file with what "
+                "was painted on it.",
+                name=Path(image).name,
             )
     start = Prompts.load(_prompts_file(options.start)) if options.start else None
-    from ..examples.checking import check_examples, holds
-    from ..examples.example import Example
-    from ..examples.pairs import read_pair
+    from ..annotation.checking import check_examples, holds
+    from ..annotation.example import Example
+    from ..annotation.pairs import read_pair
 
     examples = [
         Example(*read_pair(image, annotation, tell), options.background, options.complete, Path(image).name)
@@ -83,8 +84,8 @@ def tune(options: argparse.Namespace) -> None:
     check_examples(examples, classes)  # what else is wrong with an annotation says more than this
     if options.background and not any(holds(each.annotation, options.background) for each in examples):
         raise PromptSegError(
-            f"No annotation holds the value {options.background} of the background; correct --background, or leave it "
-            "out."
+            "No annotation holds the value {background} of the background; correct --background, or leave it out.",
+            background=options.background,
         )
     from ..tuning.settings import Settings
     from . import sparing
@@ -154,10 +155,10 @@ def _segment_one(
     outputs: Outputs,
 ) -> sitk.Image:
     """Segment the image ``path``, write what is wanted of it, and give its labels."""
-    from ..examples.checking import check_strokes
-    from ..examples.example import Example
-    from ..examples.pairs import read_pair
-    from ..examples.reading import read_image
+    from ..annotation.checking import check_strokes
+    from ..annotation.example import Example
+    from ..annotation.pairs import read_pair
+    from ..imaging.reading import read_image
     from ..inference.writing import write_image, write_segmentation
 
     strokes, region = None, None
@@ -204,7 +205,7 @@ def worker(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     from ..evaluation.scores import format_table, to_json
     from ..evaluation.scores import score as score_labels
-    from ..examples.reading import read_annotation
+    from ..imaging.reading import read_annotation
 
     classes = parse_classes(options.classes)
     scores = score_labels(read_annotation(options.reference), read_annotation(options.prediction), classes)
@@ -238,7 +239,7 @@ def pretrain(options: argparse.Namespace) -> None:
     recipe = Recipe.load(bundled if bundled.is_file() else Path(options.recipe))
     ranks, local = _processes()
     if ranks > 1 and ":" in options.device:
-        raise PromptSegError(f"Each of the {ranks} processes takes a GPU of its own; give --device cuda.")
+        raise PromptSegError("Each of the {ranks} processes takes a GPU of its own; give --device cuda.", ranks=ranks)
     import torch
 
     from ..models.backbone import choose_device
@@ -256,8 +257,9 @@ def pretrain(options: argparse.Namespace) -> None:
             torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         except (RuntimeError, ValueError) as error:
             raise PromptSegError(
-                f"The {ranks} processes do not find each other ({str(error).splitlines()[0][:100]}); start them with "
-                "torchrun."
+                "The {ranks} processes do not find each other ({error}); start them with torchrun.",
+                ranks=ranks,
+                error=str(error).splitlines()[0][:100],
             ) from error
     output = Path(options.output or recipe.name)
 
@@ -295,10 +297,16 @@ def _processes() -> tuple[int, int]:
     values = [os.environ.get(name, "0") for name in names]
     for name, value in zip(names, values):
         if not value.isdecimal():
-            raise PromptSegError(f"The environment's {name} is {value!r}, not a number; start with torchrun.")
+            raise PromptSegError(
+                "The environment's {name} is {value}, not a number; start with torchrun.", name=name, value=repr(value)
+            )
     ranks, rank, _, local = map(int, values)
     if rank >= ranks:
-        raise PromptSegError(f"The environment's RANK {rank} is not below WORLD_SIZE {ranks}; start with torchrun.")
+        raise PromptSegError(
+            "The environment's RANK {rank} is not below WORLD_SIZE {ranks}; start with torchrun.",
+            rank=rank,
+            ranks=ranks,
+        )
     return ranks, local
 
 
@@ -320,7 +328,12 @@ def _of_the_catalogue(name: str, otherwise: str) -> catalogue.Entry:
     """The entry of that name; raises :class:`PromptSegError` for one that somebody put into a model folder."""
     entry = catalogue.find_name(name)
     if entry.own:
-        raise PromptSegError(f"The model {name} is a file of yours, {entry.path}, not a download; {otherwise}.")
+        raise PromptSegError(
+            "The model {name} is a file of yours, {path}, not a download; {otherwise}.",
+            name=name,
+            path=entry.path,
+            otherwise=otherwise,
+        )
     return entry
 
 
@@ -344,7 +357,7 @@ def _prompts_file(name: str) -> Path:
         return Path(name)
     prompts = catalogue.find(name).prompts
     if prompts is None:
-        raise PromptSegError(f"The model {name} has no prompts of its own; give a prompts file.")
+        raise PromptSegError("The model {name} has no prompts of its own; give a prompts file.", name=name)
     return prompts
 
 

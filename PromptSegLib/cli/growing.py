@@ -6,8 +6,8 @@ import argparse
 import time
 from pathlib import Path
 
+from ..annotation.classes import describe
 from ..errors import PromptSegError
-from ..prompts.classes import describe
 from ..prompts.store import parse_classes
 from .commands import progress, tell
 from .outputs import Outputs, keep_apart, targets
@@ -22,9 +22,9 @@ def grow(options: argparse.Namespace) -> None:
         )
     files, folders = targets([image_path], options.output)
     keep_apart(files, [image_path, options.strokes])
-    from ..examples.checking import check_strokes
-    from ..examples.example import Example
-    from ..examples.pairs import read_pair
+    from ..annotation.checking import check_strokes
+    from ..annotation.example import Example
+    from ..annotation.pairs import read_pair
     from ..inference.writing import write_segmentation
     from ..worker.thrift import sparingly
 
@@ -52,7 +52,7 @@ def grow(options: argparse.Namespace) -> None:
 def train_growing(options: argparse.Namespace) -> None:
     import torch
 
-    from ..growing.training.run import train
+    from ..pretraining.growing.run import train
 
     bundled = Path(__file__).parents[1] / "growing" / "recipes" / f"{options.recipe}.json"
     if options.threads:

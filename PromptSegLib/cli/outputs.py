@@ -73,7 +73,11 @@ def planned(options: argparse.Namespace, prompts: Prompts, images: list[Path], c
     from ..inference.writing import SUFFIXES
 
     if options.uncertainty and not options.uncertainty.endswith(SUFFIXES):
-        raise PromptSegError(f"The uncertainty is written as {', '.join(SUFFIXES[1:])}; {options.uncertainty} is not.")
+        raise PromptSegError(
+            "The uncertainty is written as {suffixes}; {uncertainty} is not.",
+            suffixes=", ".join(SUFFIXES[1:]),
+            uncertainty=options.uncertainty,
+        )
     files, folders = targets(images, options.output)
     shares: dict[tuple[Path, str], Path] = {}
     if options.probabilities:
@@ -98,10 +102,16 @@ def targets(images: list[Path], words: str) -> tuple[list[Path], list[Path]]:
     output, folder = Path(words), words.endswith(("/", os.sep))
     if output.name.endswith(SUFFIXES) and not folder:
         if len(images) > 1:
-            raise PromptSegError(f"{output} is one file, but there are {len(images)} images; give a folder.")
+            raise PromptSegError(
+                "{output} is one file, but there are {count} images; give a folder.", output=output, count=len(images)
+            )
         return [output], []
     if output.name.lower().endswith(_FILES) and not (folder or output.is_dir()):
-        raise PromptSegError(f"Results are written as {', '.join(SUFFIXES)} or into a folder, not as {output.name}.")
+        raise PromptSegError(
+            "Results are written as {suffixes} or into a folder, not as {name}.",
+            suffixes=", ".join(SUFFIXES),
+            name=output.name,
+        )
     files = [output / f"{_stem(image)}.seg.nrrd" for image in images]
     if len(set(files)) < len(files):
         raise PromptSegError("Two of the images have the same name; segment them one at a time.")
@@ -119,7 +129,7 @@ def keep_apart(outputs: Iterable[Path], inputs: Iterable[Union[str, Path, None]]
     for output in outputs:
         place = _identity(output)
         if place in taken:
-            raise PromptSegError(f"{output} is used twice in this command; give the result another name.")
+            raise PromptSegError("{output} is used twice in this command; give the result another name.", output=output)
         taken.add(place)
 
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from typing import Any, Mapping, Optional, Sequence, Union
 
-from ..examples.example import Example
+from ..annotation.example import Example
 from ..progress import Job
 from ..prompts.store import Prompts
 from ..worker.thrift import Thrift, sparingly

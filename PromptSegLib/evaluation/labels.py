@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 
 
 def label_array(image: sitk.Image, what: str) -> np.ndarray:
@@ -15,13 +15,19 @@ def label_array(image: sitk.Image, what: str) -> np.ndarray:
     :raises PromptSegError: it is not 3D, has several components per voxel, or is not of an integer pixel type.
     """
     if image.GetDimension() != 3:
-        raise PromptSegError(f"The {what} has {image.GetDimension()} dimensions: give a single 3D label volume.")
+        raise PromptSegError(
+            "The {what} has {getdimension} dimensions: give a single 3D label volume.",
+            what=what,
+            getdimension=image.GetDimension(),
+        )
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise PromptSegError(f"The {what} has several components per voxel: give one label value per voxel.")
+        raise PromptSegError("The {what} has several components per voxel: give one label value per voxel.", what=what)
     array = sitk.GetArrayFromImage(image)
     if not np.issubdtype(array.dtype, np.integer):
         raise PromptSegError(
-            f"The {what} has voxels of type {image.GetPixelIDTypeAsString()}: convert it to integer label values."
+            "The {what} has voxels of type {getpixelidtypeasstring}: convert it to integer label values.",
+            what=what,
+            getpixelidtypeasstring=image.GetPixelIDTypeAsString(),
         )
     return array
 
@@ -30,7 +36,9 @@ def check_same_grid(reference: sitk.Image, other: sitk.Image, what: str, than: s
     """:raises PromptSegError: ``other`` (in messages ``what``) does not place its voxels where ``reference`` does."""
     if not Grid.of(reference).same_as(Grid.of(other)):
         raise PromptSegError(
-            f"The {what} lies on another grid than the {than}: resample the {what} to the {than} (nearest neighbour)."
+            "The {what} lies on another grid than the {than}: resample the {what} to the {than} (nearest neighbour).",
+            what=what,
+            than=than,
         )
 
 
@@ -41,12 +49,19 @@ def check_classes(classes: dict[str, int], largest: int | None = None) -> None:
     names: dict[int, str] = {}
     for name, value in classes.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise PromptSegError(f"The label value of {name} is {value!r}: use a whole number.")
+            raise PromptSegError(
+                "The label value of {name} is {value}: use a whole number.", name=name, value=repr(value)
+            )
         if value < 1 or (largest is not None and value > largest):
             limit = "of 1 or more" if largest is None else f"from 1 to {largest}"
-            raise PromptSegError(f"The label value of {name} is {value}: use a value {limit}.")
+            raise PromptSegError(
+                "The label value of {name} is {value}: use a value {limit}.", name=name, value=value, limit=limit
+            )
         if value in names:
             raise PromptSegError(
-                f"The classes {names[value]} and {name} share the label value {value}: use two values."
+                "The classes {names} and {name} share the label value {value}: use two values.",
+                names=names[value],
+                name=name,
+                value=value,
             )
         names[value] = name

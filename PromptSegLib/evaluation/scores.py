@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
+from ..imaging.geometry import bounding_box
 from .labels import check_classes, check_same_grid, label_array
 
 
@@ -63,7 +64,7 @@ def score(
     """
     check_classes(classes)
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise PromptSegError(f"The surface tolerance is {tolerance_mm} mm: use 0 or more.")
+        raise PromptSegError("The surface tolerance is {tolerance_mm} mm: use 0 or more.", tolerance_mm=tolerance_mm)
     truth, guess = label_array(reference, "reference"), label_array(prediction, "prediction")
     check_same_grid(reference, prediction, "prediction")
     spacing = tuple(float(s) for s in reference.GetSpacing()[::-1])  # z, y, x mm, as the arrays
@@ -79,7 +80,8 @@ def _score(truth: np.ndarray, guess: np.ndarray, spacing: tuple[float, ...], tol
         return Score(None, None, None, *volumes)
     if not in_truth or not in_guess:
         return Score(0.0, 0.0, None, *volumes)
-    box = _bounding_box(truth | guess)
+    box = bounding_box(truth | guess)
+    assert box is not None
     truth, guess = (np.pad(mask[box], 2) for mask in (truth, guess))  # surfaces at the volume's end count too
     dice = 2 * int((truth & guess).sum()) / (in_truth + in_guess)
 
@@ -101,15 +103,6 @@ def _score(truth: np.ndarray, guess: np.ndarray, spacing: tuple[float, ...], tol
             pair[0], pair[1], include_background=True, percentile=95, spacing=spacing
         )
     return Score(dice, float(surface_dice), float(hausdorff95), *volumes)
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds the True voxels of a mask that has some."""
-    bounds = []
-    for axis in range(mask.ndim):
-        along = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        bounds.append(slice(int(along[0]), int(along[-1]) + 1))
-    return tuple(bounds)
 
 
 def mean_score(scores: dict[str, Score]) -> Score:

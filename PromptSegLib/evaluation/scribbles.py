@@ -129,7 +129,9 @@ def correct(
 def _check(classes: dict[str, int], background: int, largest: int) -> None:
     check_classes(classes, largest)
     if background in classes.values():
-        raise PromptSegError(f"The background value {background} is also a class: use another value.")
+        raise PromptSegError(
+            "The background value {background} is also a class: use another value.", background=background
+        )
     check_classes({"background": background}, largest)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.special import expit
 
-from ..examples.annotation import UNKNOWN
-from .grids import Box, bounding_box
+from ..annotation.labels import UNKNOWN
+from ..imaging.geometry import Box, bounding_box
 from .inputs import Ground, question
 from .model import ask
 from .network import GrowingNet

@@ -8,15 +8,13 @@ from typing import Optional
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.annotation import UNKNOWN
-from ..examples.geometry import Grid, to_model_grid
+from ..annotation.labels import UNKNOWN
+from ..imaging.geometry import Box, Grid, bounding_box, to_model_grid
 
 _SAME = 1.15  # native voxels that would become less than this much larger stay as they are
 _MARGIN = 0.25  # of the painted extent, on either side
 _ROUND = 0.35  # of the largest painted extent: a structure painted on one slice is about as thick as it is wide
 _LEAST = 5  # voxels
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class WorkingGrid:
         return to_model_grid(image, self.grid, float(sitk.GetArrayViewFromImage(image)[self.box].min()))
 
     def strokes(self, painted: np.ndarray) -> np.ndarray:
-        """What was painted, int16 (z, y, x) labels as in ``examples.annotation``; a rare class is never lost.
+        """What was painted, int16 (z, y, x) labels as in ``annotation.labels``; a rare class is never lost.
 
         :param painted: on the native grid.
         """
@@ -135,14 +133,3 @@ def domain(native: Grid, painted: np.ndarray) -> Optional[Box]:
     high = np.maximum(high, [side.stop + 2 for side in every])
     z, y, x = (slice(max(int(a), 0), min(int(np.ceil(b)), n)) for a, b, n in zip(low, high, native.shape))
     return z, y, x
-
-
-def bounding_box(mask: np.ndarray) -> Optional[Box]:
-    """Of a mask (z, y, x) that holds something, or None."""
-    box = []
-    for axis in range(3):
-        line = np.flatnonzero(mask.any(tuple(other for other in range(3) if other != axis)))
-        if not len(line):
-            return None
-        box.append(slice(int(line[0]), int(line[-1]) + 1))
-    return box[0], box[1], box[2]

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from scipy.ndimage import map_coordinates
 from scipy.special import expit
 
-from ..examples.annotation import UNKNOWN
-from ..examples.geometry import Grid
+from ..annotation.labels import UNKNOWN
+from ..imaging.geometry import Grid
 from ..progress import Job
 from .answering import answer, thinned
 from .grids import WorkingGrid, domain, working_grid
@@ -64,7 +64,7 @@ def grow_regions(
 ) -> Optional[Grown]:
     """Grow what was painted of ``count`` classes; None where no class is painted.
 
-    :param painted: int16 (z, y, x) on the image's own grid, labels as in ``examples.annotation``.
+    :param painted: int16 (z, y, x) on the image's own grid, labels as in ``annotation.labels``.
     :param evidence: used as far as it agrees with what was painted.
     :param quick: leave out the guard and the passes on finer voxels.
     :param verdicts: of an earlier call on the same image, so that slices need not predict each other again.

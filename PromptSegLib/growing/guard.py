@@ -10,7 +10,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from ..examples.annotation import UNKNOWN
+from ..annotation.labels import UNKNOWN
 from ..progress import Job
 from .answering import answer
 from .inputs import Ground

@@ -11,7 +11,7 @@ from typing import Optional, Sequence
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 
-from ..examples.annotation import UNKNOWN, barred_label
+from ..annotation.labels import UNKNOWN, barred_label
 from .paths import grow_plainly
 
 # Image; image around the class's own intensities; what its strokes' intensities say; strokes; nearness of its own, of
@@ -29,7 +29,7 @@ class Ground:
     """What all classes of an image share on one grid; arrays are (z, y, x).
 
     :param array: float32 intensities.
-    :param strokes: int16 labels as in ``examples.annotation``.
+    :param strokes: int16 labels as in ``annotation.labels``.
     :param spacing: mm (z, y, x).
     :param limits: robust range of the image.
     :param ranks: uint8, which of ``_BINS`` equally full bins of the image a voxel is in.

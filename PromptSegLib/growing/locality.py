@@ -1,6 +1,6 @@
 """Corrections stay local: what was accepted and not touched remains as it is.
 
-Labels are int (z, y, x): 0 none, k the k-th class. What was painted is labelled as in ``examples.annotation``.
+Labels are int (z, y, x): 0 none, k the k-th class. What was painted is labelled as in ``annotation.labels``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 from scipy.ndimage import label as numbered_parts
 from scipy.ndimage import maximum_filter1d
 
-from ..examples.annotation import UNKNOWN
-from ..examples.geometry import Grid
-from .grids import Box, bounding_box, domain, working_grid
+from ..annotation.labels import UNKNOWN
+from ..imaging.geometry import Box, Grid, bounding_box
+from .grids import domain, working_grid
 
 _REACH = 4  # steps of the grid on which classes are grown: changes so near to what was painted always count
 _JITTER = 1  # such steps: by as much borders move without a reason

@@ -55,11 +55,17 @@ def load_growing(path: Optional[Path] = None, device: Optional[torch.device] = N
             header = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         if header["format"] != FORMAT:
-            raise PromptSegError(f"The growing network {path} has format {header['format']!r}; update PromptSeg.")
+            raise PromptSegError(
+                "The growing network {path} has format {header}; update PromptSeg.",
+                path=path,
+                header=repr(header["format"]),
+            )
         net = GrowingNet()
         net.load_state_dict(tensors)
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
-        raise PromptSegError(f"{path} is not a growing network, or it is damaged; install PromptSeg again.") from error
+        raise PromptSegError(
+            "{path} is not a growing network, or it is damaged; install PromptSeg again.", path=path
+        ) from error
     net.eval().requires_grad_(False)
     return net.to(device or torch.device("cpu"))
 

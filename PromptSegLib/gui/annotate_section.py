@@ -10,7 +10,7 @@ import slicer
 from ..session import segments_table, volume_list
 from ..session.parameters import UNPAINTED
 from ..session.view import View
-from .i18n import _
+from .i18n import _, said
 from .widgets import choices, fill, on_choice, quietly
 
 _TAG = "PromptSegEditor"
@@ -133,7 +133,9 @@ class AnnotateSection:
         with quietly(ui.examplesList):
             ui.examplesList.clear()
             for row in rows:
-                ui.examplesList.addItem(check_item(row.name, row.key, row.example, _(row.reason) if row.reason else ""))
+                ui.examplesList.addItem(
+                    check_item(row.name, row.key, row.example, said(row.reason) if row.reason else "")
+                )
 
     def _example_toggled(self, item: Any) -> None:
         volume = self.panel.scene.GetNodeByID(str(item.data(qt.Qt.UserRole)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..session.view import View
-from .i18n import _
+from .i18n import _, said
 from .shortcuts import hint
 from .widgets import allow, check
 
@@ -22,10 +22,10 @@ class CorrectSection:
         ui = self.ui
         look, shown = view.reasons["look"], view.reasons["map"]
         tip = _("Move the slice views to the next place where the network is unsure.") + hint("look")
-        allow(ui.lookButton, _(look) if look else "", tip)
-        ui.lookLabel.text = _(view.look) if view.look else ""
+        allow(ui.lookButton, said(look) if look else "", tip)
+        ui.lookLabel.text = said(view.look) if view.look else ""
         tip = _("Show how unsure the network is over the volume, from yellow to red.") + hint("map")
-        allow(ui.mapCheckBox, _(shown) if shown and not view.map_shown else "", tip)
+        allow(ui.mapCheckBox, said(shown) if shown and not view.map_shown else "", tip)
         check(ui.mapCheckBox, view.map_shown)
 
     def look(self, *_args: Any) -> None:

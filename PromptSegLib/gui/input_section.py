@@ -11,7 +11,7 @@ from ..scene import links
 from ..session import model_list, volume_list
 from ..session.parameters import DEVICES
 from ..session.view import View
-from .i18n import _
+from .i18n import _, said
 from .widgets import allow, choices, fill, on_choice, quietly, show_progress, show_text
 
 
@@ -49,18 +49,12 @@ class InputSection:
         fill(ui.deviceComboBox, choices(DEVICES), parameters.device)
         ui.hostLineEdit.visible = parameters.device == "ssh"
         show_text(ui.deviceLabel, self._device_text(view))
-        show_text(ui.recoveryLabel, _(view.recovery) if view.recovery else "")
+        show_text(ui.recoveryLabel, said(view.recovery) if view.recovery else "")
         ui.recoverButton.visible = ui.dismissRecoveryButton.visible = bool(view.recovery)
 
     def look_again(self) -> None:
         """Look for models that came or went otherwise."""
         self._shown = None
-
-    def choose_first_volume(self) -> None:
-        """On entering: the first volume of the scene, where none was chosen yet."""
-        self._seen = volume_list.volumes(self.panel.scene)
-        if self.panel.parameters.volume is None and self._seen:
-            self.choose_volume(self._seen[0])
 
     def choose_new_volume(self) -> None:
         """A volume that came while none was chosen."""

@@ -9,7 +9,7 @@ import qt
 from ..session import volume_list
 from ..session.view import PromptsRow, View
 from .annotate_section import check_item
-from .i18n import _
+from .i18n import _, said
 from .widgets import allow, quietly
 
 _FILES = "*.safetensors"
@@ -64,7 +64,7 @@ class PromptsSection:
             for row in rows:
                 item = qt.QTreeWidgetItem([row.name, ", ".join(row.classes)])
                 item.setData(0, qt.Qt.UserRole, row.key)
-                reason = _(row.reason) if row.reason else ", ".join(row.classes)
+                reason = said(row.reason) if row.reason else ", ".join(row.classes)
                 if row.current:
                     reason += "\n" + _("Retune goes on from these.")
                 for column in range(2):
@@ -84,8 +84,8 @@ class PromptsSection:
         ui, row = self.ui, self.selected
         nothing = "" if row is not None else _("Select prompts in the list first.")
         shipped = _("Shipped prompts stay as they are.") if row is not None and row.shipped else ""
-        foreign = _(row.reason) if row is not None and row.reason else ""
-        busy = _(self._reasons["segment"]) if self._reasons["segment"] else ""
+        foreign = said(row.reason) if row is not None and row.reason else ""
+        busy = said(self._reasons["segment"]) if self._reasons["segment"] else ""
         others = "" if self._checked() else _("Check at least one volume in the list.")
         allow(ui.segmentButton, nothing or foreign or busy, _("Preview what these prompts make of the volume."))
         tip = _("Segment them one after the other; the button above cancels.")

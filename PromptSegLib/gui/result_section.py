@@ -8,7 +8,7 @@ import qt
 
 from ..session.parameters import OVERLAP
 from ..session.view import View
-from .i18n import _
+from .i18n import _, said
 from .shortcuts import hint
 from .widgets import allow, choices, fill, on_choice, show_text
 
@@ -26,7 +26,7 @@ class ResultSection:
 
     def render(self, view: View) -> None:
         ui = self.ui
-        show_text(ui.previewLabel, _(view.preview) if view.preview else "")
+        show_text(ui.previewLabel, said(view.preview) if view.preview else "")
         tips = {
             "apply": _("Take the preview into the segmentation; this can be undone.") + hint("apply"),
             "discard": _("Forget the preview.") + hint("discard"),
@@ -37,7 +37,7 @@ class ResultSection:
         }
         for action, tip in tips.items():
             reason = view.reasons[action]
-            allow(getattr(ui, f"{action}Button"), _(reason) if reason else "", tip)
+            allow(getattr(ui, f"{action}Button"), said(reason) if reason else "", tip)
         fill(ui.overlapComboBox, choices(OVERLAP), self.panel.parameters.overlap)
 
     def apply(self, *_args: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import qt
 
 from ..session.view import View
-from .i18n import _
+from .i18n import _, said
 from .widgets import allow, show_notice, show_progress
 
 
@@ -29,7 +29,7 @@ class SetupSection:
             return
         show_notice(ui.setupNotice, shown.notice)
         self._show_rows(shown.rows)
-        ui.installButton.text = _(shown.install_text)
+        ui.installButton.text = said(shown.install_text)
         busy = _("An installation is running.") if shown.running else ""
         allow(ui.wheelsButton, busy, _("For a machine without network: install from a folder of wheels (.whl)."))
         ui.setupProgressBar.visible = shown.running

@@ -7,7 +7,7 @@ from typing import Any
 from ..session.choices import METHODS, MODES
 from ..session.view import View
 from . import curve
-from .i18n import _
+from .i18n import _, said
 from .shortcuts import hint
 from .widgets import allow, choices, fill, on_choice, show_progress, show_text
 
@@ -26,7 +26,7 @@ class TuneSection:
 
     def render(self, view: View) -> None:
         ui, parameters = self.ui, self.panel.parameters
-        ui.tuneButton.text = _(view.tune_text)
+        ui.tuneButton.text = said(view.tune_text)
         tip = _("Stop the running job; nothing is changed.") if view.busy else _("Learn the painted segments.")
         allow(ui.tuneButton, "" if view.busy else _shown(view.reasons["tune"]), tip + hint("tune"))
         ui.tuneProgressBar.visible = view.busy
@@ -54,12 +54,12 @@ class TuneSection:
 
 
 def _shown(reason: str) -> str:
-    return _(reason) if reason else ""
+    return said(reason) if reason else ""
 
 
 def _stage(view: View) -> str:
     """What is going on and how long it will take."""
-    stage = _(view.stage or "preparing")
+    stage = said(view.stage or "preparing")
     stage = stage[:1].upper() + stage[1:]
     if view.seconds_left is None:
         return _("{stage}...").format(stage=stage)

@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping
 import qt
 
 from ..session.view import Notice
-from .i18n import _
+from .i18n import said
 
 # On a light and on a dark window.
 _COLORS = {"error": ("#b3261e", "#ff8a80"), "warning": ("#8a5a00", "#ffc46b")}
@@ -63,7 +63,7 @@ def chosen(combo: Any) -> str:
 def choices(texts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Items for :func:`fill`, of key -> text or key -> (text, tooltip)."""
     pairs = {key: (each, "") if isinstance(each, str) else each for key, each in texts.items()}
-    return [(key, _(text), _(tip) if tip else "") for key, (text, tip) in pairs.items()]
+    return [(key, said(text), said(tip) if tip else "") for key, (text, tip) in pairs.items()]
 
 
 def show_text(label: Any, text: str) -> None:
@@ -75,7 +75,7 @@ def show_text(label: Any, text: str) -> None:
 
 def show_notice(label: Any, notice: Notice) -> None:
     """Show a sentence in the colour of its level, which stays readable on dark and on light windows."""
-    show_text(label, _(notice.text) if notice.text else "")
+    show_text(label, said(notice.text) if notice.text else "")
     palette = label.parent().palette if label.parent() is not None else label.palette
     colors = _COLORS.get(notice.level)
     if colors is not None:

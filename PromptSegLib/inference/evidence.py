@@ -67,7 +67,7 @@ def evidence(
 ) -> np.ndarray:
     """Evidence of every class over a volume.
 
-    :param array: (z, y, x) as in :class:`~PromptSegLib.examples.volume.Volume`.
+    :param array: (z, y, x) as in :class:`~PromptSegLib.imaging.volume.Volume`.
     :param maps: encoder maps of this volume's tiles, kept for the next sweep.
     :param offset: where ``array`` starts in that volume, (z, y, x).
     :param step: from one tile to the next, (z, y, x); that of the volume, where the array is a part of it.

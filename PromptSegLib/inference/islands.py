@@ -8,7 +8,7 @@ from typing import Iterator, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.geometry import nonzero_extent
+from ..imaging.geometry import nonzero_extent
 from .evidence import ABSENT
 from .native import winner
 

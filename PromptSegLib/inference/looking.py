@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 from .evidence import Probabilities
 
 PLACES = 5

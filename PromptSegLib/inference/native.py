@@ -7,7 +7,7 @@ from typing import Callable, Iterator, Optional, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.geometry import Grid, resample
+from ..imaging.geometry import Grid, bounding_box, resample
 
 _SLAB_VOXELS = 4_000_000
 
@@ -80,15 +80,14 @@ def interpolated(value: np.ndarray, grid: Grid, part: Grid) -> np.ndarray:
 
 def _positive_box(value: np.ndarray, grid: Grid, native: Grid):
     """First and last native index + 1, (x, y, z) each, around the places where ``value`` can be positive; or None."""
-    positive = value > 0
-    ends = []
-    for axis in (2, 1, 0):
-        line = np.flatnonzero(positive.any(tuple(other for other in range(3) if other != axis)))
-        if not len(line):
-            return None
-        extent = value.shape[axis]
-        # Beyond the first and last voxel of the grid its border is repeated.
-        ends.append((line[0] - (2 if line[0] == 0 else 1), line[-1] + (2 if line[-1] == extent - 1 else 1)))
+    box = bounding_box(value > 0)
+    if box is None:
+        return None
+    # Beyond the first and last voxel of the grid its border is repeated.
+    ends = [
+        (side.start - (2 if side.start == 0 else 1), side.stop + (1 if side.stop == extent else 0))
+        for side, extent in zip(box[::-1], value.shape[::-1])
+    ]
     corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
     index = native.indices(grid.points(corners))
     low = np.clip(np.floor(index.min(0)).astype(int), 0, native.size)

@@ -6,14 +6,14 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from ..examples.annotation import labels_on_grid
-from ..examples.example import Example
-from ..examples.geometry import Grid
+from ..annotation.classes import ClassInfo
+from ..annotation.example import Example
+from ..annotation.labels import labels_on_grid
+from ..imaging.geometry import Grid
 from ..models.backbone import Backbone
 from ..models.matching import matched
 from ..models.workspace import Workspace
 from ..progress import Job
-from ..prompts.classes import ClassInfo
 from .evidence import Probabilities, evidence
 from .native import labels_on_native, winner
 from .regions import SharedEvidence, grown_regions

@@ -9,10 +9,10 @@ import SimpleITK as sitk
 from scipy.ndimage import label as numbered_parts
 from scipy.special import logit
 
-from ..examples.geometry import Grid
 from ..growing.grow import Grown, Region, grow_regions
 from ..growing.guard import Verdict
 from ..growing.model import growing_network
+from ..imaging.geometry import Grid
 from ..progress import Job
 from .evidence import Probabilities
 from .native import interpolated

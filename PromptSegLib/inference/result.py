@@ -7,7 +7,7 @@ from typing import Optional
 
 import SimpleITK as sitk
 
-from ..prompts.classes import ClassInfo
+from ..annotation.classes import ClassInfo
 
 
 @dataclass(frozen=True)

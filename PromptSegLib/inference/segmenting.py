@@ -10,18 +10,18 @@ from typing import Any, Optional, Sequence, Union
 import numpy as np
 import SimpleITK as sitk
 
+from ..annotation.classes import ClassInfo, is_one_body
+from ..annotation.example import Example
+from ..annotation.labels import UNKNOWN, labels_on_grid
 from ..errors import PromptSegError
-from ..examples.annotation import UNKNOWN, labels_on_grid
-from ..examples.checking import check_extent, check_image
-from ..examples.example import Example
-from ..examples.geometry import Grid
-from ..examples.volume import Volume
 from ..growing.grow import Grown
+from ..imaging.checking import check_extent, check_image
+from ..imaging.geometry import Grid, bounding_box
+from ..imaging.volume import Volume
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import find_sha256
 from ..models.workspace import Workspace
 from ..progress import Job
-from ..prompts.classes import ClassInfo, is_one_body
 from ..prompts.store import Prompts
 from .evidence import Probabilities, evidence
 from .islands import islands_hidden
@@ -252,7 +252,7 @@ def _strokes(
     values: list[int],
     workspace: Workspace,
 ) -> Optional[np.ndarray]:
-    """Strokes on the image's grid, labels as in ``examples.annotation``; None where there are none."""
+    """Strokes on the image's grid, labels as in ``annotation.labels``; None where there are none."""
     if strokes is not None:
         classes = {f"class {value}": value for value in values}
         labels = labels_on_grid(replace(strokes, image=image), classes, native)
@@ -266,7 +266,9 @@ def _strokes(
     try:
         labels = packed[-1].unpack(values)
     except ValueError as error:
-        raise PromptSegError(f"The strokes in these prompts cannot be used: {error}; tune again.") from error
+        raise PromptSegError(
+            "The strokes in these prompts cannot be used: {error}; tune again.", error=error
+        ) from error
     return labels if (labels > 0).any() else None
 
 
@@ -292,9 +294,10 @@ def honour(labels: np.ndarray, painted: np.ndarray, lookup: np.ndarray) -> None:
 def box_around(where: np.ndarray, margin: float, volume: Volume, tile: Sequence[int]) -> tuple[slice, ...]:
     """Whole tiles around a mask (z, y, x) with ``margin`` mm."""
     far = np.ceil(margin / np.asarray(volume.grid.spacing[::-1])).astype(int)
-    ends = [np.flatnonzero(where.any(tuple(other for other in range(3) if other != axis))) for axis in range(3)]
-    low = [max(int(line[0] - more), 0) for line, more in zip(ends, far)]
-    high = [min(int(line[-1] + 1 + more), extent) for line, more, extent in zip(ends, far, where.shape)]
+    box = bounding_box(where)
+    assert box is not None
+    low = [max(int(side.start - more), 0) for side, more in zip(box, far)]
+    high = [min(int(side.stop + more), extent) for side, more, extent in zip(box, far, where.shape)]
     return aligned(low, high, where.shape, tile, steps(where.shape, tile))
 
 
@@ -323,7 +326,10 @@ def _check_region(region: Region, native: Grid, name: str) -> None:
     for low, high, extent in zip(*region, native.size):
         if not 0 <= low < high <= extent:
             raise PromptSegError(
-                f"The region {region} does not lie inside {name} of size {native.size}; give voxel indices (x, y, z)."
+                "The region {region} does not lie inside {name} of size {size}; give voxel indices (x, y, z).",
+                region=region,
+                name=name,
+                size=native.size,
             )
 
 

@@ -7,15 +7,15 @@ from typing import Optional, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.annotation import labels_on_grid
-from ..examples.checking import check_image
-from ..examples.example import Example
-from ..examples.geometry import Grid, resample
+from ..annotation.classes import ClassInfo
+from ..annotation.example import Example
+from ..annotation.labels import labels_on_grid
 from ..growing.grow import COARSE
 from ..growing.guard import Verdict
 from ..growing.locality import growing_steps, near_corrections
+from ..imaging.checking import check_image
+from ..imaging.geometry import Grid, resample
 from ..progress import Job
-from ..prompts.classes import ClassInfo
 from .native import labels_on_native
 from .regions import grown_regions, notes_of
 from .result import Segmentation

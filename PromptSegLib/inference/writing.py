@@ -10,10 +10,10 @@ from typing import Optional
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..examples.geometry import nonzero_extent
-from ..examples.nifti import Header
-from ..examples.reading import check_intact, quiet
 from ..files import check_name, replacing
+from ..imaging.geometry import nonzero_extent
+from ..imaging.nifti import Header
+from ..imaging.reading import check_intact, quiet
 from .result import Segmentation
 
 _PLAIN = (".nii.gz", ".nii", ".nrrd")
@@ -32,7 +32,9 @@ def write_segmentation(result: Segmentation, path: Path, source: Optional[Path] 
     path = Path(path)
     name = path.name
     if not name.endswith(SUFFIXES):
-        raise PromptSegError(f"Cannot tell the format of {path}; use .seg.nrrd, {', '.join(_PLAIN)}.")
+        raise PromptSegError(
+            "Cannot tell the format of {path}; use .seg.nrrd, {plain}.", path=path, plain=", ".join(_PLAIN)
+        )
     image = sitk.Image(result.labels)
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
@@ -50,7 +52,7 @@ def write_image(image: sitk.Image, path: Path, source: Optional[Path] = None) ->
     """
     path = Path(path)
     if not path.name.endswith(SUFFIXES):
-        raise PromptSegError(f"Cannot tell the format of {path}; use {', '.join(_PLAIN)}.")
+        raise PromptSegError("Cannot tell the format of {path}; use {plain}.", path=path, plain=", ".join(_PLAIN))
     check_name(path.absolute())  # tempfile makes an absolute path of it
     with replacing(path) as temporary:
         try:
@@ -62,7 +64,7 @@ def write_image(image: sitk.Image, path: Path, source: Optional[Path] = None) ->
                     sitk.WriteImage(image, str(temporary), useCompression=True)
             check_intact(temporary)  # on a full disk, ITK writes half a file without a word
         except (RuntimeError, PromptSegError) as error:
-            raise PromptSegError(f"Cannot write {path}; check the folder and the free disk space.") from error
+            raise PromptSegError("Cannot write {path}; check the folder and the free disk space.", path=path) from error
 
 
 def _write_nifti(image: sitk.Image, path: Path, header: Header) -> None:

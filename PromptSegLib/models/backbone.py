@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..annotation.classes import is_name
 from ..errors import PromptSegError, is_out_of_memory
-from ..examples.preprocessing import Preprocessing
 from ..files import replacing
+from ..imaging.preprocessing import Preprocessing
 from ..network.config import NetworkConfig
 from ..network.punet import PUNet
-from ..prompts.classes import is_name
 from ..prompts.store import Prompts
 from .catalogue import find, sha256_of
 
@@ -74,9 +74,9 @@ def choose_device(name: str = "auto") -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind, colon, number = name.partition(":")
     if kind not in there or (colon and not number.isdecimal()):
-        raise PromptSegError(f"There is no device {name!r}; choose auto, cpu, cuda or mps.")
+        raise PromptSegError("There is no device {name}; choose auto, cpu, cuda or mps.", name=repr(name))
     if not there[kind] or (kind == "cuda" and colon and int(number) >= torch.cuda.device_count()):
-        raise PromptSegError(f"The device {name!r} is not available on this machine; choose cpu or auto.")
+        raise PromptSegError("The device {name} is not available on this machine; choose cpu or auto.", name=repr(name))
     return torch.device(name)
 
 
@@ -93,7 +93,11 @@ def load_model(model: Optional[str] = None, device: str = "auto") -> Backbone:
             header = json.loads((file.metadata() or {})["promptseg-backbone"])
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         if header["format"] != FORMAT:
-            raise PromptSegError(f"The model {entry.path} has format {header['format']!r}; update PromptSeg.")
+            raise PromptSegError(
+                "The model {path} has format {header}; update PromptSeg.",
+                path=entry.path,
+                header=repr(header["format"]),
+            )
         with torch.device("meta"):
             net = PUNet(NetworkConfig.from_dict(header["network"]))
         net.load_state_dict(tensors, assign=True)
@@ -115,11 +119,15 @@ def load_model(model: Optional[str] = None, device: str = "auto") -> Backbone:
     ) as error:
         if is_out_of_memory(error):
             raise
-        raise PromptSegError(f"{entry.path} is not a PromptSeg backbone, or it is damaged; choose another.") from error
+        raise PromptSegError(
+            "{path} is not a PromptSeg backbone, or it is damaged; choose another.", path=entry.path
+        ) from error
     net.eval().requires_grad_(False).to(place)
     sha256 = sha256_of(entry.path)
     if entry.sha256 and sha256 != entry.sha256:
-        raise PromptSegError(f"The model file {entry.path} is damaged (its SHA-256 is wrong); install it again.")
+        raise PromptSegError(
+            "The model file {path} is damaged (its SHA-256 is wrong); install it again.", path=entry.path
+        )
     shipped = None
     if entry.prompts is not None and entry.prompts.exists():
         shipped = Prompts.load(entry.prompts)

@@ -12,9 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional
 
+from ..annotation.classes import is_name
 from ..errors import PromptSegError
-from ..examples.preprocessing import Preprocessing
-from ..prompts.classes import is_name
+from ..imaging.preprocessing import Preprocessing
 
 FOLDER = Path(__file__).parent
 CATALOGUE = FOLDER / "catalogue.json"
@@ -121,9 +121,13 @@ def entries() -> list[Entry]:
     try:
         listed = [_entry(item, by_size) for item in _items(str(CATALOGUE), CATALOGUE.stat().st_mtime_ns)]
     except (OSError, *_NOT_READ) as error:
-        raise PromptSegError(f"The catalogue of models {CATALOGUE} is damaged; install PromptSeg again.") from error
+        raise PromptSegError(
+            "The catalogue of models {catalogue} is damaged; install PromptSeg again.", catalogue=CATALOGUE
+        ) from error
     if not listed:
-        raise PromptSegError(f"The catalogue of models {CATALOGUE} is empty; install PromptSeg again.")
+        raise PromptSegError(
+            "The catalogue of models {catalogue} is empty; install PromptSeg again.", catalogue=CATALOGUE
+        )
     return listed + _own_entries(files, listed)
 
 
@@ -391,8 +395,9 @@ def _line(text: Any) -> str:
 def _here(entry: Entry) -> Entry:
     if entry.weights_download is not None and not entry.installed:
         raise PromptSegError(
-            f"The model {entry.name} is not on this machine; get it with promptseg models --download {entry.name}, "
-            "or with Download in the module."
+            "The model {name} is not on this machine; get it with promptseg models --download {name}, "
+            "or with Download in the module.",
+            name=entry.name,
         )
     return entry
 
@@ -400,4 +405,6 @@ def _here(entry: Entry) -> Entry:
 def _unknown(name: str, otherwise: str = "") -> PromptSegError:
     names = ", ".join(entry.name for entry in entries())
     more = f", {otherwise}" if otherwise else ""
-    return PromptSegError(f"There is no model {str(name)!r}: give one of {names}{more}.")
+    return PromptSegError(
+        "There is no model {name}: give one of {names}{more}.", name=repr(str(name)), names=names, more=more
+    )

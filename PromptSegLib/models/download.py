@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import errno
-import http.client
 import os
 import shutil
-import socket
-import ssl
-import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from ..errors import PromptSegError
 from ..progress import Job
-from .catalogue import PARTIAL_SUFFIX, Download, Entry, download_paths, find_name, is_file_with, sha256_of
+from .catalogue import PARTIAL_SUFFIX, Download, Entry, download_paths, find_name, is_file_with
 
 TIMEOUT_SECONDS = 15.0
 ATTEMPTS = 3
-_BLOCK = 2**18
+_BLOCK = 2**16
 _REPORT_SECONDS = 0.1
 _BY_HAND = "or put the file into"
-_HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # the last on Windows
 
 
 def download(entry: Entry, job: Optional[Job] = None) -> Entry:
-    """Get what is not here of an entry; returns the entry as it then is.
+    """Get what is not here of an entry, by pooch; returns the entry as it then is.
 
     The files go to the first of :func:`~.catalogue.model_folders`. What an interrupted download left there goes on
     where it stopped. A file takes its name only when its SHA-256 is right. The proxy settings of the environment (and
@@ -79,11 +72,15 @@ def delete(entry: Entry) -> None:
     cannot be deleted, and while another PromptSeg downloads the model.
     """
     if entry.weights_download is None:
-        raise PromptSegError(f"The model {entry.name} is part of PromptSeg and stays; only downloads can be deleted.")
+        raise PromptSegError(
+            "The model {name} is part of PromptSeg and stays; only downloads can be deleted.", name=entry.name
+        )
     paths = download_paths(entry.name)
     for path in (entry.path, entry.prompts):
         if path is not None and path not in paths and path.exists():
-            raise PromptSegError(f"{path} was not downloaded by PromptSeg; delete it by hand if you want it gone.")
+            raise PromptSegError(
+                "{path} was not downloaded by PromptSeg; delete it by hand if you want it gone.", path=path
+            )
     with _alone(entry.name):
         for path in (*paths, *map(_partial, paths)):
             try:
@@ -92,7 +89,9 @@ def delete(entry: Entry) -> None:
                 continue
             except OSError as error:
                 raise PromptSegError(
-                    f"Cannot delete {path}: {error.strerror or error}; close what uses it and try again."
+                    "Cannot delete {path}: {strerror}; close what uses it and try again.",
+                    path=path,
+                    strerror=error.strerror or error,
                 ) from error
 
 
@@ -103,66 +102,26 @@ def _alone(name: str) -> Iterator[None]:
     The system ends a lock with its process, however that ends. Where a file system has no locks, nobody is kept out.
     Raises :class:`PromptSegError` while another holds the lock.
     """
+    from filelock import FileLock, Timeout  # not at the top: it is there once Setup has run
+
     place = download_paths(name)[0].with_name(f"{name}.lock")
+    lock = FileLock(place)
     try:
-        handle = _locked(place)
-    except BlockingIOError as error:
+        lock.acquire(timeout=0)
+    except Timeout as error:
         raise PromptSegError(
-            f"The model {name} is being downloaded by another PromptSeg; wait until that has ended, and try again."
+            "The model {name} is being downloaded by another PromptSeg; wait until that has ended, and try again.",
+            name=name,
         ) from error
+    except (OSError, NotImplementedError):
+        yield
+        return
     try:
         yield
     finally:
-        if handle is not None:
-            # Windows deletes no open file; elsewhere, nobody else may have locked what is deleted.
-            steps = [lambda: os.unlink(place), lambda: os.close(handle)]
-            for step in steps[::-1] if sys.platform == "win32" else steps:
-                with suppress(OSError):
-                    step()
-
-
-def _locked(place: Path) -> Optional[int]:
-    """A handle of the file ``place``, made where needed, with its lock; None where there are no locks.
-
-    Raises ``BlockingIOError`` while another holds the lock.
-    """
-    for _ in range(ATTEMPTS):
-        try:
-            handle = _lock_file(place)
-        except OSError:
-            return None
-        try:
-            _lock(handle)
-            if os.path.samestat(os.fstat(handle), os.stat(place)):
-                return handle
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            os.close(handle)
-            if error.errno in _HELD:
-                raise BlockingIOError(*error.args) from error
-            return None
-        os.close(handle)  # whoever had the lock deleted the file before this one got it
-    return None
-
-
-def _lock_file(place: Path) -> int:
-    try:
-        return os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:  # another user's, in a folder that a group shares
-        return os.open(place, os.O_RDONLY)
-
-
-def _lock(handle: int) -> None:
-    """Lock an open file until it is closed; raises ``OSError`` with one of ``_HELD`` when another has the lock."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.release()
+        with suppress(OSError):
+            os.unlink(place)
 
 
 def _partial(path: Path) -> Path:
@@ -192,41 +151,103 @@ def _check_room(part: Download, path: Path) -> None:
         free = shutil.disk_usage(path.parent).free
     if free < lacking:
         raise PromptSegError(
-            f"The disk of {path.parent} has {free / 1e6:.0f} MB left, but {lacking / 1e6:.0f} MB are needed; free some "
-            "space, or set PROMPTSEG_MODELS to another folder."
+            "The disk of {parent} has {free:.0f} MB left, but {lacking:.0f} MB are needed; free some "
+            "space, or set PROMPTSEG_MODELS to another folder.",
+            parent=path.parent,
+            free=free / 1000000.0,
+            lacking=lacking / 1000000.0,
         )
 
 
 def _get(part: Download, path: Path, report: Callable[[int], None]) -> None:
-    """Fetch one file; broken connections are taken up again, and a damaged file is fetched anew once."""
+    """Fetch one file; one that is damaged is fetched anew once where an older attempt may have been at fault."""
+    import pooch  # not at the top: it is there once Setup has run
+
     if urllib.parse.urlsplit(part.url).scheme not in ("http", "https"):
-        raise PromptSegError(f"{part.url} is no web address; update PromptSeg.")
-    partial = _partial(path)
-    for attempt in range(ATTEMPTS):
-        resumed = _size(partial) > 0
+        raise PromptSegError("{url} is no web address; update PromptSeg.", url=part.url)
+    pooch.get_logger().setLevel("WARNING")
+    downloader = _Resuming(part, path, report)
+    for attempt in range(2):
+        left = _size(_partial(path)) > 0
         try:
-            if _size(partial) < part.size:
-                _fetch(part, partial, report)
-        except (OSError, http.client.HTTPException) as error:  # the network's; the disk's are PromptSegErrors
-            if isinstance(error, urllib.error.HTTPError) and error.code == 416 and resumed:
-                with _writing(partial):
-                    partial.unlink()  # what is here is not the start of what is there
-                continue
-            if attempt + 1 == ATTEMPTS or not _may_pass(error):
-                raise _unreachable(part, path, error) from error
-            report(_size(partial))
-            continue
-        with _writing(path):
-            if _size(partial) == part.size and sha256_of(partial) == part.sha256:
-                os.replace(partial, path)
-                return
-            partial.unlink()
-        if not resumed:  # what an older attempt left may have been at fault
-            break
+            with _writing(path):
+                pooch.retrieve(part.url, f"sha256:{part.sha256}", path.name, path.parent, downloader=downloader)
+            return
+        except PromptSegError:
+            raise
+        except ValueError:  # pooch's, for a wrong hash; it has deleted what came
+            if attempt or not left:
+                break
     raise PromptSegError(
-        f"What came from {_host(part)} for {path.name} is not the file that was asked for (its SHA-256 is wrong), and "
-        "was deleted; try again later, or update PromptSeg."
+        "What came from {host} for {name} is not the file that was asked for (its SHA-256 is "
+        "wrong), and was deleted; try again later, or update PromptSeg.",
+        host=_host(part),
+        name=path.name,
     )
+
+
+class _Resuming:
+    """A downloader for pooch that goes on where another attempt stopped, and takes up broken connections again."""
+
+    def __init__(self, part: Download, path: Path, report: Callable[[int], None]) -> None:
+        self._part, self._path, self._report = part, path, report
+
+    def __call__(self, url: str, output_file: str, _: Any) -> None:
+        import requests
+
+        partial = _partial(self._path)
+        for attempt in range(1, ATTEMPTS + 1):
+            there = _size(partial)
+            try:
+                if there < self._part.size:
+                    self._fetch(url, partial, there)
+                break
+            except requests.RequestException as error:
+                answer = getattr(error, "response", None)
+                if there and answer is not None and answer.status_code == 416:
+                    with _writing(partial):
+                        partial.unlink()  # what is here is not the start of what is there
+                elif attempt == ATTEMPTS or not _may_pass(error):
+                    raise _unreachable(self._part, self._path, error) from error
+                self._report(_size(partial))
+        with _writing(partial):
+            os.replace(partial, output_file)
+
+    def _fetch(self, url: str, partial: Path, there: int) -> None:
+        """Append to ``partial`` what it lacks, or write it anew where the server sends all of it."""
+        import requests
+
+        size = self._part.size
+        headers = {"User-Agent": "PromptSeg", "Accept-Encoding": "identity"}  # packed, its length would be another
+        if there:
+            headers["Range"] = f"bytes={there}-"
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
+            answer.raise_for_status()
+            goes_on = (answer.headers.get("Content-Range") or "").startswith(f"bytes {there}-")
+            if answer.status_code == 206 and not goes_on:
+                answer.status_code = 416
+                raise requests.HTTPError("another range than asked for", response=answer)
+            arrived = there if answer.status_code == 206 else 0
+            announced = answer.headers.get("Content-Length") or ""
+            if announced.isdecimal() and arrived + int(announced) != size:
+                raise PromptSegError(
+                    "{host} sent {arrived} bytes instead of the {size} of {stem}; log in where your network "
+                    "asks you to, or update PromptSeg.",
+                    host=_host(self._part),
+                    arrived=arrived + int(announced),
+                    size=size,
+                    stem=partial.stem,
+                )
+            with _writing(partial), open(partial, "ab" if arrived else "wb") as file:
+                for block in answer.iter_content(_BLOCK):
+                    self._report(arrived)
+                    file.write(block[: size - arrived])
+                    arrived = min(size, arrived + len(block))
+                file.flush()
+                os.fsync(file.fileno())
+        if arrived < size:
+            raise requests.ConnectionError("the connection was closed too early")
+        self._report(arrived)
 
 
 def _size(path: Path) -> int:
@@ -236,90 +257,76 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _fetch(part: Download, partial: Path, report: Callable[[int], None]) -> None:
-    """Append to ``partial`` what it lacks, or write it anew where the server sends all of it."""
-    there = _size(partial)
-    request = urllib.request.Request(part.url, headers={"User-Agent": "PromptSeg"})
-    if there:
-        request.add_header("Range", f"bytes={there}-")
-    # An opener of its own follows the proxy settings as they are now.
-    with urllib.request.build_opener().open(request, timeout=TIMEOUT_SECONDS) as answer:
-        goes_on = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {there}-")
-        if answer.status == 206 and not goes_on:
-            raise urllib.error.HTTPError(part.url, 416, "another range than asked for", answer.headers, None)
-        arrived = there if goes_on else 0
-        announced = answer.headers.get("Content-Length")
-        if announced and announced.isdecimal() and arrived + int(announced) != part.size:
-            raise PromptSegError(
-                f"{_host(part)} sent {arrived + int(announced)} bytes instead of the {part.size} of {partial.stem}; "
-                "log in where your network asks you to, or update PromptSeg."
-            )
-        with _writing(partial):
-            file = open(partial, "ab" if goes_on else "wb")  # noqa: SIM115  (closed below)
-        try:
-            while arrived < part.size:
-                report(arrived)
-                block = answer.read1(min(_BLOCK, part.size - arrived))  # what is there: read() waits for all
-                if not block:
-                    raise ConnectionResetError("the connection was closed too early")
-                with _writing(partial):
-                    file.write(block)
-                arrived += len(block)
-            with _writing(partial):
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            with _writing(partial):  # it writes what it still holds, which a full disk refuses again
-                file.close()
-    report(arrived)
-
-
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """Say in a sentence what the disk refuses, so that it is not taken for the network."""
+    import requests
+
     try:
         yield
+    except requests.RequestException:  # the network's, although they are OSErrors, too
+        raise
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise PromptSegError(
+                "The disk of {parent} is full; free some space and download again to go on where it stopped.",
+                parent=path.parent,
+            ) from error
+        raise PromptSegError(
+            "Cannot write {path}: {strerror}; set PROMPTSEG_MODELS to a folder that you may write.",
+            path=path,
+            strerror=error.strerror or error,
+        ) from error
 
 
 def _may_pass(error: Exception) -> bool:
     """Whether another attempt may go better."""
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code >= 500 or error.code == 429
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return not isinstance(reason, (ssl.SSLCertVerificationError, socket.gaierror))
+    import requests
+
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return answer.status_code >= 500 or answer.status_code == 429
+    return not isinstance(error, requests.exceptions.SSLError)
 
 
 def _unreachable(part: Download, path: Path, error: Exception) -> PromptSegError:
     """One sentence on a failed request."""
+    import requests
+    from urllib3.exceptions import MaxRetryError
+
     host, by_hand = _host(part), f"{_BY_HAND} {path.parent} by hand"
-    if isinstance(error, urllib.error.HTTPError):
-        if error.code in (404, 410):
-            return PromptSegError(f"{part.url} is not there ({error.code}); update PromptSeg, {by_hand}.")
-        if error.code == 407:
-            return PromptSegError(f"The proxy wants a password; put it into HTTPS_PROXY, {by_hand}.")
-        return PromptSegError(f"{host} refused the download ({error.code} {error.reason}); try later, {by_hand}.")
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, ssl.SSLError):
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        if answer.status_code in (404, 410):
+            return PromptSegError(
+                "{url} is not there ({status_code}); update PromptSeg, {by_hand}.",
+                url=part.url,
+                status_code=answer.status_code,
+                by_hand=by_hand,
+            )
+        if answer.status_code == 407:
+            return PromptSegError("The proxy wants a password; put it into HTTPS_PROXY, {by_hand}.", by_hand=by_hand)
+        why = f"{answer.status_code} {answer.reason}"
         return PromptSegError(
-            f"The certificate of {host} was not accepted, which a firewall that reads along may cause; ask your "
-            f"administrator, {by_hand}."
+            "{host} refused the download ({why}); try later, {by_hand}.", host=host, why=why, by_hand=by_hand
         )
-    if isinstance(reason, (socket.timeout, ConnectionError, http.client.HTTPException)):
+    if isinstance(error, requests.exceptions.SSLError):
         return PromptSegError(
-            f"The connection to {host} broke several times; download again to go on where it stopped, {by_hand}."
+            "The certificate of {host} was not accepted, which a firewall that reads along may cause; "
+            "ask your administrator, {by_hand}.",
+            host=host,
+            by_hand=by_hand,
         )
-    return PromptSegError(f"There is no connection to {host}; check the network and the proxy settings, {by_hand}.")
-
-
-def _cannot_write(path: Path, error: OSError) -> PromptSegError:
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+    if error.args and isinstance(error.args[0], MaxRetryError):  # nothing was ever answered
         return PromptSegError(
-            f"The disk of {path.parent} is full; free some space and download again to go on where it stopped."
+            "There is no connection to {host}; check the network and the proxy settings, {by_hand}.",
+            host=host,
+            by_hand=by_hand,
         )
     return PromptSegError(
-        f"Cannot write {path}: {error.strerror or error}; set PROMPTSEG_MODELS to a folder that you may write."
+        "The connection to {host} broke several times; download again to go on where it stopped, {by_hand}.",
+        host=host,
+        by_hand=by_hand,
     )
 
 

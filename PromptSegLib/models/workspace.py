@@ -10,11 +10,11 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..examples.intensity import IntensityRule, decide
-from ..examples.preprocessing import Preprocessing
-from ..examples.volume import Volume
+from ..annotation.strokes import fingerprint
+from ..imaging.intensity import IntensityRule, decide
+from ..imaging.preprocessing import Preprocessing
+from ..imaging.volume import Volume
 from ..network.precision import autocast
-from ..prompts.strokes import fingerprint
 from .backbone import Backbone
 
 IMAGES = 4

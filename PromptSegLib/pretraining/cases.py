@@ -15,10 +15,10 @@ from monai.data import CacheDataset
 from monai.transforms import Compose, Transform
 
 from ..errors import PromptSegError, is_out_of_memory
-from ..examples.checking import check_grid, check_image, check_kind
-from ..examples.geometry import Grid, resample, upright_grid
-from ..examples.reading import check_intact, quiet, read_annotation, read_image, unreadable
-from ..examples.volume import Volume
+from ..imaging.checking import check_grid, check_image, check_kind
+from ..imaging.geometry import Grid, resample, upright_grid
+from ..imaging.reading import check_intact, quiet, read_annotation, read_image, unreadable
+from ..imaging.volume import Volume
 from .recipe import Recipe
 from .source import PLACE, Source
 
@@ -77,8 +77,11 @@ def find_cases(recipe: Recipe) -> tuple[list[CaseFile], list[CaseFile]]:
         twin = kept.get(file.image.resolve())
         if twin:
             raise PromptSegError(
-                f"{file.image} is {case_key(recipe, twin)} for validation and {case_key(recipe, file)} for training; "
-                'name its case under "validation" of both sources.'
+                "{image} is {validation} for validation and {training} for training; name its case under "
+                '"validation" of both sources.',
+                image=file.image,
+                validation=case_key(recipe, twin),
+                training=case_key(recipe, file),
             )
     return training, validation
 
@@ -93,8 +96,12 @@ def _named(source: Source, patterns: Sequence[str], found: dict[str, CaseFile]) 
         lost += [] if matched else [pattern]
     if lost:
         raise PromptSegError(
-            f"{source.folder} holds no image of {_listed(lost)}, which the source {source.name} names; "
-            f'correct "training" and "validation", or check the folder and the pattern {source.image!r}.'
+            '{folder} holds no image of {listed}, which the source {name} names; correct "training" '
+            'and "validation", or check the folder and the pattern {image}.',
+            folder=source.folder,
+            listed=_listed(lost),
+            name=source.name,
+            image=repr(source.image),
         )
     return list(dict.fromkeys(names))
 
@@ -103,9 +110,15 @@ def _find(index: int, source: Source) -> dict[str, CaseFile]:
     """Case name -> files, of all images of a source."""
     folder = Path(source.folder)
     if not folder.is_dir():
-        raise PromptSegError(f'There is no folder {folder} for the source {source.name}; correct its "folder".')
+        raise PromptSegError(
+            'There is no folder {folder} for the source {name}; correct its "folder".', folder=folder, name=source.name
+        )
     if any(Path(pattern).is_absolute() for pattern in (source.image, source.label or "")):
-        raise PromptSegError(f"The patterns of the source {source.name} must be relative to its folder {folder}.")
+        raise PromptSegError(
+            "The patterns of the source {name} must be relative to its folder {folder}.",
+            name=source.name,
+            folder=folder,
+        )
     image, label = _expression(source.image), _expression(source.label) if source.label else None
     found = {}
     for path in folder.glob(re.sub(r"[*?[]", r"[\g<0>]", source.image).replace(PLACE, "*")):
@@ -122,8 +135,10 @@ def _find(index: int, source: Source) -> dict[str, CaseFile]:
         found[name] = CaseFile(index, name, path, beside if beside and beside.is_file() else None)
     if not found:
         raise PromptSegError(
-            f"The folder {folder} of the source {source.name} holds no image {source.image!r}; "
-            'correct "folder" or the pattern "image".'
+            'The folder {folder} of the source {name} holds no image {image}; correct "folder" or the pattern "image".',
+            folder=folder,
+            name=source.name,
+            image=repr(source.image),
         )
     return found
 
@@ -164,20 +179,27 @@ def check_cases(
         which = " and ".join(f"{key} is {dimensions}D" for dimensions, key in sorted(kinds.items()))
         if not usable:
             raise PromptSegError(
-                f"None of the {len(files)} images is a 3D volume ({which}); save each volume as a file of its own."
+                "None of the {count} images is a 3D volume ({which}); save each volume as a file of its own.",
+                count=len(files),
+                which=which,
             )
         raise PromptSegError(
-            f"{len(strange)} of {len(files)} images are not 3D volumes ({which}), others such as "
-            f"{case_key(recipe, usable[0])} are; move those away, or name the cases to use under "
-            '"training" and "validation".'
+            "{count} of {all} images are not 3D volumes ({which}), others such as {case_key} are; "
+            'move those away, or name the cases to use under "training" and "validation".',
+            count=len(strange),
+            all=len(files),
+            which=which,
+            case_key=case_key(recipe, usable[0]),
         )
     if undeclared:
         file, values = undeclared[0]
         more = f", as do {len(undeclared) - 1} others" if len(undeclared) > 1 else ""
         raise PromptSegError(
-            f"The label of {case_key(recipe, file)} holds values that its source does not declare "
-            f"({_listed([str(value) for value in values])}){more}; "
-            'give each a name under "classes" or list it under "unused_values".'
+            "The label of {case_key} holds values that its source does not declare ({listed}){more}; "
+            'give each a name under "classes" or list it under "unused_values".',
+            case_key=case_key(recipe, file),
+            listed=_listed([str(value) for value in values]),
+            more=more,
         )
     for key, reason in skipped.items():
         log(f"{key} is skipped: {reason}")
@@ -185,7 +207,9 @@ def check_cases(
         log(f"{len(skipped)} of {len(files)} cases are skipped")
     if skipped and not usable:
         raise PromptSegError(
-            f"None of the {len(files)} cases can be used; of the first: {next(iter(skipped.values()))}"
+            "None of the {count} cases can be used; of the first: {values}",
+            count=len(files),
+            values=next(iter(skipped.values())),
         )
     return usable, skipped
 
@@ -379,7 +403,9 @@ class Cases:
     def _still_some(self, labelled: bool = False) -> None:
         if not len(self):
             first = next(iter(self.skipped.values()))
-            raise PromptSegError(f"None of the {len(self._files)} cases can be read; the first: {first}")
+            raise PromptSegError(
+                "None of the {count} cases can be read; the first: {first}", count=len(self._files), first=first
+            )
         if labelled and not any(file.label for file in self.files):
             raise PromptSegError('No case with labels can be read; correct "label" of the sources, or train "self".')
 

@@ -33,7 +33,9 @@ def save(
             save_file(tensors, str(temporary), {"state": json.dumps(state)})
         except SafetensorError as error:
             raise PromptSegError(
-                f"Cannot write {path}: {error}; free space on the disk and start again, the last checkpoint is whole."
+                "Cannot write {path}: {error}; free space on the disk and start again, the last checkpoint is whole.",
+                path=path,
+                error=error,
             ) from error
 
 
@@ -57,7 +59,7 @@ def restore(
                     optimizer.state[tensor] = {"step": steps.to(tensor.device), **moments}
     except (SafetensorError, RuntimeError) as error:
         raise PromptSegError(
-            f"{path} belongs to another network or to other classes; give another output folder."
+            "{path} belongs to another network or to other classes; give another output folder.", path=path
         ) from error
     return state
 
@@ -92,7 +94,7 @@ def _read_header(path: Path) -> tuple[set[str], dict[str, Any]]:
             raise ValueError("a state of something else")
         return names, dict(state)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise PromptSegError(f"{path} is not a checkpoint of a pretraining run, or it is damaged.") from error
+        raise PromptSegError("{path} is not a checkpoint of a pretraining run, or it is damaged.", path=path) from error
 
 
 def check_room(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -101,6 +103,9 @@ def check_room(path: Path, tensors: Mapping[str, Tensor]) -> None:
     free = shutil.disk_usage(path.parent).free
     if free + (path.stat().st_size if path.exists() else 0) < needed:
         raise PromptSegError(
-            f"The disk of {path.parent} has {free / 2**20:.0f} MiB free, and a run needs {needed / 2**20:.0f} MiB for "
-            "its checkpoints; free space or choose another output folder."
+            "The disk of {parent} has {free:.0f} MiB free, and a run needs {needed:.0f} MiB for its "
+            "checkpoints; free space or choose another output folder.",
+            parent=path.parent,
+            free=free / 2**20,
+            needed=needed / 2**20,
         )

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from ..annotation.classes import MAX_CLASSES, is_name
 from ..errors import PromptSegError
-from ..examples.preprocessing import Preprocessing
+from ..imaging.preprocessing import Preprocessing
 from ..network.config import NetworkConfig
-from ..prompts.classes import MAX_CLASSES, is_name
 from .settings import Assignment, settings_of
 from .source import Source
 
@@ -87,9 +87,11 @@ class Recipe:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # Windows' Notepad begins with a mark
         except (OSError, ValueError, RecursionError) as error:
-            raise PromptSegError(f"Cannot read the pretraining recipe {path}: {error}.") from error
+            raise PromptSegError(
+                "Cannot read the pretraining recipe {path}: {error}.", path=path, error=error
+            ) from error
         if not isinstance(values, dict):
-            raise PromptSegError(f"The recipe {path} is not a JSON object.")
+            raise PromptSegError("The recipe {path} is not a JSON object.", path=path)
         try:
             for key, group in _GROUPS.items():
                 if key in values:
@@ -99,9 +101,13 @@ class Recipe:
             recipe = cls(**settings_of(cls, values))
             recipe._check()
         except KeyError as error:
-            raise PromptSegError(f"The recipe {path} is incomplete: the setting {error} is missing.") from error
+            raise PromptSegError(
+                "The recipe {path} is incomplete: the setting {error} is missing.", path=path, error=error
+            ) from error
         except ValueError as error:
-            raise PromptSegError(f"The recipe {path} is incomplete or wrong: {error}.") from error
+            raise PromptSegError(
+                "The recipe {path} is incomplete or wrong: {error}.", path=path, error=error
+            ) from error
         return recipe
 
     def _check(self) -> None:

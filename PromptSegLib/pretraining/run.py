@@ -70,7 +70,9 @@ class Pretraining:
         self.recipe, self.folder, self.workers, self.command = recipe, Path(folder), workers, command
         self.device = torch.device(device)
         if self.device.type not in ("cpu", "cuda"):
-            raise PromptSegError(f"Pretraining does not run on {self.device.type}; choose the device cpu or cuda.")
+            raise PromptSegError(
+                "Pretraining does not run on {type}; choose the device cpu or cuda.", type=self.device.type
+            )
         if workers and "fork" not in multiprocessing.get_all_start_methods():
             raise PromptSegError("This system cannot fork processes to prepare views; leave out --workers.")
         self.ranks = distributed.get_world_size() if distributed.is_initialized() else 1
@@ -78,7 +80,9 @@ class Pretraining:
         self.log = log if not self.rank else lambda text: None
         if recipe.batch % self.ranks:
             raise PromptSegError(
-                f'A batch of {recipe.batch} cannot be shared by {self.ranks} processes; change "batch" in the recipe.'
+                'A batch of {batch} cannot be shared by {ranks} processes; change "batch" in the recipe.',
+                batch=recipe.batch,
+                ranks=self.ranks,
             )
         set_determinism(recipe.seed)
         self.learner = Learner(recipe)
@@ -109,7 +113,9 @@ class Pretraining:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PromptSegError(f"Cannot make the folder {self.folder}: {error.strerror or error}.") from error
+            raise PromptSegError(
+                "Cannot make the folder {folder}: {strerror}.", folder=self.folder, strerror=error.strerror or error
+            ) from error
         if self.rank:
             return
         check_writable(self.checkpoint)
@@ -129,8 +135,9 @@ class Pretraining:
     def _check_labels(self, training: list[CaseFile]) -> None:
         if self.recipe.supervised and not any(file.label for file in training):
             raise PromptSegError(
-                f'No usable image has labels, and the variant "{self.recipe.variant}" learns from them; correct '
-                '"label" of the sources, or choose the variant "self".'
+                'No usable image has labels, and the variant "{variant}" learns from them; correct "label" '
+                'of the sources, or choose the variant "self".',
+                variant=self.recipe.variant,
             )
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -179,8 +186,10 @@ class Pretraining:
             changed = ["the order of the classes"]
         if changed:
             raise PromptSegError(
-                f"{self.checkpoint} was trained with other settings ({', '.join(changed)}); restore them in the "
-                'recipe, or give another output folder, with this checkpoint as "start" to go on with its weights.'
+                "{checkpoint} was trained with other settings ({changed}); restore them in the recipe, or "
+                'give another output folder, with this checkpoint as "start" to go on with its weights.',
+                checkpoint=self.checkpoint,
+                changed=", ".join(changed),
             )
 
     def _resume(self) -> None:
@@ -213,8 +222,9 @@ class Pretraining:
         differing = [what for what in mine if any(each[what] != mine[what] for each in everyone)]
         if differing:
             raise PromptSegError(
-                f"The processes differ in {' and '.join(differing)}; give all machines the same recipe, the same "
-                "images and the same output folder."
+                "The processes differ in {differing}; give all machines the same recipe, the same images "
+                "and the same output folder.",
+                differing=" and ".join(differing),
             )
 
     def share(self) -> float:
@@ -293,8 +303,9 @@ class Pretraining:
         self.unusable = 0 if torch.isfinite(norm) else self.unusable + 1
         if self.unusable > MOST_UNUSABLE:
             raise PromptSegError(
-                f"The run has diverged: {self.unusable} steps in a row had no finite gradient; lower its rates, or set "
-                '"mixed_precision" to false, and start again in another folder.'
+                "The run has diverged: {unusable} steps in a row had no finite gradient; lower its rates, "
+                'or set "mixed_precision" to false, and start again in another folder.',
+                unusable=self.unusable,
             )
         if self.scaler.is_enabled() or not self.unusable:
             self.scaler.step(self.optimizer)  # does nothing itself where the scaled loss was too large

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
-from ..prompts.classes import is_name
+from ..annotation.classes import is_name
 from .settings import settings_of
 
 PLACE = "{case}"

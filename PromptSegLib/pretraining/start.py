@@ -52,7 +52,7 @@ def begin_with(learner: Learner, start: str, log: Callable[[str], None]) -> list
                 taken += [name] if name in classes else []
     except (RuntimeError, KeyError) as error:
         raise PromptSegError(
-            f'"start": {start} has another architecture than the recipe; change one of them.'
+            '"start": {start} has another architecture than the recipe; change one of them.', start=start
         ) from error
     log(f"begins with {start}; prompts of {', '.join(taken) or 'no class'} are taken over")
     return earlier

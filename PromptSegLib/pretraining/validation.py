@@ -9,13 +9,13 @@ import SimpleITK as sitk
 import torch
 from monai.metrics import compute_dice
 
+from ..annotation.classes import ClassInfo, describe
 from ..errors import PromptSegError
-from ..examples.geometry import Grid, resample
-from ..examples.reading import read_annotation, read_image
+from ..imaging.geometry import Grid, resample
+from ..imaging.reading import read_annotation, read_image
 from ..inference.segmenting import segment
 from ..models.backbone import Backbone
 from ..network.tokens import unstack
-from ..prompts.classes import ClassInfo, describe
 from ..prompts.store import ClassPrompts, Prompts
 from .cases import CaseFile, case_key
 from .learner import Learner

@@ -12,9 +12,9 @@ import struct
 from pathlib import Path
 from typing import Iterable, Optional
 
+from ..annotation.strokes import MAX_PACKED, Strokes
 from ..errors import PromptSegError
 from ..files import replacing
-from .strokes import MAX_PACKED, Strokes
 
 Key = tuple[str, str]  # fingerprint of the image, digest of the strokes
 _KIND = "promptseg-strokes"
@@ -43,7 +43,7 @@ def write(prompts: Path, strokes: Iterable[Strokes]) -> None:
             path.unlink()
         return
     if os.path.exists(path) and not ours:
-        raise PromptSegError(f"{path} is in the way of what was painted; give the prompts file another name.")
+        raise PromptSegError("{path} is in the way of what was painted; give the prompts file another name.", path=path)
     header = json.dumps([each.to_dict() for each in kept])
     content = save({str(index): each.data for index, each in enumerate(kept)}, {_KIND: header})
     with replacing(path) as temporary:

@@ -15,15 +15,15 @@ from typing import Any, Iterable, Mapping, Optional
 
 import numpy as np
 
+from ..annotation.classes import MAX_CLASSES, MAX_VALUE, ClassInfo, canonical_name, check_names, is_name, matching_name
+from ..annotation.strokes import MAX_BYTES, Strokes, is_sha256
 from ..errors import PromptSegError
-from ..examples.intensity import IntensityRule
-from ..examples.preprocessing import Preprocessing
 from ..files import replacing
+from ..imaging.intensity import IntensityRule
+from ..imaging.preprocessing import Preprocessing
 from ..network.config import MODES, NetworkConfig, outputs_of
 from ..network.methods import registry
 from . import beside
-from .classes import MAX_CLASSES, MAX_VALUE, ClassInfo, canonical_name, check_names, is_name, matching_name
-from .strokes import MAX_BYTES, Strokes, is_sha256
 
 # 1: strokes voxel by voxel, PUNet's tokens, and what was called DVPT and EPT before they were as published.
 FORMATS = (1, 2)
@@ -114,7 +114,11 @@ class Prompts:
         for each in self.active:
             if each.info.name == found:
                 return each
-        raise PromptSegError(f"There is no class {name!r} in these prompts; they hold {', '.join(self.names)}.")
+        raise PromptSegError(
+            "There is no class {name} in these prompts; they hold {names}.",
+            name=repr(name),
+            names=", ".join(self.names),
+        )
 
     def only(self, names: Iterable[str]) -> Prompts:
         """Prompts with whole groups kept wherever one of ``names`` is a member (a group is one pass)."""
@@ -155,11 +159,17 @@ class Prompts:
         """Raise :class:`PromptSegError` unless these prompts belong to that backbone."""
         if sha256 != self.sha256:
             raise PromptSegError(
-                f"These prompts were tuned on the backbone {self.backbone!r} (SHA-256 {self.sha256[:12]}...), "
-                f"not on {name!r} ({sha256[:12]}...); choose the right model or tune again."
+                "These prompts were tuned on the backbone {backbone} (SHA-256 {own}...), not on {name} "
+                "({other}...); choose the right model or tune again.",
+                backbone=repr(self.backbone),
+                own=self.sha256[:12],
+                name=repr(name),
+                other=sha256[:12],
             )
         if network != self.network:
-            raise PromptSegError(f"These prompts are damaged: their tensors do not fit {name!r}; choose another file.")
+            raise PromptSegError(
+                "These prompts are damaged: their tensors do not fit {name}; choose another file.", name=repr(name)
+            )
 
     def fitted(self) -> Prompts:
         """These prompts with as many strokes, the newest first, as fit into 64 kB a class."""
@@ -214,9 +224,11 @@ class Prompts:
         written beside it."""
         path = Path(path)
         if path.suffix != ".safetensors":
-            raise PromptSegError(f"Prompts are saved as .safetensors; {path.name} ends otherwise.")
+            raise PromptSegError("Prompts are saved as .safetensors; {name} ends otherwise.", name=path.name)
         if len(self.classes) > MAX_CLASSES:
-            raise PromptSegError(f"A prompts file holds at most {MAX_CLASSES} classes; save fewer.")
+            raise PromptSegError(
+                "A prompts file holds at most {max_classes} classes; save fewer.", max_classes=MAX_CLASSES
+            )
         content = self.to_bytes()
         with replacing(path) as temporary:
             temporary.write_bytes(content)
@@ -228,17 +240,21 @@ class Prompts:
         path, most = Path(path), MAX_CLASSES * MAX_BYTES_PER_CLASS
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise PromptSegError(f"{path} is a device or a pipe; give a prompts file.")
+                raise PromptSegError("{path} is a device or a pipe; give a prompts file.", path=path)
             with open(path, "rb") as file:
                 content = file.read(most + 1)
             if len(content) > most:
-                raise PromptSegError(f"{path} is too large to be a prompts file (over {most / 2**20:.0f} MB).")
+                raise PromptSegError(
+                    "{path} is too large to be a prompts file (over {most:.0f} MB).", path=path, most=most / 2**20
+                )
         except OSError as error:
-            raise PromptSegError(f"Cannot read the prompts file {path}: {error.strerror or error}.") from error
+            raise PromptSegError(
+                "Cannot read the prompts file {path}: {strerror}.", path=path, strerror=error.strerror or error
+            ) from error
         try:
             prompts = cls.from_bytes(content)
         except PromptSegError as error:
-            raise PromptSegError(f"{path}: {error}") from error
+            raise PromptSegError("{path}: {error}", path=path, error=error) from error
         found = beside.read(path, prompts.missing)
         missing = set(prompts.missing) - {beside.key_of(each) for each in found}
         left = tuple(each for each in prompts.missing if each in missing)
@@ -265,13 +281,17 @@ class Prompts:
         except PromptSegError:
             raise
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-            raise PromptSegError(f"this prompts file is damaged ({_short(error)}); choose another.") from error
+            raise PromptSegError(
+                "this prompts file is damaged ({short}); choose another.", short=_short(error)
+            ) from error
 
     @classmethod
     def _checked(cls, header: dict, tensors: dict[str, np.ndarray]) -> Prompts:
         if type(header["format"]) is not int or header["format"] not in FORMATS:
             raise PromptSegError(
-                f"this prompts file has format {_short(header['format'])}, not {FORMATS[-1]}; update PromptSeg."
+                "this prompts file has format {short}, not {formats}; update PromptSeg.",
+                short=_short(header["format"]),
+                formats=FORMATS[-1],
             )
         network = NetworkConfig.from_dict(header["network"])
         mode, sha256, backbone = (header[key] for key in ("mode", "sha256", "backbone"))
@@ -372,16 +392,23 @@ def parse_classes(words: Iterable[str]) -> dict[str, int]:
         name, value = name.strip(), int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else 0
         if not equals or not name or not 1 <= value <= MAX_VALUE:
             raise PromptSegError(
-                f"{_short(repr(word))} is not a class; write NAME=VALUE, a value from 1 to {MAX_VALUE}."
+                "{short} is not a class; write NAME=VALUE, a value from 1 to {max_value}.",
+                short=_short(repr(word)),
+                max_value=MAX_VALUE,
             )
         if not is_name(name):
             raise PromptSegError(
-                f"The class name {_short(ascii(name))} is too long or has invisible letters; write NAME=VALUE anew."
+                "The class name {short} is too long or has invisible letters; write NAME=VALUE anew.",
+                short=_short(ascii(name)),
             )
         if name in classes or value in classes.values():
-            raise PromptSegError(f"{word!r} repeats a class name or a label value; each must be given once.")
+            raise PromptSegError(
+                "{word} repeats a class name or a label value; each must be given once.", word=repr(word)
+            )
         classes[name] = value
     check_names(classes)
     if len(classes) > MAX_CLASSES:
-        raise PromptSegError(f"There are {len(classes)} classes; give at most {MAX_CLASSES}.")
+        raise PromptSegError(
+            "There are {count} classes; give at most {max_classes}.", count=len(classes), max_classes=MAX_CLASSES
+        )
     return classes

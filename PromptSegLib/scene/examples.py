@@ -6,8 +6,8 @@ from typing import Mapping, Optional
 
 import SimpleITK as sitk
 
-from ..examples.example import Example
-from ..examples.geometry import Grid, resample
+from ..annotation.example import Example
+from ..imaging.geometry import Grid, resample
 from .segmentations import annotation_from_segmentation
 from .volumes import image_from_volume
 
@@ -15,7 +15,7 @@ from .volumes import image_from_volume
 def example_from_nodes(
     volume_node, segmentation_node, roles: Mapping[str, int], background: Optional[int] = None, complete: bool = False
 ) -> Example:
-    """An :class:`~PromptSegLib.examples.example.Example` in world space.
+    """An :class:`~PromptSegLib.annotation.example.Example` in world space.
 
     :param volume_node: vtkMRMLScalarVolumeNode.
     :param segmentation_node: vtkMRMLSegmentationNode; may lie under another (linear) transform.

@@ -132,12 +132,13 @@ def _voxelised(segmentation_node, volume_node, segment_ids: list[str], name: str
     copy.CopyConversionParameters(segmentation)
     if volume_node is None:
         raise PromptSegError(
-            f"{label_of(segmentation_node)} is made of surfaces; choose the volume that it belongs to."
+            "{label_of} is made of surfaces; choose the volume that it belongs to.",
+            label_of=label_of(segmentation_node),
         )
     matrix = np.linalg.inv(node_to_world(segmentation_node)) @ volume_to_world(volume_node)
     data = volume_node.GetImageData()
     if data is None:
-        raise PromptSegError(f"{label_of(volume_node)} has no voxels; load or choose another volume.")
+        raise PromptSegError("{label_of} has no voxels; load or choose another volume.", label_of=label_of(volume_node))
     orthogonal(matrix, data.GetDimensions(), label_of(volume_node))
     converter = slicer.vtkSegmentationConverter
     copy.SetConversionParameter(
@@ -150,8 +151,8 @@ def _voxelised(segmentation_node, volume_node, segment_ids: list[str], name: str
         copy.AddSegment(single, segment_id)
     if not copy.CreateRepresentation(BINARY):
         raise PromptSegError(
-            f"{label_of(segmentation_node)} cannot be converted to voxels; "
-            "create its binary labelmap in the Segmentations module."
+            "{label_of} cannot be converted to voxels; create its binary labelmap in the Segmentations module.",
+            label_of=label_of(segmentation_node),
         )
     # Copies, once for each layer: a segmentation erases its segments' voxels when it goes.
     copies: dict[str, Any] = {}
@@ -163,8 +164,10 @@ def _kept(segment, copies: dict[str, Any], what: str) -> tuple:
     labelmap, label = segment.GetRepresentation(BINARY), segment.GetLabelValue()
     if is_blank(labelmap) or not holds(voxels_of(labelmap), label):
         raise PromptSegError(
-            f"Segment '{segment.GetName()}' of {what} has no voxel on the volume's grid; it is too small or open, "
-            "give it the role Ignore or create its binary labelmap in the Segmentations module."
+            "Segment '{segment}' of {what} has no voxel on the volume's grid; it is too small or open, "
+            "give it the role Ignore or create its binary labelmap in the Segmentations module.",
+            segment=segment.GetName(),
+            what=what,
         )
     address = labelmap.GetAddressAsString("")
     if address not in copies:

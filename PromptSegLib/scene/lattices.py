@@ -11,7 +11,7 @@ from typing import Any, Iterable, Optional
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.geometry import nonzero_extent
+from ..imaging.geometry import nonzero_extent
 
 # Voxels; what file formats and transforms round away is less.
 _SAME = 0.01

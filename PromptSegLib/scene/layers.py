@@ -9,9 +9,9 @@ import SimpleITK as sitk
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
-from ..examples.geometry import nonzero_extent
+from ..annotation.classes import ClassInfo
+from ..imaging.geometry import nonzero_extent
 from ..inference.result import Segmentation
-from ..prompts.classes import ClassInfo
 from .labelmaps import BINARY, is_blank, matrix_of, scalars_of, voxels_of
 from .lattices import on_lattice, window
 from .painting import Layer

@@ -22,7 +22,9 @@ def segment_of(segmentation_node, segment_id: str):
     segment = segmentation_node.GetSegmentation().GetSegment(segment_id)
     if segment is None:
         raise PromptSegError(
-            f"{label_of(segmentation_node)} has no segment with ID '{segment_id}'; choose its segments again."
+            "{label_of} has no segment with ID '{segment_id}'; choose its segments again.",
+            label_of=label_of(segmentation_node),
+            segment_id=segment_id,
         )
     return segment
 
@@ -69,7 +71,7 @@ def new_segmentation(scene, volume_node, name: str):
     """
     volume_to_world(volume_node)
     if volume_node.GetImageData() is None:
-        raise PromptSegError(f"{label_of(volume_node)} has no voxels; load or choose another volume.")
+        raise PromptSegError("{label_of} has no voxels; load or choose another volume.", label_of=label_of(volume_node))
     name = name.replace("&", "and")
     if scene.GetFirstNodeByName(name):
         name = scene.GenerateUniqueName(name)
@@ -90,7 +92,7 @@ def same_place(volume_node, segmentation_node) -> bool:
     """
     data = volume_node.GetImageData()
     if data is None:
-        raise PromptSegError(f"{label_of(volume_node)} has no voxels; load or choose another volume.")
+        raise PromptSegError("{label_of} has no voxels; load or choose another volume.", label_of=label_of(volume_node))
     to_volume = np.linalg.inv(volume_to_world(volume_node)) @ node_to_world(segmentation_node)
     low, high = (np.asarray(data.GetExtent(), float).reshape(3, 2) + (-0.5, 0.5)).T
     outside = False

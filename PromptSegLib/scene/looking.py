@@ -92,7 +92,7 @@ def show_map(scene, volume_node, image: sitk.Image, name: str = "uncertainty"):
     Raises :class:`PromptSegError` when the image is not 3D or not scalar.
     """
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise PromptSegError(f"The {name} map is not a 3D scalar image; compute it again.")
+        raise PromptSegError("The {name} map is not a 3D scalar image; compute it again.", name=name)
     voxels = sitk.GetArrayViewFromImage(image)
     data = vtk.vtkImageData()
     data.SetDimensions(image.GetSize())

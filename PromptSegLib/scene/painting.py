@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 from .labelmaps import holds, is_blank, labelmaps_of, matrix_of, voxels_of
 from .lattices import on_lattice, window
 from .links import segment_of
@@ -61,10 +61,12 @@ class Painting:
         """
         for value in values.values():
             if not 0 < value < 65536:
-                raise PromptSegError(f"Value {value} cannot mark a segment of {self.what}; use 1 to 65535.")
+                raise PromptSegError(
+                    "Value {value} cannot mark a segment of {what}; use 1 to 65535.", value=value, what=self.what
+                )
         chosen = {segment_id: self._segment(segment_id) for segment_id in values}
         layers = list({id(layer): layer for layer, _ in chosen.values() if layer is not None}.values())
-        nothing = PromptSegError(f"{self.what} has no voxels in the chosen segments; paint something first.")
+        nothing = PromptSegError("{what} has no voxels in the chosen segments; paint something first.", what=self.what)
         if not layers:
             raise nothing
         base = min(layers, key=lambda layer: abs(np.linalg.det(layer.matrix[:3, :3]))).matrix
@@ -109,7 +111,11 @@ class Painting:
 
     def _segment(self, segment_id: str) -> tuple[Optional[Layer], int]:
         if segment_id not in self.segments:
-            raise PromptSegError(f"{self.what} has no segment with ID '{segment_id}'; choose its segments again.")
+            raise PromptSegError(
+                "{what} has no segment with ID '{segment_id}'; choose its segments again.",
+                what=self.what,
+                segment_id=segment_id,
+            )
         return self.segments[segment_id]
 
 

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import vtk
 
 from ..errors import PromptSegError
-from ..examples.geometry import PERPENDICULAR, skew
+from ..imaging.geometry import PERPENDICULAR, skew
 
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -45,13 +45,16 @@ def node_to_world(node) -> np.ndarray:
         return np.eye(4)
     if not transform.IsTransformToWorldLinear():
         raise PromptSegError(
-            f"{label_of(node)} is under a non-linear transform; harden it first (Data module, Harden transform)."
+            "{label_of} is under a non-linear transform; harden it first (Data module, Harden transform).",
+            label_of=label_of(node),
         )
     matrix = vtk.vtkMatrix4x4()
     transform.GetMatrixTransformToWorld(matrix)
     array = to_array(matrix)
     if not np.isfinite(array).all() or abs(np.linalg.det(array[:3, :3])) < 1e-12:
-        raise PromptSegError(f"{label_of(node)} is under a transform that cannot be inverted; remove that transform.")
+        raise PromptSegError(
+            "{label_of} is under a transform that cannot be inverted; remove that transform.", label_of=label_of(node)
+        )
     return array
 
 
@@ -72,12 +75,15 @@ def orthogonal(matrix: np.ndarray, size: Sequence[int], what: str) -> tuple[np.n
     axes = matrix[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
     if not np.isfinite(matrix).all() or spacing.min() < 1e-9:
-        raise PromptSegError(f"{what} has a zero or undefined voxel spacing; set its spacing in the Volumes module.")
+        raise PromptSegError(
+            "{what} has a zero or undefined voxel spacing; set its spacing in the Volumes module.", what=what
+        )
     cosines = axes / spacing
     if not skew(cosines) < PERPENDICULAR:
         raise PromptSegError(
-            f"{what} has sheared (not perpendicular) voxel axes in the world; "
-            "harden its transform and resample the volume first."
+            "{what} has sheared (not perpendicular) voxel axes in the world; harden its transform and "
+            "resample the volume first.",
+            what=what,
         )
     left, _, right = np.linalg.svd(cosines)
     direction = left @ right

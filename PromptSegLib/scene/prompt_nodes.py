@@ -80,7 +80,7 @@ def prompts_of(node) -> Prompts:
     try:
         return Prompts.from_bytes(content)
     except PromptSegError as error:
-        raise PromptSegError(f"Prompts '{node.GetName()}': {error}") from error
+        raise PromptSegError("Prompts '{node}': {error}", node=node.GetName(), error=error) from error
 
 
 def bytes_of(node) -> bytes:
@@ -88,7 +88,9 @@ def bytes_of(node) -> bytes:
     try:
         return base64.b64decode(node.GetAttribute(_CONTENT) or node.GetText() or "", validate=True)
     except (binascii.Error, ValueError) as error:
-        raise PromptSegError(f"Prompts '{node.GetName()}' are damaged; load them from a file again.") from error
+        raise PromptSegError(
+            "Prompts '{node}' are damaged; load them from a file again.", node=node.GetName()
+        ) from error
 
 
 def prompt_nodes(scene) -> list:

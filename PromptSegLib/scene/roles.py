@@ -29,6 +29,8 @@ def set_role(segmentation_node, segment_id: str, role: str) -> None:
     Raises :class:`PromptSegError` for another role or when the segment is missing.
     """
     if role not in ROLES:
-        raise PromptSegError(f"'{role}' is not a role of a segment; use one of {', '.join(ROLES)}.")
+        raise PromptSegError(
+            "'{role}' is not a role of a segment; use one of {roles}.", role=role, roles=", ".join(ROLES)
+        )
     if tag(segmentation_node, segment_id, _KEY) != role:
         set_tag(segmentation_node, segment_id, _KEY, role)

@@ -18,7 +18,7 @@ import numpy as np
 import slicer
 
 from ..errors import PromptSegError
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
 from . import links
 from .labelmaps import BINARY, labelmap_of

@@ -16,9 +16,9 @@ import SimpleITK as sitk
 import slicer
 import vtk
 
+from ..annotation.classes import matching_name
 from ..errors import PromptSegError
 from ..inference.result import Segmentation
-from ..prompts.classes import matching_name
 from .labelmaps import BINARY, is_empty, labelmap_of
 from .layers import accepted, give_way, leave_layers, renew_derived
 from .painting import look, snapshot
@@ -94,8 +94,10 @@ def check_writable(segmentation_node, volume_node) -> None:
     if source != BINARY and segmentation.GetNumberOfSegments():
         kind = "surfaces" if source == _SURFACE else f"another kind ({source.lower()})"
         raise PromptSegError(
-            f"{what} is made of {kind}; make binary labelmap its source representation (Segmentations) "
-            "or choose another."
+            "{what} is made of {kind}; make binary labelmap its source representation (Segmentations) "
+            "or choose another.",
+            what=what,
+            kind=kind,
         )
     volume = volume_to_world(volume_node)  # refuses what the reference geometry would silently ignore
     size = volume_node.GetImageData().GetDimensions() if volume_node.GetImageData() is not None else (1, 1, 1)
@@ -106,7 +108,6 @@ def apply_result(
     segmentation_node,
     volume_node,
     result: Segmentation,
-    replace: bool = True,
     segment_ids: Optional[Mapping[str, str]] = None,
     protect: Sequence[str] = (),
     overwrite: Sequence[str] = (),
@@ -118,11 +119,9 @@ def apply_result(
     A replaced segment gets new voxels and keeps its ID, name, colour, terminology and display.
     A new one gets the class's name, colour and terminology. Other segments do not change.
 
-    :param replace: replace the segments of ``segment_ids`` and, for classes without one, those of
-        the same name that an earlier result made. Segments that the user made are replaced
-        only if listed. False makes every class a new segment.
     :param segment_ids: class name -> ID of the segment to replace; an ID that no longer exists
-        is given to a new segment.
+        is given to a new segment. Classes without one replace the segment of the same name that
+        an earlier result made, while segments that the user made are replaced only if listed.
     :param protect: IDs of segments whose voxels no class gets. A class that would replace one of
         them is left out, of the returned IDs too.
     :param overwrite: IDs of segments that lose the voxels that a class gets. In both lists,
@@ -139,7 +138,7 @@ def apply_result(
     matrix = np.linalg.inv(node_to_world(segmentation_node)) @ image_to_world(result.labels)
     orthogonal(matrix, result.labels.GetSize(), what)
     locked = [one for one in dict.fromkeys(protect) if segmentation.GetSegment(one)]
-    targets = _targets(segmentation, result, segment_ids or {}) if replace else {}
+    targets = _targets(segmentation, result, segment_ids or {})
     classes = [info for info in result.classes if targets.get(info.name) not in locked]
     kept = {info.name: targets[info.name] for info in classes if segmentation.GetSegment(targets.get(info.name, ""))}
     giving = [one for one in dict.fromkeys(overwrite) if one not in locked and one not in kept.values()]

@@ -44,10 +44,13 @@ def save_segmentation(segmentation_node, path: Path) -> None:
     """
     path = Path(path)
     if not path.name.endswith(".seg.nrrd"):
-        raise PromptSegError(f"Cannot save a segmentation as {path.name}; use a name that ends with .seg.nrrd.")
+        raise PromptSegError(
+            "Cannot save a segmentation as {name}; use a name that ends with .seg.nrrd.", name=path.name
+        )
     if not segmentation_node.GetSegmentation().IsSourceRepresentationImageData():
         raise PromptSegError(
-            f"{label_of(segmentation_node)} is made of surfaces; convert it to a binary labelmap first (Segmentations)."
+            "{label_of} is made of surfaces; convert it to a binary labelmap first (Segmentations).",
+            label_of=label_of(segmentation_node),
         )
     with replacing(path) as temporary:
         # A storage node of our own: the file that the user's node is tied to stays as it is.
@@ -55,7 +58,7 @@ def save_segmentation(segmentation_node, path: Path) -> None:
         storage.SetFileName(str(temporary))
         storage.UseCompressionOn()
         if not storage.WriteData(segmentation_node) or not temporary.exists():
-            raise PromptSegError(f"Cannot write {path}; check the folder and the free disk space.")
+            raise PromptSegError("Cannot write {path}; check the folder and the free disk space.", path=path)
 
 
 def save_scene(scene, path: Path) -> None:
@@ -65,13 +68,13 @@ def save_scene(scene, path: Path) -> None:
     """
     path = Path(path).absolute()  # a scene takes no other
     if path.suffix != ".mrb":
-        raise PromptSegError(f"Cannot save a scene as {path.name}; use a name that ends with .mrb.")
+        raise PromptSegError("Cannot save a scene as {name}; use a name that ends with .mrb.", name=path.name)
     with replacing(path) as temporary:
         try:
             with _staying_in_folder(), _readable_file_names(scene):
                 written = scene.WriteToMRB(str(temporary))
             if not written or not temporary.exists():
-                raise PromptSegError(f"Cannot write {path}; check the folder and the free disk space.")
+                raise PromptSegError("Cannot write {path}; check the folder and the free disk space.", path=path)
         finally:
             for leftover in temporary.parent.iterdir():
                 if leftover.is_dir():
@@ -82,7 +85,7 @@ def load_scene(path: Path):
     """A new scene with everything in an ``.mrb`` file. Raises :class:`PromptSegError` when it cannot be read."""
     path = Path(path).absolute()  # a scene takes no other
     if not path.is_file():
-        raise PromptSegError(f"{path} does not exist; choose a scene file (.mrb).")
+        raise PromptSegError("{path} does not exist; choose a scene file (.mrb).", path=path)
     scene = new_scene()
     with tempfile.TemporaryDirectory(prefix="promptseg-") as folder:
         # A bundle is unpacked into the cache folder of the scene's input and output manager, which the application
@@ -98,7 +101,7 @@ def load_scene(path: Path):
             scene.SetDataIOManager(None)
             manager.SetCacheManager(None)
     if not read:
-        raise PromptSegError(f"Cannot read {path}; it is damaged or not a Slicer scene (.mrb).")
+        raise PromptSegError("Cannot read {path}; it is damaged or not a Slicer scene (.mrb).", path=path)
     return scene
 
 

@@ -11,7 +11,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..errors import PromptSegError
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 from .placement import RAS_LPS, image_of, image_to_world, label_of, orthogonal, to_vtk, volume_to_world
 
 
@@ -64,7 +64,7 @@ def image_from_volume(volume_node) -> sitk.Image:
     what = label_of(volume_node)
     # Slice by slice: a whole mask of a large volume would cost as much memory as an 8-bit copy of it.
     if voxels.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in voxels):
-        raise PromptSegError(f"{what} contains NaN or infinite values; replace them before segmenting.")
+        raise PromptSegError("{what} contains NaN or infinite values; replace them before segmenting.", what=what)
     return image_of(voxels, matrix, what)
 
 
@@ -74,14 +74,16 @@ def _checked(volume_node) -> tuple[np.ndarray, np.ndarray]:
     data = volume_node.GetImageData()
     scalars = data.GetPointData().GetScalars() if data is not None else None
     if scalars is None or not data.GetNumberOfPoints():
-        raise PromptSegError(f"{what} has no voxels; load or choose another volume.")
+        raise PromptSegError("{what} has no voxels; load or choose another volume.", what=what)
     if data.GetNumberOfScalarComponents() != 1:
         raise PromptSegError(
-            f"{what} has {data.GetNumberOfScalarComponents()} components per voxel; "
-            "choose a scalar volume (Vector to Scalar Volume makes one)."
+            "{what} has {getnumberofscalarcomponents} components per voxel; choose a scalar volume "
+            "(Vector to Scalar Volume makes one).",
+            what=what,
+            getnumberofscalarcomponents=data.GetNumberOfScalarComponents(),
         )
     if min(data.GetDimensions()) < 2:
-        raise PromptSegError(f"{what} is a single slice; choose a 3D volume.")
+        raise PromptSegError("{what} is a single slice; choose a 3D volume.", what=what)
     voxels = vtk_to_numpy(scalars).reshape(data.GetDimensions()[::-1])
     matrix = volume_to_world(volume_node)
     matrix[:, 3] = matrix @ [*data.GetExtent()[::2], 1.0]
@@ -94,7 +96,7 @@ def volume_from_image(scene, image: sitk.Image, name: str):
     Raises :class:`PromptSegError` when the image is not 3D or not scalar.
     """
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise PromptSegError(f"Image '{name}' is not a 3D scalar image; choose another.")
+        raise PromptSegError("Image '{name}' is not a 3D scalar image; choose another.", name=name)
     data = vtk.vtkImageData()
     data.SetDimensions(image.GetSize())
     data.GetPointData().SetScalars(numpy_to_vtk(sitk.GetArrayViewFromImage(image).ravel(), deep=True))

@@ -8,11 +8,11 @@ from typing import Any, Mapping, Optional
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import PromptSegError
-from ..examples.geometry import Grid
+from ..errors import PromptSegError, Sentence
+from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
+from ..worker import contract
 from ..worker.client import Sent
-from ..worker.packing import grid_values, packed_infos, packed_prompts
 from . import requests
 from .codes import Known, class_of, contradicted
 from .planning import Part, Plan
@@ -31,9 +31,7 @@ class Request:
     :param notes: sentences for the user: what of it does not count.
     """
 
-    job: str
-    values: dict[str, Any]
-    arrays: dict[str, np.ndarray]
+    asked: contract.Request
     images: list[Sent]
     classes: tuple[str, ...]
     segment_ids: dict[str, str]
@@ -70,30 +68,24 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
     names = _with_companions(wanted, held, start)
     values = _values(held, start)
     taken = [*values.values(), *(start.values.values() if start else ())]
-    described: list[dict[str, Any]] = []
-    arrays: dict[str, np.ndarray] = {}
+    examples = []
     for part, each in zip(parts, known):
         own = {number: values[name] for number, name in part.names.items() if name in values}
         complete = plan.unpainted == "volume"
-        example, array = requests.example_values(part.image, part.name, each.codes, own, taken, complete)
-        arrays[f"annotation{len(described)}"] = array
-        described.append(example)
-    if start is not None:
-        arrays["start"] = packed_prompts(start)
+        examples.append(requests.annotated(part.image, part.name, each.codes, own, taken, complete))
     again = start is not None and all(name in start.names for name in names)
-    request = {
+    request = contract.Tune(
         **common,
-        "settings": {**plan.settings, "seconds": plan.settings["seconds"] * (RETUNE_SHARE if again else 1.0)},
-        "classes": {name: values[name] for name in names},
-        "wanted": wanted,
-        "others": [value for name, value in values.items() if name not in names],
-        "appearance": packed_infos([replace(plan.infos[name], value=values[name]) for name in names]),
-        "examples": described,
-    }
+        classes={name: values[name] for name in names},
+        examples=examples,
+        settings={**plan.settings, "seconds": plan.settings["seconds"] * (RETUNE_SHARE if again else 1.0)},
+        wanted=wanted,
+        others=[value for name, value in values.items() if name not in names],
+        appearance=[replace(plan.infos[name], value=values[name]) for name in names],
+        start=start,
+    )
     return Request(
-        "tune",
         request,
-        arrays,
         [part.image for part in parts],
         tuple(wanted),
         {name: plan.segment_ids[name] for name in wanted},
@@ -116,14 +108,8 @@ def growing_of(plan: Plan) -> Optional[Request]:
     values = _values(part.names.values(), None)
     own = {number: values[name] for number, name in part.names.items() if name in names}
     complete = plan.unpainted == "volume"
-    example, array = requests.example_values(part.image, part.name, known.codes, own, list(values.values()), complete)
-    request: dict[str, Any] = {
-        "classes": {name: values[name] for name in names},
-        "appearance": packed_infos([replace(plan.infos[name], value=values[name]) for name in names]),
-        "examples": [example],
-    }
-    arrays = {"annotation0": array}
-    applied = part.version.applied if part.version else None
+    example = requests.annotated(part.image, part.name, known.codes, own, list(values.values()), complete)
+    accepted, applied = None, part.version.applied if part.version else None
     if applied is not None and sitk.GetArrayViewFromImage(applied).any():
         if not contradicted(known.codes, applied):
             return None
@@ -131,10 +117,16 @@ def growing_of(plan: Plan) -> Optional[Request]:
         table = np.zeros(max(int(numbers.max()), *(number + 1 for number in part.names)) + 1, np.uint16)
         for number, name in part.names.items():
             table[number + 1] = values[name]
-        request["accepted"], arrays["accepted"] = grid_values(Grid.of(applied)), table[numbers]
+        accepted = Grid.of(applied).image(table[numbers])
+    request = contract.Grow(
+        classes={name: values[name] for name in names},
+        example=example,
+        appearance=[replace(plan.infos[name], value=values[name]) for name in names],
+        accepted=accepted,
+    )
     ids = {name: plan.segment_ids[name] for name in names}
     numbered = {name: number for number, name in part.names.items()}
-    return Request("grow", request, arrays, [part.image], tuple(names), ids, numbered, known)
+    return Request(request, [part.image], tuple(names), ids, numbered, known)
 
 
 def _overlaps(part: Part, known: Known, where: str = "", refuse: bool = False) -> list[str]:
@@ -142,20 +134,37 @@ def _overlaps(part: Part, known: Known, where: str = "", refuse: bool = False) -
 
     :param refuse: raise :class:`PromptSegError` when nothing of a class is left.
     """
-    said = []
+    said: list[str] = []
     for number, code, count in known.hidden:
         other = class_of(code)
         name, above = part.names[number], "background" if other is None else part.names.get(other, "another segment")
         if number in known.painted:
             voxels = f"{count} voxel{'s' if count > 1 else ''}"
-            said.append(f"{where}{name} and {above} overlap; there ({voxels}) it counts as {above}.")
+            said.append(
+                Sentence(
+                    "{where}{name} and {above} overlap; there ({voxels}) it counts as {above}.",
+                    where=where,
+                    name=name,
+                    above=above,
+                    voxels=voxels,
+                )
+            )
         elif refuse:
             raise PromptSegError(
-                f"All that is painted in {name} lies under {above}, and a voxel counts for one segment only; "
-                f"erase it from {above}, or give {above} the role Ignore."
+                "All that is painted in {name} lies under {above}, and a voxel counts for one segment "
+                "only; erase it from {above}, or give {above} the role Ignore.",
+                name=name,
+                above=above,
             )
         else:
-            said.append(f"{where}all that is painted in {name} lies under {above} and is not taught.")
+            said.append(
+                Sentence(
+                    "{where}all that is painted in {name} lies under {above} and is not taught.",
+                    where=where,
+                    name=name,
+                    above=above,
+                )
+            )
     return said
 
 
@@ -175,16 +184,14 @@ def _segmenting(plan: Plan, common: Mapping[str, Any]) -> Request:
     part, prompts = plan.parts[0], plan.prompts
     assert prompts is not None
     known = part.compose("unknown") if part.any(part.classes) else None
-    request: dict[str, Any] = {**common, "image": part.image.key}
-    arrays = {"prompts": packed_prompts(prompts)}
+    strokes = None
     if known is not None:
         own = {number: prompts.values[name] for number, name in part.names.items() if name in prompts.values}
-        request["strokes"], arrays["annotation0"] = requests.example_values(
-            part.image, part.name, known.codes, own, list(prompts.values.values()), False
-        )
+        strokes = requests.annotated(part.image, part.name, known.codes, own, list(prompts.values.values()), False)
     numbers = {name: number for number, name in part.names.items()}
     names, notes = tuple(prompts.names), tuple(_overlaps(part, known)) if known is not None else ()
-    return Request("segment", request, arrays, [part.image], names, plan.segment_ids, numbers, known, notes)
+    request = contract.Segment(**common, image=part.image.key, prompts=prompts, strokes=strokes)
+    return Request(request, [part.image], names, plan.segment_ids, numbers, known, notes)
 
 
 def _values(names, start: Optional[Prompts]) -> dict[str, int]:

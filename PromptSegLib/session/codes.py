@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..examples.geometry import Grid, resample
+from ..imaging.geometry import Grid, resample
 
 UNKNOWN, BACKGROUND = 0, 1
 UNPAINTED = ("unknown", "slices", "volume")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Iterator, Optional
 
-from ..worker.client import GONE, Event, Worker
+from ..worker.carrier import Carrier
+from ..worker.client import GONE, Event
+from ..worker.contract import Prepare
 from . import requests
 from .running import Run
 
@@ -18,16 +20,16 @@ class Engine:
     :param make_worker: starts a worker from parameters.
     """
 
-    def __init__(self, make_worker: Callable[[Any], Worker] = requests.start_worker):
+    def __init__(self, make_worker: Callable[[Any], Carrier] = requests.start_worker):
         self._make = make_worker
-        self._worker: Optional[Worker] = None
+        self._worker: Optional[Carrier] = None
         self._key: tuple = ()
         self._prepared: tuple = ()
         self._preparing = 0
-        self._dying: Optional[tuple[Worker, int, float]] = None
+        self._dying: Optional[tuple[Carrier, int, float]] = None
 
     @property
-    def worker(self) -> Optional[Worker]:
+    def worker(self) -> Optional[Carrier]:
         """The worker that is there, if any."""
         return self._worker
 
@@ -36,7 +38,7 @@ class Engine:
         """Whether a cancelled job may still be running."""
         return self._dying is not None
 
-    def get(self, parameters: Any) -> Worker:
+    def get(self, parameters: Any) -> Carrier:
         """The worker, a fresh one if it is gone or wanted elsewhere; raises :class:`PromptSegError` for a bad host."""
         key = requests.worker_key(parameters)
         if self._worker is not None and (self._worker.gone or key != self._key):
@@ -50,7 +52,7 @@ class Engine:
         worker, wanted = self.get(parameters), (image.key, *common.values())
         if wanted != self._prepared:
             self._prepared = wanted
-            self._preparing = worker.submit("prepare", {**common, "image": image.key}, {}, [image])
+            self._preparing = worker.submit(Prepare.name, *Prepare(**common, image=image.key).pack(), [image])
 
     def hurry(self) -> None:
         """Stop getting ready: a job is coming, and goes on with what was encoded so far."""
@@ -72,7 +74,7 @@ class Engine:
             run.worker.cancel(run.job)
             self._dying = (run.worker, run.job, time.monotonic() + PATIENCE)
 
-    def poll(self) -> Iterator[tuple[Worker, Event]]:
+    def poll(self) -> Iterator[tuple[Carrier, Event]]:
         """What the worker said; ends it when it has not stopped a cancelled job in time."""
         worker = self._worker
         if worker is not None:

@@ -95,7 +95,8 @@ def _asked(plan: Plan) -> tuple[Optional[Request], str]:
     request = growing_of(plan)
     if request is None:
         return None, ""
-    digest = hashlib.sha256(repr((plan.parts[0].image.key, request.values, request.segment_ids)).encode())
-    for name in sorted(request.arrays):
-        digest.update(request.arrays[name].tobytes())
+    values, arrays = request.asked.pack()
+    digest = hashlib.sha256(repr((plan.parts[0].image.key, values, request.segment_ids)).encode())
+    for name in sorted(arrays):
+        digest.update(arrays[name].tobytes())
     return request, digest.hexdigest()

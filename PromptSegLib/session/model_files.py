@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from ..models import catalogue
 from ..models.download import delete, download
 from ..progress import Cancelled, Job, Report
@@ -67,7 +67,7 @@ class ModelFiles:
             task, self._task = self._task, None
             try:
                 entry = task.result()
-                self.notice = Notice(f"Downloaded {entry.title or entry.name}.")
+                self.notice = Notice(Sentence("Downloaded {title}.", title=entry.title or entry.name))
             except Cancelled:
                 self.notice = Notice("The download was cancelled; click Download to go on where it stopped.")
             except PromptSegError as error:

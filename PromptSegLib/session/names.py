@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping
 
+from ..annotation.classes import check_names, is_name, matching_name
 from ..errors import PromptSegError
-from ..prompts.classes import check_names, is_name, matching_name
 from ..prompts.store import Prompts
 from ..scene import links
 from ..scene.segmentations import Segment, segments

@@ -7,8 +7,8 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
-from ..errors import PromptSegError
-from ..prompts.classes import ClassInfo, check_names, is_name, matching_name
+from ..annotation.classes import ClassInfo, check_names, is_name, matching_name
+from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
 from ..scene import painting
 from ..scene.segmentations import Segment, segments
@@ -90,8 +90,9 @@ def plan_tuning(
     for name in names:
         if not is_name(name):
             raise PromptSegError(
-                f"The name of a segment ({ascii(name[:40])}) is empty, very long or has several lines "
-                "or invisible letters; give it another."
+                "The name of a segment ({name}) is empty, very long or has several lines or invisible "
+                "letters; give it another.",
+                name=ascii(name[:40]),
             )
     start = version.prompts if version else None
     settings = {"mode": parameters.mode, "method": parameters.method, "seconds": float(parameters.seconds)}
@@ -126,7 +127,12 @@ def _alike(volume, segmentation, names: Sequence[str]) -> tuple[dict[str, Segmen
         return alike, []
     untaught = ", ".join(others)
     return alike, [
-        f"{here} does not teach {untaught}: no segment here has {'that name' if len(others) == 1 else 'these names'}."
+        Sentence(
+            "{here} does not teach {untaught}: no segment here has {names}.",
+            here=here,
+            untaught=untaught,
+            names="that name" if len(others) == 1 else "these names",
+        )
     ]
 
 

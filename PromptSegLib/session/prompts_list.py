@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from ..models import catalogue
 from ..prompts.store import Prompts
 from ..scene import links, prompt_nodes
@@ -48,7 +48,7 @@ def prompts_of(scene, key: str) -> Prompts:
     if key.startswith(SHIPPED):
         entry = catalogue.find(key[len(SHIPPED) :])
         if entry.prompts is None:
-            raise PromptSegError(f"The model {entry.name} ships no prompts; tune some.")
+            raise PromptSegError("The model {name} ships no prompts; tune some.", name=entry.name)
         return Prompts.load(entry.prompts)
     return prompt_nodes.prompts_of(node_of(scene, key))
 
@@ -61,7 +61,7 @@ def load(scene, path: Path, model: str = ""):
     path = Path(path)
     prompts = Prompts.load(path)
     if prompts.sha256 not in {_chosen_sha256(model), *_titles(catalogue.entries())}:
-        raise PromptSegError(f"{path.name}: {why_not(prompts, model)}")
+        raise PromptSegError("{name}: {why_not}", name=path.name, why_not=why_not(prompts, model))
     return prompt_nodes.add_prompts(scene, prompts, path.stem)
 
 
@@ -80,10 +80,11 @@ def _misfit(backbone: str, sha256: str, chosen: str, titles: Mapping[str, str]) 
     if sha256 in ("", chosen):  # a node that does not say: it is looked into when its prompts are used
         return ""
     if sha256 in titles:
-        return f"These prompts belong to the model {titles[sha256]}; choose that model."
-    return (
-        f"These prompts belong to a version of the model {backbone} that is not here; put its file into the folder of "
-        "models, or tune again."
+        return Sentence("These prompts belong to the model {titles}; choose that model.", titles=titles[sha256])
+    return Sentence(
+        "These prompts belong to a version of the model {backbone} that is not here; put its file "
+        "into the folder of models, or tune again.",
+        backbone=backbone,
     )
 
 

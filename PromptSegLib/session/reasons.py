@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from ..models import catalogue
 from ..scene import links
 from ..scene.segmentations import check_writable, segments
@@ -54,7 +54,7 @@ def _why_no_history(action: str, now: Situation) -> str:
     if now.running:
         return "Cancel the running job first."
     able = now.history.can_undo if action == "undo" else now.history.can_redo
-    return "" if able else f"There is nothing to {action}."
+    return "" if able else Sentence("There is nothing to {action}.", action=action)
 
 
 def _why_no_job(now: Situation) -> str:
@@ -64,9 +64,9 @@ def _why_no_job(now: Situation) -> str:
         return "Choose a volume first."
     entry = _entry(now.parameters.model)
     if entry is None:
-        return f"There is no model {now.parameters.model}; choose another."
+        return Sentence("There is no model {model}; choose another.", model=now.parameters.model)
     if not entry.installed:
-        return f"The model {entry.title} is not downloaded yet; click Download."
+        return Sentence("The model {title} is not downloaded yet; click Download.", title=entry.title)
     return _why_no_host(now)
 
 

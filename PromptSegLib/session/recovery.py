@@ -181,7 +181,7 @@ class _Folder:
         path = base / f"{1 + max(taken, default=0):09d}-{uuid.uuid4().hex}"
         lock = _lock(_lock_file(path))
         if lock is None:
-            raise PromptSegError(f"{base} takes no locks")
+            raise PromptSegError("{base} takes no locks", base=base)
         path.mkdir()
         return cls(path, lock)
 

@@ -6,9 +6,9 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from ..examples.geometry import Grid
+from ..annotation.classes import ClassInfo
+from ..imaging.geometry import Grid
 from ..inference.result import Segmentation
-from ..prompts.classes import ClassInfo
 from ..scene import painting
 from ..scene.segmentations import apply_result
 from ..scene.volumes import voxels_of_volume

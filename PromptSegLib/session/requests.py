@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.geometry import Grid, resample
+from ..imaging.geometry import Grid, resample
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
 from ..scene.volumes import modality_of_volume, voxels_of_volume
 from ..worker import packing
 from ..worker.client import Event, Sent, Worker
+from ..worker.contract import Annotated, Reply
 from ..worker.launch import environment, local_command, ssh_command
-from ..worker.packing import grid_of, grid_values, infos_of
+from ..worker.packing import grid_of, grid_values
 from .codes import annotation_of
 from .parameters import Parameters
 
@@ -47,31 +48,22 @@ def image_of(volume_node) -> Sent:
     return Sent(repr((voxels.state, modality)), values, voxels.array)
 
 
-def example_values(
+def annotated(
     image: Sent, name: str, codes: sitk.Image, values: Mapping[int, int], taken: Sequence[int], complete: bool
-) -> tuple[dict[str, Any], np.ndarray]:
-    """An example as the worker takes it: its values, and the voxels of its annotation.
+) -> Annotated:
+    """An example as the worker takes it.
 
     :param values: number of a class -> its value in the annotation.
     """
     annotation, background, barred = annotation_of(codes, values, taken)
-    described = {
-        "image": image.key,
-        "name": name,
-        "grid": grid_values(Grid.of(annotation)),
-        "background": background,
-        "complete": complete,
-        "barred": {str(value): other for value, other in barred.items()},
-    }
-    return described, sitk.GetArrayFromImage(annotation)
+    voxels = sitk.GetArrayFromImage(annotation)
+    return Annotated(image.key, Grid.of(annotation), voxels, background, complete, barred, name)
 
 
 def segmentation_of(event: Event) -> Segmentation:
     """The labels of a ``preview`` or ``done``, with their classes, where to look, and what there is to say of them."""
-    labels = grid_of(event.values["grid"]).image(event.arrays["labels"])
-    places = tuple((float(x), float(y), float(z)) for x, y, z in event.values.get("places", []))
-    notes = tuple(str(each) for each in event.values.get("notes", []))
-    return Segmentation(labels, infos_of(event.values["classes"]), places=places, notes=notes)
+    without = {name: array for name, array in event.arrays.items() if name != "prompts"}
+    return Reply.unpack(event.values, without).result
 
 
 def prompts_of(event: Event) -> Prompts:

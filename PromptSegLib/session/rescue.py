@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any, Optional
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from ..scene import links, prompt_nodes, salvage
 from . import prompts_list
 from .recovery import Recovery
@@ -35,7 +35,7 @@ class Rescue:
         if not self._found:
             return ""
         names = ", ".join(f"'{each.name}'" for each in self._found)
-        return f"Slicer ended unexpectedly; what was not saved of {names} can be recovered."
+        return Sentence("Slicer ended unexpectedly; what was not saved of {names} can be recovered.", names=names)
 
     def note(self, segmentation: Any, volume: Any) -> None:
         """Keep a segmentation as it is now, with its prompts; quick, the rest is done in a thread."""
@@ -84,7 +84,7 @@ class Rescue:
             missing = "" if volume is not None or not each.described["volume"] else each.described["volume"]
             made.append(f"'{node.GetName()}'{f' (of the volume {missing}, which is not here)' if missing else ''}")
         self._end()
-        return Notice(f"Recovered {', '.join(made)}; save the scene to keep it.")
+        return Notice(Sentence("Recovered {made}; save the scene to keep it.", made=", ".join(made)))
 
     def dismiss(self) -> None:
         """What is offered is not wanted."""

@@ -7,10 +7,10 @@ from typing import Any, Callable, Optional, Sequence
 
 import SimpleITK as sitk
 
-from ..errors import PromptSegError
+from ..annotation.classes import ClassInfo
+from ..errors import PromptSegError, Sentence
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
-from ..prompts.classes import ClassInfo
 from ..prompts.store import Prompts
 from ..scene import links, painting, prompt_nodes
 from ..scene.lattices import cropped
@@ -237,14 +237,25 @@ class Results:
         left_out = [*lost, *(info.name for info in classes if info.name not in made)]
         if run.direct:
             without = f" without {', '.join(left_out)}" if left_out else ""
-            done = f"Segmented {run.volume.GetName()} into '{segmentation.GetName()}'{without}."
+            done = Sentence(
+                "Segmented {volume} into '{segmentation}'{without}.",
+                volume=run.volume.GetName(),
+                segmentation=segmentation.GetName(),
+                without=without,
+            )
             return run.told(" ".join([done, *result.raw.notes]))
         if left_out:
             without = ", ".join(left_out)
-            text = f"Applied {written or 'nothing'}; left out, because removed, locked or of another role: {without}."
+            text = Sentence(
+                "Applied {written}; left out, because removed, locked or of another role: {without}.",
+                written=written or "nothing",
+                without=without,
+            )
             return Notice(text, "warning")
         again = "Retune" if prompt_nodes.linked(segmentation) is not None else "Tune prompts"
-        return Notice(f"Applied {written}. Paint or erase where it is wrong, then {again}.")
+        return Notice(
+            Sentence("Applied {written}. Paint or erase where it is wrong, then {again}.", written=written, again=again)
+        )
 
     def _remember(self, result: Result, made: dict[str, str]) -> None:
         """Tag the segments, keep the prompts, and, in a thread, what was applied."""

@@ -83,7 +83,8 @@ class Run:
         self.worker, self.known = worker, request.known
         self.notes = request.notes
         self.classes, self.segment_ids, self.numbers = request.classes, dict(request.segment_ids), dict(request.numbers)
-        self.job = worker.submit(request.job, request.values, request.arrays, request.images)
+        values, arrays = request.asked.pack()
+        self.job = worker.submit(request.asked.name, values, arrays, request.images)
 
     def report(self, values: Mapping[str, Any]) -> None:
         """Take a report's stage, share and figures."""

@@ -6,7 +6,7 @@ from typing import Optional
 
 import numpy as np
 
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 from ..inference.result import Segmentation
 from . import requests
 from .codes import UNKNOWN, is_class, is_not_class

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence, Union
 
-from ..errors import PromptSegError
+from ..annotation.classes import matching_name
+from ..errors import PromptSegError, Sentence
 from ..inference.result import Segmentation
 from ..models import catalogue
-from ..prompts.classes import matching_name
 from ..prompts.store import Prompts
 from ..scene import links, looking, memory, painting, prompt_nodes
 from ..scene.history import History, OneOrder
@@ -305,7 +305,7 @@ class Session:
         """Read a prompts file into the scene."""
         with self._refusing():
             node = prompts_list.load(self.scene, Path(path), self.parameters.model)
-            self._notice = Notice(f"Loaded '{node.GetName()}'.")
+            self._notice = Notice(Sentence("Loaded '{node}'.", node=node.GetName()))
 
     def save_prompts(self, key: str, path: Union[str, Path]) -> None:
         """Write prompts of the list to a file."""
@@ -313,7 +313,13 @@ class Session:
             prompts = prompts_list.prompts_of(self.scene, key)
             prompts = up_to_date(prompts, prompts_list.owner(self.scene, key))
             prompts.save(Path(path))
-            self._notice = Notice(f"Saved {Path(path).name} ({Path(path).stat().st_size / 1024:.0f} kB).")
+            self._notice = Notice(
+                Sentence(
+                    "Saved {name} ({kilobytes:.0f} kB).",
+                    name=Path(path).name,
+                    kilobytes=Path(path).stat().st_size / 1024,
+                )
+            )
 
     def rename_prompts(self, key: str, name: str) -> None:
         with self._refusing():
@@ -401,7 +407,10 @@ class Session:
             self._notice = Notice(str(error), "error")
         except Exception as error:  # a bug of ours must not cost the user a window that answers
             logging.exception("PromptSeg could not do that")
-            self._notice = Notice(f"Something unexpected happened ({error!r}); nothing is lost, see the log.", "error")
+            self._notice = Notice(
+                Sentence("Something unexpected happened ({error}); nothing is lost, see the log.", error=repr(error)),
+                "error",
+            )
         if not quiet or self._notice is not before:
             self._changed()
 
@@ -510,7 +519,9 @@ class Session:
             self._fail(str(error))
         except Exception as error:
             logging.exception("PromptSeg could not ask for that")
-            self._fail(f"Something unexpected happened ({error!r}); nothing is lost, see the log.")
+            self._fail(
+                Sentence("Something unexpected happened ({error}); nothing is lost, see the log.", error=repr(error))
+            )
 
     def _stop(self, notice: Notice) -> None:
         """Stop the running job and all that wait; what it has shown stays."""
@@ -670,7 +681,12 @@ class Session:
             same = False
         if not same:
             self._engine.cancel(run)
-            self._fail(f"The voxels of '{run.volume.GetName()}' changed meanwhile; click again for the new ones.")
+            self._fail(
+                Sentence(
+                    "The voxels of '{volume}' changed meanwhile; click again for the new ones.",
+                    volume=run.volume.GetName(),
+                )
+            )
             return
         prompts = requests.prompts_of(event) if "prompts" in event.arrays else run.prompts
         raw, final = requests.segmentation_of(event), event.kind == "done"
@@ -679,7 +695,10 @@ class Session:
             seconds = time.monotonic() - run.began
             if run.volume is self._volume():
                 self._places.remember(run.volume, raw.places, requests.map_of(event))
-            text = f"Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it."
+            text: str = Sentence(
+                "Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it.",
+                seconds=seconds,
+            )
             text += f" {_MISSED}" if run.missed else ""
             self._end_run(Notice() if run.direct else run.told(" ".join([text, *raw.notes])))
         self._notice = self._results.arrive(run, raw, prompts, final) or self._notice
@@ -696,7 +715,11 @@ class Session:
         if self._results.park() and volume is not None:
             stopped = "The job was stopped. " if running else ""
             self._notice = Notice(
-                f"{stopped}The preview waits with '{volume.GetName()}'; choose that again to apply it."
+                Sentence(
+                    "{stopped}The preview waits with '{volume}'; choose that again to apply it.",
+                    stopped=stopped,
+                    volume=volume.GetName(),
+                )
             )
         if self._places.shown:
             self._places.show(False)
@@ -710,7 +733,9 @@ class Session:
         self._live.removed(node)
         run = self._run
         if run is not None and node in (run.volume, run.segmentation):
-            self._stop(Notice(f"'{node.GetName()}' was removed, so the job was stopped.", "warning"))
+            self._stop(
+                Notice(Sentence("'{node}' was removed, so the job was stopped.", node=node.GetName()), "warning")
+            )
         self._results.removed(node)
         self._rescue.removed(node)
         self._places.forget(node)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Optional, Sequence
 
+from ..errors import Sentence
+
 KEPT = "the log below has the details"
 
 # The first that is found anywhere in the log counts. The network comes last: pip warns of connections that then
@@ -85,20 +87,24 @@ def explain(lines: Sequence[str], returncode: Optional[int] = None, offline: boo
             return sentence
     absent = _NOTHING.search(text)
     if absent and offline:
-        return f"The folder has no wheel of {absent[1]} for this version of Python; add it and install again."
+        return Sentence(
+            "The folder has no wheel of {absent} for this version of Python; add it and install again.",
+            absent=absent[1],
+        )
     unknown = _NO_VERSIONS.search(text)
     if unknown and _OTHER_PYTHON not in text:
-        return (
-            f"The package server has no {unknown[1]}, or it cannot be reached; check the network and the proxy "
-            "settings, or install from a folder of wheels."
+        return Sentence(
+            "The package server has no {unknown}, or it cannot be reached; check the network and the "
+            "proxy settings, or install from a folder of wheels.",
+            unknown=unknown[1],
         )
     if absent:
-        return f"There is no {absent[1]} for this version of Slicer; use a newer Slicer."
+        return Sentence("There is no {absent} for this version of Slicer; use a newer Slicer.", absent=absent[1])
     errors = [match[1] for match in (_ERROR.match(line) or _RAISED.match(line) for line in lines) if match]
     if errors:
-        return f"The installation failed ({_short(errors[-1])}); {KEPT}."
+        return Sentence("The installation failed ({short}); {kept}.", short=_short(errors[-1]), kept=KEPT)
     how = "was ended from outside" if returncode is not None and returncode < 0 else f"ended with code {returncode}"
-    return f"The installation failed: the installing program {how}; {KEPT}."
+    return Sentence("The installation failed: the installing program {how}; {kept}.", how=how, kept=KEPT)
 
 
 def _conflict(text: str) -> str:
@@ -113,7 +119,11 @@ def _conflict(text: str) -> str:
         reason = f"{wanted} is needed, but {', '.join(stay)} of this Slicer must stay"
     else:
         reason = "what it needs does not go with what is installed"
-    return f"{who} cannot be installed: {reason}; use a newer Slicer, or ask for help with the log below."
+    return Sentence(
+        "{who} cannot be installed: {reason}; use a newer Slicer, or ask for help with the log below.",
+        who=who,
+        reason=reason,
+    )
 
 
 def _short(text: str, most: int = 160) -> str:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from .child import Run
 from .failures import KEPT, explain
 from .requirements import Requirement, installed_version, missing, pins, write_constraints
@@ -103,7 +103,13 @@ class Installer:
         except PromptSegError as error:
             self._end(FAILED, str(error))
         except OSError as error:
-            self._end(FAILED, f"The installation cannot start: {error.strerror or error}; free the temporary folder.")
+            self._end(
+                FAILED,
+                Sentence(
+                    "The installation cannot start: {strerror}; free the temporary folder.",
+                    strerror=error.strerror or error,
+                ),
+            )
 
     def poll(self) -> list[str]:
         """The lines printed since the last call; goes on to the next step where one has ended."""
@@ -137,10 +143,14 @@ class Installer:
             if each.given:
                 has = f"has {each.name} {each.installed}" if each.installed else f"has no {each.name}"
                 raise PromptSegError(
-                    f"PromptSeg needs {each.text}, but this Slicer {has}, which must stay; use a newer Slicer."
+                    "PromptSeg needs {text}, but this Slicer {has}, which must stay; use a newer Slicer.",
+                    text=each.text,
+                    has=has,
                 )
         if self._wheels is not None and lacking and not any(Path(self._wheels).glob("*.whl")):
-            raise PromptSegError(f"The folder {self._wheels} has no wheels (.whl); choose another folder.")
+            raise PromptSegError(
+                "The folder {wheels} has no wheels (.whl); choose another folder.", wheels=self._wheels
+            )
 
     def _plan(self, lacking: Sequence[Requirement]) -> bool:
         """Plan the steps; False when the application has to be restarted first."""
@@ -180,10 +190,10 @@ class Installer:
         lacking = self._missing()
         names = {each.name for each in lacking}
         if _TORCH in names and self._wheels is None:
-            raise PromptSegError(f"torch was not installed; {KEPT}.")
+            raise PromptSegError("torch was not installed; {kept}.", kept=KEPT)
         if not lacking:
             return None
-        self.message = f"Installing {', '.join(each.name for each in lacking)}..."
+        self.message = Sentence("Installing {name}...", name=", ".join(each.name for each in lacking))
         arguments = [each.text for each in lacking] + self._pip_arguments()
         if self._wheels is not None:
             arguments += ["--no-index", "--find-links", str(self._wheels)]
@@ -229,12 +239,19 @@ class Installer:
         changed = [name for name, version in self._before.items() if after.get(name) != version]
         if lacking:
             names = ", ".join(each.text for each in lacking)
-            self._end(FAILED, f"Still missing after the installation: {names}; {KEPT}.")
+            self._end(
+                FAILED, Sentence("Still missing after the installation: {names}; {kept}.", names=names, kept=KEPT)
+            )
         elif changed:
             names = ", ".join(f"{name} {self._before[name]}" for name in changed)
-            self._end(FAILED, f"The installation replaced {names}, which Slicer needs; install Slicer again.")
+            self._end(
+                FAILED,
+                Sentence("The installation replaced {names}, which Slicer needs; install Slicer again.", names=names),
+            )
         elif self._loaded:
-            self._end(RESTART, f"Restart Slicer to use the new version of {', '.join(self._loaded)}.")
+            self._end(
+                RESTART, Sentence("Restart Slicer to use the new version of {loaded}.", loaded=", ".join(self._loaded))
+            )
         else:
             self._end(INSTALLED, "All that PromptSeg needs is installed.")
 

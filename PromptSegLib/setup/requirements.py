@@ -117,7 +117,9 @@ def requirements(file: Optional[Path] = None, paths: Optional[Sequence[str]] = N
     except importlib.metadata.PackageNotFoundError:
         raise PromptSegError("The list of what PromptSeg needs is missing; install PromptSeg again.") from None
     except (OSError, ValueError) as error:
-        raise PromptSegError(f"The list of what PromptSeg needs ({file}) is damaged; install it again.") from error
+        raise PromptSegError(
+            "The list of what PromptSeg needs ({file}) is damaged; install it again.", file=file
+        ) from error
     return found
 
 
@@ -172,7 +174,9 @@ def write_constraints(
     try:
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
-        raise PromptSegError(f"Cannot write {path}: {error.strerror or error}; choose a temporary folder.") from error
+        raise PromptSegError(
+            "Cannot write {path}: {strerror}; choose a temporary folder.", path=path, strerror=error.strerror or error
+        ) from error
     return path
 
 

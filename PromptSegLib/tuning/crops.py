@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..examples.annotation import UNKNOWN
+from ..annotation.labels import UNKNOWN
 
 _CANDIDATES = 160
 _SAMPLED = 6000  # annotated voxels per class and volume that the cover looks at
@@ -17,7 +17,7 @@ _MARGIN = 4  # voxels: an annotated voxel at the very border of a crop lacks con
 
 @dataclass
 class Crop:
-    """A tile of a volume: image (1, 1, D, H, W) normalised, labels (D, H, W) int64 as in :mod:`..examples.annotation`,
+    """A tile of a volume: image (1, 1, D, H, W) normalised, labels (D, H, W) int64 as in :mod:`..annotation.labels`,
     and where it starts (z, y, x)."""
 
     image: Tensor
@@ -31,7 +31,7 @@ def cover(
     """At most ``limit`` crops of extents ``tile`` that cover the annotated voxels greedily.
 
     :param array: normalised volume (z, y, x).
-    :param labels: int16 (z, y, x) as in :mod:`..examples.annotation`.
+    :param labels: int16 (z, y, x) as in :mod:`..annotation.labels`.
     """
     points, weights = [], []
     for value in np.unique(labels[labels != UNKNOWN]):

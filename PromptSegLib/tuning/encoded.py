@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..examples.annotation import UNKNOWN, barred_label
+from ..annotation.labels import UNKNOWN, barred_label
 from ..models.backbone import Backbone
 from ..models.workspace import EncoderMaps
 from ..network.attention import PromptTensors

@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 import SimpleITK as sitk
 
-from ..examples.example import Example
+from ..annotation.example import Example
 from ..models.workspace import Workspace
 from ..progress import Job
 from ..prompts.store import Prompts

@@ -50,21 +50,37 @@ class Settings:
     def checked(self) -> Settings:
         """Fill in the default budget; raises :class:`PromptSegError` for values that make no sense."""
         if self.mode not in MODES:
-            raise PromptSegError(f"There is no mode {self.mode!r}; choose one of {', '.join(MODES)}.")
+            raise PromptSegError(
+                "There is no mode {mode}; choose one of {modes}.", mode=repr(self.mode), modes=", ".join(MODES)
+            )
         if self.method not in registry.known():
-            raise PromptSegError(f"There is no method {self.method!r}; choose one of {', '.join(registry.offered())}.")
+            raise PromptSegError(
+                "There is no method {method}; choose one of {offered}.",
+                method=repr(self.method),
+                offered=", ".join(registry.offered()),
+            )
         if self.outputs not in OUTPUTS:
-            raise PromptSegError(f"There are no outputs {self.outputs!r}; choose one of {', '.join(OUTPUTS)}.")
+            raise PromptSegError(
+                "There are no outputs {outputs}; choose one of {known}.",
+                outputs=repr(self.outputs),
+                known=", ".join(OUTPUTS),
+            )
         if self.passes not in PASSES:
-            raise PromptSegError(f"There are no passes {self.passes!r}; choose one of {', '.join(PASSES)}.")
+            raise PromptSegError(
+                "There are no passes {passes}; choose one of {known}.",
+                passes=repr(self.passes),
+                known=", ".join(PASSES),
+            )
         if self.seconds is not None and self.steps is not None:
             raise PromptSegError("Give a budget in seconds or in steps, not both.")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise PromptSegError(f"A budget of {self.seconds} seconds makes no sense; give more than 0.")
+            raise PromptSegError(
+                "A budget of {seconds} seconds makes no sense; give more than 0.", seconds=self.seconds
+            )
         if self.steps is not None and self.steps < 0:
-            raise PromptSegError(f"A budget of {self.steps} steps makes no sense; give 0 or more.")
+            raise PromptSegError("A budget of {steps} steps makes no sense; give 0 or more.", steps=self.steps)
         if not 0 <= self.seed < 2**63:
-            raise PromptSegError(f"The seed {self.seed} makes no sense; give 0 or more, below 2^63.")
+            raise PromptSegError("The seed {seed} makes no sense; give 0 or more, below 2^63.", seed=self.seed)
         if self.seconds is None and self.steps is None:
             return replace(self, seconds=DEFAULT_SECONDS)
         return self

@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from ..examples.annotation import UNKNOWN, barred_label
+from ..annotation.labels import UNKNOWN, barred_label
 from ..network.attention import PromptTensors
 from ..pretraining.views import center_crop, plain, randomly, student_changes
 from ..progress import Job
@@ -33,7 +33,7 @@ PATIENCE = 2  # checks without anything better, after which it stops
 
 @dataclass(frozen=True)
 class Annotated:
-    """A volume and its labels (z, y, x) on the working grid, labels as in ``examples.annotation``."""
+    """A volume and its labels (z, y, x) on the working grid, labels as in ``annotation.labels``."""
 
     array: np.ndarray
     labels: np.ndarray

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..examples.annotation import barred_label
+from ..annotation.labels import barred_label
 from ..network.attention import PromptTensors
 from ..network.methods.method import TOKEN_SIZE
 from ..network.methods.registry import method as method_called

@@ -12,21 +12,22 @@ import monai
 import numpy as np
 import torch
 
+from ..annotation.checking import check_examples
+from ..annotation.classes import ClassInfo, describe
+from ..annotation.example import Example
+from ..annotation.labels import barred_label, labels_on_grid, strokes_on_image
+from ..annotation.strokes import Strokes
 from ..errors import PromptSegError
-from ..examples.annotation import barred_label, labels_on_grid, strokes_on_image
-from ..examples.checking import check_examples, check_extent
-from ..examples.example import Example
-from ..examples.geometry import Grid
-from ..examples.intensity import IntensityRule
+from ..imaging.checking import check_extent
+from ..imaging.geometry import Grid
+from ..imaging.intensity import IntensityRule
 from ..models.backbone import Backbone, load_model
 from ..models.workspace import Workspace
 from ..network.attention import PromptTensors
 from ..network.methods.registry import method as method_called
 from ..network.tokens import unstack
 from ..progress import Job
-from ..prompts.classes import ClassInfo, describe
 from ..prompts.store import MAX_CLASSES, ClassPrompts, Prompts
-from ..prompts.strokes import Strokes
 from .crops import Crop, cover
 from .encoded import EncodedCrops
 from .objective import mean
@@ -220,15 +221,23 @@ def _check_start(start: Prompts, backbone: Backbone, settings: Settings, classes
     start.check_backbone(backbone.name, backbone.sha256, backbone.config)
     if (start.mode, start.method) != (settings.mode, settings.method):
         raise PromptSegError(
-            f"The given prompts have mode {start.mode} and method {start.method}; tune with the same, or start anew."
+            "The given prompts have mode {mode} and method {method}; tune with the same, or start anew.",
+            mode=start.mode,
+            method=start.method,
         )
     if len(start.classes) + len(classes) > MAX_CLASSES:
-        raise PromptSegError(f"Prompts hold at most {MAX_CLASSES} classes; tune the new ones into a file of their own.")
+        raise PromptSegError(
+            "Prompts hold at most {max_classes} classes; tune the new ones into a file of their own.",
+            max_classes=MAX_CLASSES,
+        )
     others = {each.info.value: each.info.name for each in start.active if each.info.name not in classes}
     for name, value in classes.items():
         if value in others:
             raise PromptSegError(
-                f"The value {value} of {name} already belongs to {others[value]} in the given prompts; choose another."
+                "The value {value} of {name} already belongs to {others} in the given prompts; choose another.",
+                value=value,
+                name=name,
+                others=others[value],
             )
 
 
@@ -239,8 +248,10 @@ def _check_seen(crops: Sequence[Crop], classes: Mapping[str, int], spacing: Sequ
     if gone:
         voxel = " x ".join(f"{step:g}" for step in spacing[::-1])
         raise PromptSegError(
-            f"What is painted of {', '.join(gone)} disappears among other strokes on the model's voxels of {voxel} mm; "
-            "paint more of it, or less close to others, and check the voxel spacing of the image."
+            "What is painted of {gone} disappears among other strokes on the model's voxels of {voxel} "
+            "mm; paint more of it, or less close to others, and check the voxel spacing of the image.",
+            gone=", ".join(gone),
+            voxel=voxel,
         )
 
 
@@ -311,7 +322,7 @@ def _strokes(
 
 
 def _unusable(error: ValueError) -> PromptSegError:
-    return PromptSegError(f"The strokes in the given prompts are unusable: {error}; start anew.")
+    return PromptSegError("The strokes in the given prompts are unusable: {error}; start anew.", error=error)
 
 
 def _beginning(start: Optional[Prompts], name: str) -> Beginning:

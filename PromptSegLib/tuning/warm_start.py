@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..examples.annotation import barred_label
+from ..annotation.labels import barred_label
 from ..models.matching import matched
 from ..network.attention import PromptTensors
 from ..network.config import NetworkConfig, outputs_of

@@ -8,10 +8,10 @@ from typing import Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.example import Example
-from ..examples.geometry import Grid
-from ..examples.intensity import decide
-from ..examples.preprocessing import Preprocessing
+from ..annotation.example import Example
+from ..imaging.geometry import Grid
+from ..imaging.intensity import decide
+from ..imaging.preprocessing import Preprocessing
 
 MOST_VOXELS = 1_500_000  # of a volume: tiles of it are what the next patient costs
 THICK = 2.0  # the longest step of the grid, in shortest ones: bodies were trained on nearly cubic voxels

@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional
 
 import numpy as np
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from .messages import VERSION, Channel, Message, ProtocolError, shared_folder
 
 _LOG_LINES = 200
@@ -36,7 +36,7 @@ class Event:
     @property
     def message(self) -> str:
         """The sentence for the user, of a refusal, a failure or an end."""
-        return str(self.values.get("message", ""))
+        return Sentence.from_dict(self.values)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,7 @@
-"""The jobs a worker does. Values and arrays are those of a message of kind ``job``.
-
-``prepare``  model, device, image. Brings an image to the model's grid and encodes it, so that what follows is quick.
-``tune``     model, device, settings, classes (name -> value), wanted (those to preview), others (values of other
-             classes that are painted too), appearance, previews (false for none), examples (the first is the one to
-             segment), arrays ``annotation0``.., optionally ``start`` (prompts). Sends previews and gives the same: a
-             segmentation and, but for the first look, array ``prompts``.
-``segment``  model, device, image, array ``prompts``, optionally strokes (as an example) and array ``annotation0``.
-``grow``     classes, appearance, examples (one), array ``annotation0``: what is painted, grown, without any model.
-             Sends a quick preview first (previews: false for none). Optionally accepted (a grid) and array
-             ``accepted``, the labels of a result that is corrected: then only what the corrections touch changes.
+"""The jobs a worker does: one method for each request of :mod:`.contract`.
 
 Every job also gives device, in words, and note, a sentence, where memory was short and it was done with less (see
-:mod:`.thrift`). An example is image (a key), name, grid (of its annotation), background,
-complete, barred. A segmentation is grid, classes and array ``labels`` (cropped to what is not 0), places (world
-points, LPS mm), notes (sentences for the user), map_grid and array ``map`` (uncertainty, 0..255).
+:mod:`.thrift`).
 """
 
 from __future__ import annotations
@@ -21,23 +9,23 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import Any, Callable, Mapping, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
 
+from ..annotation.classes import ClassInfo, describe
+from ..annotation.example import Example
 from ..errors import PromptSegError
-from ..examples.example import Example
-from ..examples.geometry import Grid
-from ..examples.intensity import MODALITY
+from ..imaging.intensity import MODALITY
 from ..inference.result import Segmentation
 from ..progress import Job
-from ..prompts.classes import ClassInfo, describe
+from ..prompts.store import Prompts
+from .contract import Annotated, Grow, Packed, Prepare, Reply, Request, Segment, Tune, request_of
 from .messages import Message
-from .packing import grid_of, grid_values, infos_of, packed_infos, packed_labels, packed_prompts, prompts_of
+from .packing import grid_of
 from .thrift import Thrift, sparingly
 
-Gives = tuple[dict[str, Any], dict[str, np.ndarray]]
 Emit = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
 
 _AROUND = 50.0  # mm around the strokes that a preview of a large image looks at
@@ -62,55 +50,61 @@ class Jobs:
         """Keep an image as it came; it is built by the first job that names it, which also tells what is wrong."""
         self._images[str(message.values["key"])] = message
 
-    def run(self, message: Message, job: Job, emit: Emit) -> Gives:
+    def run(self, message: Message, job: Job, emit: Emit) -> Packed:
         """Do a job; raises :class:`PromptSegError`, :class:`Cancelled`, or whatever goes wrong."""
         keep = set(message.values.get("keep", self._images))
         self._images = {key: image for key, image in self._images.items() if key in keep}
-        steps = {"prepare": self._prepare, "tune": self._tune, "segment": self._segment, "grow": self._grow}
-        name = message.values["name"]
-        if name not in steps:
-            raise PromptSegError(f"The worker does not know the job {name!r}; update PromptSeg on both machines.")
+        request = request_of(message.values["name"], message.values, message.arrays)
 
-        def attempt(thrift: Thrift) -> Gives:
+        def attempt(thrift: Thrift) -> Packed:
             self._thrift = thrift
-            return steps[name](message.values, message.arrays, job, emit)
+            return self._do(request, job, emit)
 
         self._began, self._tuned = time.monotonic(), None
         try:
-            on_gpu = lambda: name != "grow" and self._on_gpu(message.values)  # noqa: E731
-            (gives, arrays), thrift = sparingly(attempt, job, on_gpu, self._release)
+            (gives, arrays), thrift = sparingly(attempt, job, lambda: self._on_gpu(request), self._release)
         finally:
             if not self._thrift.caches:
                 self._release()  # the next job, perhaps on another volume, begins as usual
             self._thrift, self._tuned = Thrift(), None
-        return {"device": self._device(name), **({"note": thrift.note} if thrift.note else {}), **gives}, arrays
+        return {"device": self._device(request), **({"note": thrift.note} if thrift.note else {}), **gives}, arrays
 
-    def _on_gpu(self, values: Mapping) -> bool:
+    def _do(self, request: Request, job: Job, emit: Emit) -> Packed:
+        if isinstance(request, Prepare):
+            return self._prepare(request, job)
+        if isinstance(request, Tune):
+            return self._tune(request, job, emit).pack()
+        if isinstance(request, Segment):
+            return self._segment(request, job).pack()
+        assert isinstance(request, Grow)
+        return self._grow(request, job, emit).pack()
+
+    def _on_gpu(self, request: Request) -> bool:
         from ..models.backbone import choose_device
 
-        return choose_device(str(values.get("device") or "auto")).type != "cpu"
+        return not isinstance(request, Grow) and choose_device(request.device).type != "cpu"
 
     def _release(self) -> None:
         """Let go of all that was computed for later."""
         self._workspace = None
 
-    def _device(self, name: str) -> str:
+    def _device(self, request: Request) -> str:
         """Where a job was computed, in the user's words; growing needs no backbone, and is always on the CPU."""
         import torch
 
-        device = torch.device("cpu") if name == "grow" else next(iter(self._backbones.values())).device
+        device = torch.device("cpu") if isinstance(request, Grow) else next(iter(self._backbones.values())).device
         if device.type == "cuda":
             return f"{torch.cuda.get_device_name(device)} ({device})"
         count = torch.get_num_threads()
         processor = f"CPU, {count} thread{'s' if count > 1 else ''}"
         return {"cpu": processor, "mps": "Apple GPU"}.get(device.type, str(device))
 
-    def _prepare(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
-        from ..examples.checking import check_image
+    def _prepare(self, request: Prepare, job: Job) -> Packed:
+        from ..imaging.checking import check_image
         from ..inference.evidence import sweep
 
-        backbone = self._backbone(values, job)
-        image = self._image(values["image"])
+        backbone = self._backbone(request, job)
+        image = self._image(request.image)
         check_image(image, "The volume")
         if not self._thrift.caches:
             return {}, {}  # nothing could be kept of it
@@ -118,61 +112,54 @@ class Jobs:
         sweep(backbone, volume.array, self._workspace.maps(image, backbone), job)
         return {}, {}
 
-    def _tune(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
-        from ..examples.checking import check_examples
+    def _tune(self, request: Tune, job: Job, emit: Emit) -> Reply:
+        from ..annotation.checking import check_examples
         from ..tuning.parts import without
 
-        backbone = self._backbone(values, job.part(0.0, 0.02))
-        examples = [self._example(each, arrays, index) for index, each in enumerate(values["examples"])]
+        backbone = self._backbone(request, job.part(0.0, 0.02))
+        examples = [self._example(each) for each in request.examples]
         # Strokes of classes that are not tuned now are known not to be those that are.
-        teaching = [without(each, values.get("others", [])) for each in examples]
-        classes = {str(name): int(value) for name, value in values["classes"].items()}
-        start = prompts_of(arrays["start"]) if "start" in arrays else None
-        check_examples(teaching, classes)  # before anything is shown
-        wanted = list(values.get("wanted", classes))
+        teaching = [without(each, request.others) for each in examples]
+        check_examples(teaching, request.classes)  # before anything is shown
+        wanted = list(request.classes if request.wanted is None else request.wanted)
         silent = Job(None, job.is_cancelled)
 
-        def preview(prompts) -> None:
-            gives, labels = self._segmented(backbone, prompts, examples[0], wanted, silent, around=True)
-            emit(gives, {**labels, "prompts": packed_prompts(prompts)})
+        def preview(prompts: Prompts) -> None:
+            result = self._segmented(backbone, prompts, examples[0], wanted, silent, around=True)
+            emit(*Reply(result, prompts).pack())
 
-        appearance = {info.name: info for info in infos_of(values.get("appearance", []))}
         began, looked = time.monotonic(), None
-        if values.get("previews", True) and self._tuned is None:
-            if start is not None and all(name in start.names for name in classes):
-                preview(start)
+        if request.previews and self._tuned is None:
+            if request.start is not None and all(name in request.start.names for name in request.classes):
+                preview(request.start)
             else:
-                shown = {name: appearance.get(name) or describe(name, value) for name, value in classes.items()}
-                infos = [replace(shown[name], value=value) for name, value in classes.items()]
-                self._look(backbone, examples[0], infos, silent, emit)
+                self._look(backbone, examples[0], _shown(request), silent, emit)
             looked = time.monotonic() - began
         if self._tuned is None:
-            on_preview = preview if values.get("previews", True) else None
-            self._tuned = self._tuned_by(
-                values, backbone, teaching, classes, start, appearance, job.part(0.02, 0.85), on_preview, looked
-            )
+            on_preview = preview if request.previews else None
+            self._tuned = self._tuned_by(request, backbone, teaching, job.part(0.02, 0.85), on_preview, looked)
         prompts = self._tuned
-        gives, labels = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
-        gives["notes"] = list(dict.fromkeys([*prompts.notes, *gives["notes"]]))
-        return gives, {**labels, "prompts": packed_prompts(prompts)}
+        result = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
+        return Reply(replace(result, notes=tuple(dict.fromkeys([*prompts.notes, *result.notes]))), prompts)
 
-    def _tuned_by(self, values, backbone, examples, classes, start, appearance, job, on_preview, looked) -> Any:
+    def _tuned_by(self, request: Tune, backbone, examples, job, on_preview, looked) -> Any:
         """Prompts tuned with as many classes at once as memory is thought to hold."""
         from ..tuning.parts import tune_in_parts
         from ..tuning.tuning import tune
 
-        given = {"start": start, "appearance": appearance, "job": job, "workspace": self._workspace}
+        classes, appearance = request.classes, {info.name: info for info in request.appearance}
+        given = {"start": request.start, "appearance": appearance, "job": job, "workspace": self._workspace}
         parts = [{name: classes[name] for name in part} for part in self._thrift.parts_of(list(classes))]
-        settings = _in_time(self._settings(values), time.monotonic() - self._began, looked)
+        settings = _in_time(self._settings(request), time.monotonic() - self._began, looked)
         if len(parts) > 1:
             return tune_in_parts(examples, parts, backbone, settings=settings, **given)
         return tune(examples, classes, backbone, settings=settings, on_preview=on_preview, looked=looked, **given)
 
-    def _settings(self, values: Mapping) -> Any:
+    def _settings(self, request: Tune) -> Any:
         """How to tune; another attempt has what is left of the time, or at least half of it."""
         from ..tuning.settings import Settings
 
-        settings, thrift = Settings(**values.get("settings", {})), self._thrift
+        settings, thrift = Settings(**request.settings), self._thrift
         if thrift.words and settings.seconds is not None:
             left = settings.seconds - (time.monotonic() - self._began)
             settings = replace(settings, seconds=max(left, settings.seconds / 2))
@@ -184,37 +171,33 @@ class Jobs:
 
         result = first_look(backbone, example, infos, self._workspace, self._around(backbone, example.image), job)
         if result is not None:
-            emit(*_packed(result))
+            emit(*Reply(result).pack())
 
     def _around(self, backbone, image: sitk.Image) -> Optional[float]:
         """How far a preview looks around the strokes of this image; None for everywhere."""
         large = self._workspace.volume(image, backbone.preprocessing).array.size > _LARGE
         return _AROUND if large else None
 
-    def _segment(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
-        backbone = self._backbone(values, job.part(0.0, 0.02))
-        prompts = prompts_of(arrays["prompts"])
-        example = self._example(values["strokes"], arrays, 0) if values.get("strokes") else None
-        image = example.image if example else self._image(values["image"])
-        return self._segmented(backbone, prompts, example, None, job.part(0.02, 1.0), around=False, image=image)
+    def _segment(self, request: Segment, job: Job) -> Reply:
+        backbone = self._backbone(request, job.part(0.0, 0.02))
+        example = self._example(request.strokes) if request.strokes else None
+        image, later = self._image(request.image), job.part(0.02, 1.0)
+        return Reply(self._segmented(backbone, request.prompts, example, None, later, around=False, image=image))
 
-    def _grow(self, values: Mapping, arrays: Mapping, job: Job, emit: Emit) -> Gives:
-        from ..examples.checking import check_strokes
+    def _grow(self, request: Grow, job: Job, emit: Emit) -> Reply:
+        from ..annotation.checking import check_strokes
         from ..inference.stroke_regions import segment_strokes
 
-        example = self._example(values["examples"][0], arrays, 0)
-        classes = {str(name): int(value) for name, value in values["classes"].items()}
-        check_strokes(example, classes)
-        appearance = {info.name: info for info in infos_of(values.get("appearance", []))}
-        infos = [replace(appearance.get(name) or describe(name, value), value=value) for name, value in classes.items()]
-        accepted = grid_of(values["accepted"]).image(arrays["accepted"]) if "accepted" in arrays else None
+        example = self._example(request.example)
+        check_strokes(example, request.classes)
+        infos = _shown(request)
         silent = Job(None, job.is_cancelled)
-        if self._thrift.coarse or values.get("previews", True):
-            quick = segment_strokes(example, infos, quick=True, accepted=accepted, job=silent)
+        if self._thrift.coarse or request.previews:
+            quick = Reply(segment_strokes(example, infos, quick=True, accepted=request.accepted, job=silent))
             if self._thrift.coarse:
-                return _packed(quick)
-            emit(*_packed(quick))
-        return _packed(segment_strokes(example, infos, accepted=accepted, job=job))
+                return quick
+            emit(*quick.pack())
+        return Reply(segment_strokes(example, infos, accepted=request.accepted, job=job))
 
     def _segmented(
         self,
@@ -225,12 +208,12 @@ class Jobs:
         job: Job,
         around: bool,
         image: Optional[sitk.Image] = None,
-    ) -> Gives:
+    ) -> Segmentation:
         from ..inference.segmenting import segment
 
         image = example.image if image is None and example else image
         assert image is not None
-        result = segment(
+        return segment(
             prompts,
             image,
             backbone,
@@ -244,16 +227,15 @@ class Jobs:
             name=example.name if example else "The volume",
             workspace=self._workspace,
         )
-        return _packed(result)
 
-    def _backbone(self, values: Mapping, job: Job):
+    def _backbone(self, request: Union[Prepare, Tune, Segment], job: Job):
         """The backbone of that name on that device, loaded once; of all others, nothing is kept."""
         job.report("loading the model", 0.0)
         from ..models.backbone import load_model
         from ..models.workspace import Workspace
 
-        device = "cpu" if self._thrift.cpu else str(values.get("device") or "auto")
-        key = (str(values.get("model") or ""), device)
+        device = "cpu" if self._thrift.cpu else request.device
+        key = (request.model, device)
         if key not in self._backbones:
             self._backbones, self._workspace = {}, None  # before the next needs the memory
             self._backbones = {key: load_model(key[0] or None, key[1])}
@@ -272,33 +254,16 @@ class Jobs:
             self._images[key] = image
         return image
 
-    def _example(self, values: Mapping, arrays: Mapping, index: int) -> Example:
-        annotation = grid_of(values["grid"]).image(arrays[f"annotation{index}"])
-        return Example(
-            self._image(values["image"]),
-            annotation,
-            values.get("background"),
-            bool(values.get("complete")),
-            str(values.get("name", "The volume")),
-            {int(value): int(other) for value, other in values.get("barred", {}).items()},
-        )
+    def _example(self, given: Annotated) -> Example:
+        image = self._image(given.image)
+        return Example(image, given.annotation, given.background, given.complete, given.name, dict(given.barred))
 
 
-def _packed(result: Segmentation) -> Gives:
-    """A segmentation as the values and arrays of a message."""
-    grid, labels = packed_labels(result.labels)
-    values: dict[str, Any] = {
-        "grid": grid,
-        "classes": packed_infos(result.classes),
-        "places": result.places,
-        "notes": list(result.notes),
-    }
-    arrays = {"labels": labels}
-    if result.uncertainty is not None:
-        values["map_grid"] = grid_values(Grid.of(result.uncertainty))
-        unsure = sitk.GetArrayViewFromImage(result.uncertainty)
-        arrays["map"] = np.round(np.clip(unsure, 0, 1) * 255).astype(np.uint8)
-    return values, arrays
+def _shown(request: Union[Tune, Grow]) -> list[ClassInfo]:
+    """The classes of a request as they are to look."""
+    known = {info.name: info for info in request.appearance}
+    classes = request.classes.items()
+    return [replace(known.get(name) or describe(name, value), value=value) for name, value in classes]
 
 
 def threads_wanted() -> int:

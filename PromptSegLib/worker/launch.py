@@ -41,7 +41,9 @@ def ssh_command(host: str, remote: str = REMOTE) -> list[str]:
     :raises PromptSegError: the host is not a host's name.
     """
     if not _HOST.fullmatch(host):
-        raise PromptSegError(f"{host!r} is not the name of a host; write it as for ssh, for example user@gpu-machine.")
+        raise PromptSegError(
+            "{host} is not the name of a host; write it as for ssh, for example user@gpu-machine.", host=repr(host)
+        )
     ssh = shutil.which("ssh")
     if ssh is None:
         raise PromptSegError("There is no ssh on this machine; install it, or compute on this machine.")

@@ -6,7 +6,7 @@ where the voxels lie in a file of the shared folder instead, its name) and what 
 
 to the worker
     ``image``   key, grid, optionally modality; array ``voxels``. An image that later jobs name by its key.
-    ``job``     job (its number), name, and what :mod:`.jobs` says the job of that name takes; ``keep``: the
+    ``job``     job (its number), name, and what :mod:`.contract` packs for the job of that name; ``keep``: the
                 keys of the images that later jobs need, all others are dropped.
     ``cancel``  job. It answers ``cancelled``, or with the result if that was on its way.
 from the worker

@@ -7,8 +7,8 @@ from typing import Any, Mapping
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.geometry import Grid, nonzero_extent
-from ..prompts.classes import ClassInfo
+from ..annotation.classes import ClassInfo
+from ..imaging.geometry import Grid, nonzero_extent
 from ..prompts.store import Prompts
 
 

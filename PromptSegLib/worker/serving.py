@@ -13,7 +13,9 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Mapping, NoReturn, Optional, Protocol
+
+import numpy as np
 
 from ..errors import PromptSegError, is_out_of_memory
 from ..progress import Cancelled, Job, Report
@@ -78,7 +80,9 @@ def serve(channel: Channel, folder: Optional[Path] = None) -> None:
             if message.kind == "image":
                 jobs.add_image(message)
             elif message.kind == "job":
-                _do(jobs, message, channel, cancelled)
+                if do(jobs, message, channel, cancelled):
+                    _say_farewell(channel)
+                    os._exit(4)
             else:
                 print(f"The worker ignores a message of kind {message.kind!r}", file=sys.stderr, flush=True)
         except OSError:  # nobody listens any more
@@ -98,7 +102,14 @@ def _leave(folder: Optional[Path]) -> NoReturn:
     os._exit(0)
 
 
-def _do(jobs: Jobs, message: Message, channel: Channel, cancelled: set[int]) -> None:
+class Speaker(Protocol):
+    """The end of a channel that a job needs."""
+
+    def send(self, kind: str, arrays: Optional[Mapping[str, np.ndarray]] = None, **values: Any) -> None: ...
+
+
+def do(jobs: Jobs, message: Message, channel: Speaker, cancelled: set[int]) -> bool:
+    """Do a job and say how it went; whether memory ran out, so that a process had better end."""
     number = message.job
 
     def report(each: Report) -> None:
@@ -118,7 +129,7 @@ def _do(jobs: Jobs, message: Message, channel: Channel, cancelled: set[int]) -> 
     except Cancelled:
         channel.send("cancelled", job=number)
     except PromptSegError as error:
-        channel.send("refused", job=number, message=str(error))
+        channel.send("refused", job=number, **error.message.to_dict())
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
         channel.send("refused", job=number, message=f"{missing} is not installed; click Install in Setup.")
@@ -131,11 +142,10 @@ def _do(jobs: Jobs, message: Message, channel: Channel, cancelled: set[int]) -> 
         print(details, file=sys.stderr, flush=True)
         sentence = OUT_OF_MEMORY if memory else f"The worker could not finish ({type(error).__name__}: {error})."
         channel.send("failed", job=number, message=sentence, details=details, memory=memory)
-        if memory:
-            _say_farewell(channel)
-            os._exit(4)
+        return memory
     finally:
         cancelled.discard(number)
+    return False
 
 
 def _import_torch() -> None:

@@ -23,7 +23,7 @@ from baselines import grow_from_seeds, random_forest
 import PromptSegLib as ps
 from PromptSegLib.evaluation.scores import score
 from PromptSegLib.evaluation.scribbles import scribble
-from PromptSegLib.examples.reading import read_annotation, read_image
+from PromptSegLib.imaging.reading import read_annotation, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {

@@ -21,7 +21,7 @@ import torch
 
 import PromptSegLib as ps
 from PromptSegLib.evaluation.scribbles import scribble
-from PromptSegLib.examples.reading import read_annotation, read_image
+from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.network.methods.registry import method as method_called
 from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.network.tokens import new_prompts

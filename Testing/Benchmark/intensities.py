@@ -16,8 +16,8 @@ import SimpleITK as sitk
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from PromptSegLib.examples.intensity import decide
-from PromptSegLib.examples.preprocessing import Preprocessing
+from PromptSegLib.imaging.intensity import decide
+from PromptSegLib.imaging.preprocessing import Preprocessing
 
 Change = Callable[[np.ndarray], np.ndarray]
 MODEL = Preprocessing()

@@ -18,11 +18,11 @@ import numpy as np
 import SimpleITK as sitk
 from PySide6 import QtCore
 
+from PromptSegLib.annotation.classes import describe
 from PromptSegLib.evaluation.scribbles import correct, scribble
-from PromptSegLib.examples.geometry import Grid
-from PromptSegLib.examples.reading import read_annotation, read_image
+from PromptSegLib.imaging.geometry import Grid
+from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import describe
 from PromptSegLib.scene import painting
 from PromptSegLib.scene.segmentations import apply_result, segments_by_name
 from PromptSegLib.scene.storage import new_scene

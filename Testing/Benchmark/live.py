@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from interactive import BACKGROUND, CLASSES, paint
 
 from PromptSegLib.evaluation.scribbles import scribble
-from PromptSegLib.examples.reading import read_annotation, read_image
+from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.scene.storage import new_scene
 from PromptSegLib.scene.volumes import volume_from_image
 from PromptSegLib.session.parameters import Parameters

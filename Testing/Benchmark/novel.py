@@ -27,13 +27,13 @@ from baselines import grow_from_seeds, random_forest, random_walker
 from novel_cases import BACKGROUND, SETS, Case, CaseSet, chosen
 from novel_table import table
 
+from PromptSegLib.annotation.classes import ClassInfo
+from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.evaluation.scores import score
 from PromptSegLib.evaluation.scribbles import correct, scribble
-from PromptSegLib.examples.example import Example
 from PromptSegLib.files import replacing
 from PromptSegLib.growing.guard import Verdict
-from PromptSegLib.prompts.classes import ClassInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,7 +18,7 @@ from lungs import lungs
 from phantoms import PHANTOMS
 
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.reading import read_annotation, read_image
+from PromptSegLib.imaging.reading import read_annotation, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKGROUND = 255

@@ -45,10 +45,10 @@ from monai.metrics import compute_dice
 from torch import Tensor
 
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.preprocessing import Preprocessing
-from PromptSegLib.examples.reading import read_annotation, read_image
-from PromptSegLib.examples.volume import Volume
 from PromptSegLib.files import replacing
+from PromptSegLib.imaging.preprocessing import Preprocessing
+from PromptSegLib.imaging.reading import read_annotation, read_image
+from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference.evidence import ABSENT, FLAT
 from PromptSegLib.inference.native import labels_on_native
 from PromptSegLib.inference.tiling import overlaps, steps

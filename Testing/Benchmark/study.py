@@ -28,11 +28,11 @@ from adaptations import adaptation, trained_parameters
 from protocol import one_step, rate_at, segment
 
 import PromptSegLib as ps
+from PromptSegLib.annotation.labels import labels_on_grid
 from PromptSegLib.evaluation.scores import score
-from PromptSegLib.examples.annotation import labels_on_grid
-from PromptSegLib.examples.reading import read_annotation, read_image
-from PromptSegLib.examples.volume import Volume
 from PromptSegLib.files import replacing
+from PromptSegLib.imaging.reading import read_annotation, read_image
+from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.tuning.training import Annotated, RandomCrops
 from PromptSegLib.tuning.working_grid import working_preprocessing

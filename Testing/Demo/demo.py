@@ -29,11 +29,11 @@ from picture import draw
 from surfaces import view_of
 
 import PromptSegLib as ps
+from PromptSegLib.annotation.classes import ClassInfo, describe
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.evaluation.scores import score
 from PromptSegLib.evaluation.scribbles import correct, scribble
 from PromptSegLib.models.backbone import Backbone
-from PromptSegLib.prompts.classes import ClassInfo, describe
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene.examples import example_from_nodes
 from PromptSegLib.scene.segmentations import apply_result

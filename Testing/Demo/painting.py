@@ -7,9 +7,9 @@ from typing import Mapping, Optional, Sequence
 import SimpleITK as sitk
 import slicer
 
-from PromptSegLib.examples.geometry import Grid, resample
+from PromptSegLib.annotation.classes import ClassInfo
+from PromptSegLib.imaging.geometry import Grid, resample
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import ClassInfo
 from PromptSegLib.scene.segmentations import RESULT_TAG, annotation_from_segmentation, apply_result
 
 

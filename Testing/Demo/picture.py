@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import ndimage
 
-from PromptSegLib.prompts.classes import ClassInfo
+from PromptSegLib.annotation.classes import ClassInfo
 
 WINDOW = -150, 250  # HU
 BODY = -300  # HU; what is below is air

@@ -11,6 +11,30 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+pytest.register_assert_rewrite("harness")
+
+SLOW = ("training", "application")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cpu-seconds", help="file to append the processor seconds of each test to")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--cpu-seconds", None)
+    if path:
+        from harness.cpu_seconds import CpuSeconds
+
+        config.pluginmanager.register(CpuSeconds(Path(path).resolve()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has no other mark is fast."""
+    for item in items:
+        if not any(item.get_closest_marker(mark) for mark in SLOW):
+            item.add_marker("fast")
+
+
 LIVER, SPLEEN, BACKGROUND = 6, 300, 255
 
 
@@ -76,7 +100,7 @@ def benchmark_module() -> Iterator[Callable[[str], ModuleType]]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     """A folder with two tiny backbones that ship prompts."""
-    from tiny import tiny_backbone  # not at the top: it needs torch, which most tests do not
+    from harness.tiny_model import tiny_backbone  # not at the top: it needs torch, which most tests do not
 
     folder = tmp_path_factory.mktemp("models")
     for seed in (0, 1):
@@ -87,7 +111,7 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def case() -> Any:
     """An example for jobs of a worker: the phantom with its strokes."""
-    from tiny import example
+    from harness.tiny_model import example
 
     return example()
 
@@ -95,7 +119,7 @@ def case() -> Any:
 @pytest.fixture(scope="module")
 def expected(models, case) -> SimpleNamespace:
     """What those jobs give without a worker."""
-    from driven import given_without_a_worker
+    from harness.worker_harness import given_without_a_worker
 
     return given_without_a_worker(models, case)
 
@@ -103,7 +127,7 @@ def expected(models, case) -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Any]:
     """Worker processes that the sessions of a module share."""
-    from scenes import Workers
+    from harness.mrml_fixtures import Workers
 
     lent = Workers()
     yield lent
@@ -113,8 +137,8 @@ def workers() -> Iterator[Any]:
 @pytest.fixture
 def desk(models, workers) -> Iterator[Any]:
     """A desk with the usual strokes painted."""
-    from desk import Desk
-    from scenes import paint_strokes
+    from harness.mrml_fixtures import paint_strokes
+    from harness.session_harness import Desk
 
     desk = Desk(models, workers)
     paint_strokes(desk.segmentation, desk.volume, desk.reference)
@@ -124,7 +148,7 @@ def desk(models, workers) -> Iterator[Any]:
 
 @pytest.fixture
 def blank_desk(models, workers) -> Iterator[Any]:
-    from desk import Desk
+    from harness.session_harness import Desk
 
     desk = Desk(models, workers)
     yield desk
@@ -133,8 +157,8 @@ def blank_desk(models, workers) -> Iterator[Any]:
 
 @pytest.fixture
 def oblique_desk(models, workers) -> Iterator[Any]:
-    from desk import SHIFTED, Desk
-    from test_scene_volumes import rotation
+    from harness.mrml_volumes import rotation
+    from harness.session_harness import SHIFTED, Desk
 
     desk = Desk(models, workers, direction=tuple(rotation(20, -35, 50).ravel()), matrix=SHIFTED)
     yield desk

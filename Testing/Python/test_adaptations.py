@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import phantom, tiny_backbone
 from torch import nn
 
+from harness.tiny_model import phantom, tiny_backbone
 from PromptSegLib.network.config import FURTHER_TOKENS, OUTPUTS
+
+pytestmark = pytest.mark.training
 
 CLASSES = 2
 SIZE = (8, 16, 16)

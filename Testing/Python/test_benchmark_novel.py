@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy import ndimage
-from tiny import CLASSES, painted, phantom, tiny_backbone
 
+from harness.tiny_model import CLASSES, painted, phantom, tiny_backbone
 from PromptSegLib import growing
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.growing.training.recipe import Recipe
-from PromptSegLib.growing.training.volumes import find_files
+from PromptSegLib.pretraining.growing.recipe import Recipe
+from PromptSegLib.pretraining.growing.volumes import find_files
+
+pytestmark = pytest.mark.training
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SETS = [

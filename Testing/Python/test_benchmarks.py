@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import phantom, tiny_backbone
 
+from harness.tiny_model import phantom, tiny_backbone
 from PromptSegLib.inference.segmenting import segment
 from PromptSegLib.prompts.store import Prompts
+
+pytestmark = pytest.mark.training
 
 
 @pytest.fixture

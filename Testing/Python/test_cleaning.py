@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.cleaning import clean
 from PromptSegLib.worker.packing import grid_of, packed_labels
 

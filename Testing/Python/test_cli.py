@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from PromptSegLib.cli import outputs
 from PromptSegLib.cli.main import main
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.models import catalogue
 from PromptSegLib.network.config import OUTPUTS
 from PromptSegLib.prompts import store

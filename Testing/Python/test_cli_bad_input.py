@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_models_catalogue import remote, set_up
-from tiny import tiny_backbone
 
+from harness.catalogue_fixtures import remote, set_up
+from harness.tiny_model import tiny_backbone
+from PromptSegLib.annotation.classes import describe
 from PromptSegLib.cli.main import main
-from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.files import replacing
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.inference.writing import write_image, write_segmentation
 from PromptSegLib.models import catalogue
-from PromptSegLib.prompts.classes import describe
 from PromptSegLib.prompts.store import Prompts
 
 ROOT = Path(__file__).parents[2]

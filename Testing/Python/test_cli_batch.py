@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import phantom, tiny_backbone
 
+from harness.tiny_model import phantom, tiny_backbone
 from PromptSegLib.cli import sparing
 from PromptSegLib.cli.batch import images_in
 from PromptSegLib.cli.main import main

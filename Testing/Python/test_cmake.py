@@ -186,6 +186,7 @@ def run(*words: object, cwd: Path = ROOT, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.application
 @pytest.mark.parametrize("tree", ["build", "install"])
 def test_the_trees_hold_every_file_once(built, tree):
     modules: Path = getattr(built, tree)
@@ -197,6 +198,7 @@ def test_the_trees_hold_every_file_once(built, tree):
         assert (modules / name).read_bytes() == (ROOT / name).read_bytes()
 
 
+@pytest.mark.application
 @pytest.mark.parametrize("tree", ["build", "install"])
 def test_the_library_works_next_to_the_module(built, tree, tmp_path):
     """As in Slicer, only the folder with the modules is on the path."""
@@ -222,6 +224,7 @@ def test_the_library_works_next_to_the_module(built, tree, tmp_path):
     assert "ct-body" in said
 
 
+@pytest.mark.application
 def test_the_tests_are_registered(built):
     expected = {"py_PromptSeg", "py_nomainwindow_qSlicerPromptSegModuleGenericTest"}
     assert set(built.tests) == expected | {f"py_{Path(name).stem}" for name in LISTS[4].files()}

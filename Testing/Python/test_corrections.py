@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import BACKGROUND, CLASSES, example, tiny_backbone
 
 import PromptSegLib as ps
-from PromptSegLib.examples.annotation import barred_label, labels_on_grid
-from PromptSegLib.examples.checking import check_example
-from PromptSegLib.examples.geometry import Grid
+from harness.tiny_model import BACKGROUND, CLASSES, example, tiny_backbone
+from PromptSegLib.annotation.checking import check_example
+from PromptSegLib.annotation.labels import barred_label, labels_on_grid
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.tuning.objective import agreement, annotated_loss
 
 NOT_BALL, NOT_ROD = 50, 51

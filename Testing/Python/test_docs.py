@@ -88,7 +88,7 @@ def texts_of_the_source() -> list[str]:
     for path in sorted(LIBRARY.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
+                found.append(re.sub(r"\{\w+[^{}]*\}", "\0", node.value))  # named fields, too
             elif isinstance(node, ast.JoinedStr):
                 found.append(
                     "".join(str(each.value) if isinstance(each, ast.Constant) else "\0" for each in node.values)

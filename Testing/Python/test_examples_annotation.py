@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import PromptSegLib.examples.annotation as annotation
-from PromptSegLib.examples.annotation import labels_on_grid, strokes_on_image
-from PromptSegLib.examples.example import Example
-from PromptSegLib.examples.geometry import Grid, upright_grid
+import PromptSegLib.annotation.labels as annotation
+from PromptSegLib.annotation.example import Example
+from PromptSegLib.annotation.labels import labels_on_grid, strokes_on_image
+from PromptSegLib.imaging.geometry import Grid, upright_grid
 
 CLASSES = {"liver": 5, "spleen": 2}  # liver is 1, spleen is 2
 BACKGROUND, OTHER = 9, 7

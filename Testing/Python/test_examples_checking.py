@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from PromptSegLib.annotation.checking import check_example, check_examples
+from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.checking import check_example, check_examples, check_grid, check_image, check_size
-from PromptSegLib.examples.example import Example
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.imaging.checking import check_grid, check_image, check_size
+from PromptSegLib.imaging.geometry import Grid
 
 CLASSES = {"liver": 1, "spleen": 2}
 GRID = Grid((12, 11, 10), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0))

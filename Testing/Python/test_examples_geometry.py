@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from PromptSegLib.examples.geometry import Grid, nonzero_extent, resample, to_model_grid, upright_grid
+from PromptSegLib.imaging.geometry import Grid, nonzero_extent, resample, to_model_grid, upright_grid
 
 CENTRE, RADIUS = np.array([12.0, -34.0, 56.0]), 22.0
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from PromptSegLib.examples.intensity import KINDS, MODALITY, IntensityRule, decide
-from PromptSegLib.examples.preprocessing import Preprocessing
-from PromptSegLib.examples.volume import Volume
+from PromptSegLib.imaging.intensity import KINDS, MODALITY, IntensityRule, decide
+from PromptSegLib.imaging.preprocessing import Preprocessing
+from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.models.workspace import Workspace
 
 CT = Preprocessing((3.0, 2.0, 2.0), (-125.0, 275.0))

@@ -9,13 +9,13 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_examples_reading import sentence
-from test_scene_volumes import rotation
 
-from PromptSegLib.examples.geometry import Grid
-from PromptSegLib.examples.nifti import Header, sibling
-from PromptSegLib.examples.pairs import read_pair
-from PromptSegLib.examples.reading import read_annotation, read_image
+from harness.mrml_volumes import rotation
+from harness.refusals import sentence
+from PromptSegLib.annotation.pairs import read_pair
+from PromptSegLib.imaging.geometry import Grid
+from PromptSegLib.imaging.nifti import Header, sibling
+from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.inference.writing import write_image
 
 VOXELS = np.random.default_rng(0).integers(0, 100, (12, 11, 10)).astype(np.int16)

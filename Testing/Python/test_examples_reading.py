@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from harness.refusals import sentence
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.reading import check_intact, read_annotation, read_image
+from PromptSegLib.imaging.reading import check_intact, read_annotation, read_image
 
 FORMATS = ("nii", "nii.gz", "nrrd", "mha")
 
@@ -20,22 +21,6 @@ def volume() -> sitk.Image:
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing((0.7, 0.8, 2.0))
     return image
-
-
-def sentence(call, *words: str) -> str:
-    """The message of the refusal: one line, one sentence."""
-    with pytest.raises(PromptSegError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    assert text.endswith(".")
-    assert ". " not in text
-    assert len(text) < 300
-    for unwanted in ("ITK", "0x", "Exception", "Traceback"):
-        assert unwanted not in text
-    for word in words:
-        assert word in text, text
-    return text
 
 
 @pytest.mark.parametrize("suffix", [*FORMATS, "mhd", "nhdr"])

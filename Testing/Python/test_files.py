@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from test_examples_reading import sentence
 
+from harness.refusals import sentence
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.files import check_writable, making, replacing
 

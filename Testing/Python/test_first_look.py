@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import BACKGROUND, CLASSES, example, tiny_backbone
 
-from PromptSegLib.examples.geometry import Grid
+from harness.tiny_model import BACKGROUND, CLASSES, example, tiny_backbone
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.quick import _known, first_look
 from PromptSegLib.models.matching import matched
-from PromptSegLib.prompts.classes import describe
 
 INFOS = [describe(name, value) for name, value in CLASSES.items()]
 

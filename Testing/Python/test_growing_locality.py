@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from PromptSegLib.examples.annotation import UNKNOWN, barred_label
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.annotation.labels import UNKNOWN, barred_label
 from PromptSegLib.growing.locality import contradictions, growing_steps, near_corrections
+from PromptSegLib.imaging.geometry import Grid
 
 SHAPE = (24, 60, 60)
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)

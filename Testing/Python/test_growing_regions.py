@@ -7,15 +7,15 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.example import Example
-from PromptSegLib.examples.geometry import Grid
 from PromptSegLib.growing.grids import domain, working_grid
 from PromptSegLib.growing.guard import Verdict, judge
 from PromptSegLib.growing.inputs import Ground
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.stroke_regions import segment_strokes
 from PromptSegLib.progress import Cancelled, Job
-from PromptSegLib.prompts.classes import describe
 
 WHOLE = (slice(0, 40), slice(0, 60), slice(0, 80))
 BACKGROUND = 9

@@ -13,13 +13,13 @@ from PromptSegLib.errors import PromptSegError
 from PromptSegLib.growing.inputs import CHANNELS
 from PromptSegLib.growing.model import load_growing
 from PromptSegLib.growing.network import GrowingNet
-from PromptSegLib.growing.training.contrast import redrawn, spoiled, synthesized
-from PromptSegLib.growing.training.phantoms import phantom
-from PromptSegLib.growing.training.recipe import Recipe
-from PromptSegLib.growing.training.run import Training
-from PromptSegLib.growing.training.users import corrected, painted, simulated_evidence
-from PromptSegLib.growing.training.views import IGNORED, Views
-from PromptSegLib.growing.training.volumes import LabeledVolume, load_source
+from PromptSegLib.pretraining.growing.contrast import redrawn, spoiled, synthesized
+from PromptSegLib.pretraining.growing.phantoms import phantom
+from PromptSegLib.pretraining.growing.recipe import Recipe
+from PromptSegLib.pretraining.growing.run import Training
+from PromptSegLib.pretraining.growing.users import corrected, painted, simulated_evidence
+from PromptSegLib.pretraining.growing.views import IGNORED, Views
+from PromptSegLib.pretraining.growing.volumes import LabeledVolume, load_source
 
 
 def truth() -> np.ndarray:
@@ -145,6 +145,7 @@ def test_a_view_takes_its_turns_mirrored_anew(data, tmp_path):
     assert len(set(sizes)) < len(sizes) and max(sizes.count(size) for size in sizes) <= 4
 
 
+@pytest.mark.training
 def test_an_answer_on_coarser_voxels_is_evidence(data, tmp_path):
     """As at use: the network that learns is asked on coarser voxels first, and what it says is shown."""
     made = loaded(data, tmp_path, coarse=1.0, evidence=0.0)
@@ -157,6 +158,7 @@ def test_an_answer_on_coarser_voxels_is_evidence(data, tmp_path):
     assert (alone[:, 10] == 0).all()
 
 
+@pytest.mark.training
 def test_a_run_begins_with_a_network_that_is_there(data, tmp_path):
     run = Training(loaded(data, tmp_path, start="bundled"), tmp_path / "run", lambda _: None, workers=0)
     own, bundled = run.net.state_dict(), load_growing().state_dict()
@@ -165,6 +167,7 @@ def test_a_run_begins_with_a_network_that_is_there(data, tmp_path):
         Training(loaded(data, tmp_path, start="nowhere"), tmp_path / "other", lambda _: None, workers=0)
 
 
+@pytest.mark.training
 def test_a_run_goes_on_where_it_was_killed_and_writes_network_and_card(data, tmp_path):
     said: list[str] = []
     Training(loaded(data, tmp_path), tmp_path / "run", said.append, workers=0).run()

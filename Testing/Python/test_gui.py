@@ -20,12 +20,12 @@ import pytest
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 pytest.importorskip("PySide6")
 
-import slicer_stand_in as stand_in
 from PySide6 import QtCore, QtGui, QtWidgets
-from scenes import add_volume, content, mask_of, paint, paint_strokes
-from slicer_stand_in import ROOT, FileDialog, application
-from tiny import tiny_backbone
 
+from harness import slicer_stand_in as stand_in
+from harness.mrml_fixtures import add_volume, content, mask_of, paint, paint_strokes
+from harness.slicer_stand_in import ROOT, FileDialog, application
+from harness.tiny_model import tiny_backbone
 from PromptSegLib.scene import links, prompt_nodes
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import new_scene, save_scene
@@ -737,7 +737,7 @@ def test_the_panel_opens_where_nothing_is_installed(tmp_path):
 import sys
 for name in ("torch", "monai", "safetensors"):
     sys.modules[name] = None
-import slicer_stand_in
+from harness import slicer_stand_in
 from PromptSegLib.scene.storage import new_scene, save_scene
 with slicer_stand_in.application(new_scene()) as app:
     app.open_module()

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.training
+
 FOLDER = Path(__file__).resolve().parents[1] / "Reliability"
 RIGHT = (
     "orientation: oblique and left-handed",
@@ -35,7 +37,7 @@ def hard() -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    from tiny import tiny_backbone
+    from harness.tiny_model import tiny_backbone
 
     folder = tmp_path_factory.mktemp("model")
     tiny_backbone(folder)

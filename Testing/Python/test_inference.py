@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
 
 import PromptSegLib as ps
-from PromptSegLib.examples.geometry import Grid, upright_grid
-from PromptSegLib.examples.volume import Volume
+from harness.tiny_model import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
+from PromptSegLib.imaging.geometry import Grid, upright_grid
+from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference import evidence as evidence_module
 from PromptSegLib.inference import native as native_module
 from PromptSegLib.inference.evidence import Probabilities, evidence

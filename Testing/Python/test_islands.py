@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import phantom, tiny_backbone
 
+from harness.tiny_model import phantom, tiny_backbone
+from PromptSegLib.annotation.classes import is_one_body
 from PromptSegLib.inference import segmenting
 from PromptSegLib.inference.islands import islands_hidden
 from PromptSegLib.inference.native import winner
 from PromptSegLib.inference.segmenting import segment
-from PromptSegLib.prompts.classes import is_one_body
 
 LARGE, SMALL, MIDDLE = np.s_[2:10, 2:10, 2:10], np.s_[14:18, 14:18, 14:18], np.s_[2:8, 14:20, 14:20]
 

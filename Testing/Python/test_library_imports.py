@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Iterator
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-LIBRARY = ROOT / "PromptSegLib"
-FILES = sorted(LIBRARY.rglob("*.py"))
-NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+from harness.library_files import FILES, LIBRARY, ROOT, imported, tree
+
 HEAVY = ("torch", "monai", "slicer", "vtk", "qt", "ctk", "PythonQt")
-MRML, WIDGETS = {"slicer", "vtk"}, {"qt", "ctk", "PythonQt", "PySide6"}
-NEVER = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
+MRML = {"slicer", "vtk"}
 LIGHT_ROOMS = ("setup", "worker", "session")
 TYPES = {"int", "str", "float", "bool", "bytes", "dict", "list", "tuple", "set", "Path", "Tensor", "None"}
 
@@ -41,19 +38,6 @@ def heavy_modules(*code: str) -> list[str]:
     return ast.literal_eval(done.stdout)
 
 
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Top-level names of all absolute imports of a file, wherever they stand."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield (node.module or "").partition(".")[0]
-
-
 def test_the_files_are_found():
     assert len(FILES) > 40
     assert LIBRARY / "scene" / "segmentations.py" in FILES
@@ -71,7 +55,7 @@ def test_importing_the_library_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "name", ["prompts.store", "models.catalogue", "cli.main", "examples.reading", "network.config", "inference.writing"]
+    "name", ["prompts.store", "models.catalogue", "cli.main", "imaging.reading", "network.config", "inference.writing"]
 )
 def test_light_modules_load_nothing_heavy(name):
     assert heavy_modules(f"import PromptSegLib.{name}") == []
@@ -115,45 +99,64 @@ def test_the_names_of_the_library():
     assert listed == PromptSegLib._PLACES  # what type checkers see is what callers get
 
 
-# What may be imported where
+# What may be imported where: the contracts in pyproject.toml, which ``lint-imports`` checks; here is what it cannot see
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_rooms(path):
-    found, room = set(imported(path)), path.relative_to(LIBRARY).parts[0]
-    assert not found & NEVER
-    assert room in ("scene", "gui") or not found & MRML
-    assert room == "gui" or not found & WIDGETS
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert (node.value.id, node.attr) != ("torch", "load")
-        if isinstance(node, ast.ImportFrom) and node.module == "torch":
-            assert "load" not in {alias.name for alias in node.names}
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in ("eval", "exec", "__import__")
-        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-            assert isinstance(node.value, ast.Constant) and node.value.value is False
+def test_every_room_is_under_contract():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11; the contracts are checked there
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers, nodes, *_ = contracts
+    listed = {room.strip() for layer in layers["layers"] for room in layer.split("|")}
+    rooms = {path.relative_to(LIBRARY).parts[0].partition(".")[0] for path in FILES} - {"__init__"}
+    assert layers["exhaustive"] and listed == rooms
+    assert {name.partition(".")[2] for name in nodes["source_modules"]} == rooms - {"scene", "gui"}
 
 
-def test_torch_stays_out_of_what_needs_none():
-    for name in ("prompts", "examples", "scene", "setup", "session", "gui"):
-        for path in (LIBRARY / name).rglob("*.py"):
-            assert not set(imported(path)) & {"torch", "monai"}, path
-
-
-def test_layers():
-    """Who may import the outer rooms: nobody else imports the command line, the panel, the scene or the session."""
-    users = {"cli": {"cli", "__main__.py"}, "gui": {"gui"}, "scene": {"scene", "session", "gui"}}
-    users["session"] = {"session", "gui"}
+@pytest.mark.parametrize(
+    ("line", "broken"),
+    [
+        ("", ""),
+        ("from ..session import session", "No arrow between rooms runs back up"),
+        ("import slicer", "Slicer's nodes are known to scene and gui alone"),
+        ("def f():\n    import torch", "Torch stays out of what needs none"),
+        ("import pickle", "No pickle"),
+    ],
+)
+def test_the_contracts_are_kept_and_can_be_broken(line, broken, tmp_path):
+    pytest.importorskip("importlinter")
     for path in FILES:
-        room = path.relative_to(LIBRARY).parts[0]
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    victim = tmp_path / "PromptSegLib" / "imaging" / "geometry.py"
+    victim.write_text(victim.read_text(encoding="utf-8").replace("import numpy", f"{line}\nimport numpy", 1))
+    code = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--no-cache"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode != 0) == bool(broken), done.stdout + done.stderr
+    assert re.findall(r"^(.+) BROKEN", done.stdout, re.MULTILINE) == ([broken] if broken else [])
+
+
+def test_nothing_is_executed_from_files():
+    for path in FILES:
         for node in ast.walk(tree(path)):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                parent = path.parents[node.level - 1]
-                target = (parent / (node.module or "").replace(".", "/")).relative_to(LIBRARY).parts
-                named = [target[0]] if target else [alias.name for alias in node.names]
-                for each in named:
-                    assert each not in users or room in users[each], path
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) != ("torch", "load"), path
+            if isinstance(node, ast.ImportFrom) and node.module == "torch":
+                assert "load" not in {alias.name for alias in node.names}, path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec", "__import__"), path
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant) and node.value.value is False, path
 
 
 # Documentation
@@ -169,34 +172,40 @@ def test_every_package_says_what_it_is():
         assert ". " not in text, path
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_every_module_says_what_it_is(path):
-    assert (ast.get_docstring(tree(path)) or "").split("\n")[0].strip()
+def test_every_module_says_what_it_is():
+    assert not [path for path in FILES if not (ast.get_docstring(tree(path)) or "").split("\n")[0].strip()]
 
 
 # Python 3.9
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_python_3_9_reads(path):
+def test_python_3_9_reads_all_of_it():
+    for path in FILES:
+        python_3_9_reads(path)
+
+
+def python_3_9_reads(path):
     text = path.read_text(encoding="utf-8")
     module = ast.parse(text, str(path), feature_version=(3, 9))
     later = [node for node in ast.walk(module) if isinstance(node, getattr(ast, "Match", ()))]
-    assert not later  # feature_version lets match statements pass
+    assert not later, path  # feature_version lets match statements pass
     postponed = any(
         isinstance(node, ast.ImportFrom) and node.module == "__future__" and node.names[0].name == "annotations"
         for node in module.body
     )
     notes = list(annotations(module))
-    assert postponed or not any(unions(note) for note in notes)
+    assert postponed or not any(unions(note) for note in notes), path
     inside = {id(node) for note in notes for node in ast.walk(note)}
-    assert not [node.lineno for node in unions(module) if id(node) not in inside], "X | Y is evaluated at run time"
+    assert not [node.lineno for node in unions(module) if id(node) not in inside], (
+        path,
+        "X | Y is evaluated at run time",
+    )
     for call in (node for node in ast.walk(module) if isinstance(node, ast.Call)):
         name = getattr(call.func, "id", getattr(call.func, "attr", ""))
         words = {keyword.arg for keyword in call.keywords}
-        assert not (name == "zip" and "strict" in words)
-        assert not (name == "dataclass" and words & {"slots", "kw_only"})
-    assert not {"tomllib"} & set(imported(path))
+        assert not (name == "zip" and "strict" in words), path
+        assert not (name == "dataclass" and words & {"slots", "kw_only"}), path
+    assert not {"tomllib"} & set(imported(path)), path
 
 
 def annotations(module: ast.AST) -> Iterator[ast.AST]:
@@ -236,6 +245,6 @@ def test_the_check_for_python_3_9_checks(tmp_path):
     ):
         (tmp_path / "a.py").write_text(text)
         with pytest.raises((AssertionError, SyntaxError)):
-            test_python_3_9_reads(tmp_path / "a.py")
+            python_3_9_reads(tmp_path / "a.py")
     (tmp_path / "a.py").write_text("from __future__ import annotations\ndef f(x: int | None = 1 | 2): ...")
-    test_python_3_9_reads(tmp_path / "a.py")
+    python_3_9_reads(tmp_path / "a.py")

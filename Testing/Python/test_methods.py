@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import CLASSES, example, phantom, tiny_backbone
 
 import PromptSegLib as ps
-from PromptSegLib.examples.volume import Volume
+from harness.tiny_model import CLASSES, example, phantom, tiny_backbone
+from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.models.backbone import load_model
 from PromptSegLib.network import methods

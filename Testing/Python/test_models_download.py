@@ -15,8 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_models_catalogue import PROMPTS, WEIGHTS, remote, set_up
+import requests
+from filelock import FileLock
 
+from harness.catalogue_fixtures import PROMPTS, WEIGHTS, remote, set_up
 from PromptSegLib.cli.main import main
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models import catalogue
@@ -102,6 +104,7 @@ def server():
 
 @pytest.fixture
 def folder(server, tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(module, "_BLOCK", 250)
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -282,9 +285,9 @@ def test_another_process_is_left_alone(folder, server):
     folder.mkdir()
     place = folder / f"{NAME}.lock"
     code = f"""
-        from pathlib import Path
-        from PromptSegLib.models import download
-        handle = download._locked(Path({str(place)!r}))
+        from filelock import FileLock
+        lock = FileLock({str(place)!r})
+        lock.acquire()
         print("locked", flush=True)
         input()
     """
@@ -300,54 +303,27 @@ def test_another_process_is_left_alone(folder, server):
 
 
 def test_what_another_got_just_before_the_lock_is_not_fetched_again(folder, server, monkeypatch):
-    def late(handle: int) -> None:
+    acquire = FileLock.acquire
+
+    def late(self: FileLock, **words: object) -> object:
         for name, content in WHOLE.items():
             (folder / name).write_bytes(content)
+        return acquire(self, **words)
 
-    monkeypatch.setattr(module, "_lock", late)
+    monkeypatch.setattr(FileLock, "acquire", late)
     assert download(entry()).installed
     assert server.asked == []
     assert contents(folder) == WHOLE
 
 
-def test_a_lock_whose_file_was_deleted_meanwhile(folder, monkeypatch):
-    """Else one could lock the old file, and a third the new one."""
-    folder.mkdir()
-    place, lock = folder / "x.lock", module._lock
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOLCK, ""), OSError(errno.ENOTSUP, ""), NotImplementedError("no locks here")]
+)
+def test_a_file_system_without_locks(folder, error, monkeypatch):
+    def refuse(self: FileLock, **words: object) -> None:
+        raise error
 
-    def late(handle: int) -> None:
-        monkeypatch.setattr(module, "_lock", lock)
-        lock(handle)
-        place.unlink()
-
-    monkeypatch.setattr(module, "_lock", late)
-    handle = module._locked(place)
-    with pytest.raises(BlockingIOError):
-        module._locked(place)
-    os.close(handle)
-
-
-def test_the_locks_of_windows(folder, monkeypatch):
-    answers = [None, PermissionError(errno.EACCES, "Permission denied")]
-
-    def locking(handle: int, mode: int, length: int) -> None:
-        if answer := answers.pop(0):
-            raise answer
-
-    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert download(entry()).installed
-    assert contents(folder) == WHOLE
-    with pytest.raises(PromptSegError, match=AGAIN):
-        delete(entry())
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EBADF])
-def test_a_file_system_without_locks(folder, number, monkeypatch):
-    def refuse(handle: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(module, "_lock", refuse)
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     assert download(entry()).installed
 
 
@@ -364,7 +340,6 @@ def test_without_locks_what_another_got_is_no_failure(folder, monkeypatch):
 
 
 def test_cancel_keeps_what_came(folder, server, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", 1000)
     cancelled = threading.Event()
 
     def seen(report: Report) -> None:
@@ -430,13 +405,10 @@ def test_nobody_there(folder, server, tmp_path, monkeypatch):
 
 
 def test_a_certificate_that_is_not_accepted(folder, monkeypatch):
-    failure = module.ssl.SSLCertVerificationError(1, "CERTIFICATE_VERIFY_FAILED")
+    def refuse(*_: object, **__: object) -> None:
+        raise requests.exceptions.SSLError("CERTIFICATE_VERIFY_FAILED")
 
-    class Opener:
-        def open(self, *_: object, **__: object) -> None:
-            raise module.urllib.error.URLError(failure)
-
-    monkeypatch.setattr(module.urllib.request, "build_opener", Opener)
+    monkeypatch.setattr(requests, "get", refuse)
     refused("certificate")
 
 
@@ -465,7 +437,6 @@ def test_a_disk_that_gets_full(folder, server, monkeypatch):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_is_not_taken_for_the_network(folder, server, monkeypatch):
     """What is still in memory is refused once more when the file is closed."""
-    monkeypatch.setattr(module, "_BLOCK", 1000)
     folder.mkdir()
     part = folder / f"{NAME}.safetensors.part"
     part.symlink_to("/dev/full")

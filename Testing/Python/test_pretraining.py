@@ -18,8 +18,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import CLASSES, phantom, recipe_values
 
+from harness.tiny_model import CLASSES, phantom, recipe_values
 from PromptSegLib import files
 from PromptSegLib.cli import commands
 from PromptSegLib.cli.main import _parser, main
@@ -92,6 +92,7 @@ def trained(recipe: Recipe, folder: Path, stops: tuple[int, ...] = ()) -> dict[s
     return load_file(str(folder / "checkpoint.safetensors"))
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("instructed", [True, False])
 def test_every_variant_trains_what_it_says(values, tmp_path, variant, instructed):
@@ -115,6 +116,7 @@ def test_a_stopped_run_resumes_with_the_same_curve(recipe, tmp_path):
     assert moved and not torch.equal(straight[moved[0]], straight[moved[0].replace("now.", "average.")])
 
 
+@pytest.mark.training
 def test_a_run_that_is_killed_goes_on_from_its_checkpoint(recipe, tmp_path):
     straight = trained(replace(recipe, steps=12), tmp_path / "straight")
     script = (
@@ -141,6 +143,7 @@ def test_a_run_that_is_killed_goes_on_from_its_checkpoint(recipe, tmp_path):
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+@pytest.mark.training
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 def test_a_signal_to_the_whole_group_saves(values, tmp_path, number=signal.SIGTERM):
     """As clusters, torchrun and a terminal send it: the processes that prepare views get it as well."""
@@ -168,6 +171,7 @@ def test_a_signal_to_the_whole_group_saves(values, tmp_path, number=signal.SIGTE
     assert resumed.step == state["step"] > 0
 
 
+@pytest.mark.training
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 def test_the_sentence_of_a_process_that_prepares_views(values, tmp_path):
     recipe = loaded(values, tmp_path, cache_gib=1e-9)
@@ -193,6 +197,7 @@ def command_line(*arguments: str, ranks: int = 1) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.training
 def test_two_gloo_ranks_take_the_single_process_steps(values, tmp_path):
     # In bfloat16 a batch of two is not, to the last bit, two batches of one.
     loaded(values, tmp_path, steps=2, mixed_precision=False)
@@ -250,6 +255,7 @@ def spoil(path: Path, value: float) -> None:
     sitk.WriteImage(image, str(path.with_suffix("").with_suffix(".nrrd")))
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("value", [7.0, float("nan")])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_found_unusable_when_they_are_read_are_counted(values, tmp_path, value, workers):
@@ -426,6 +432,7 @@ def test_a_run_without_labels_ships_no_prompts(values, tmp_path):
     assert load_model(str(tmp_path / "tiny.safetensors"), "cpu").shipped is None
 
 
+@pytest.mark.training
 def test_a_run_begins_with_a_backbone_or_another_run(values, recipe, tmp_path):
     run = Pretraining(recipe, tmp_path / "run", log=quiet)
     run.run()
@@ -468,6 +475,7 @@ def test_a_step_without_a_finite_gradient_is_left_out(recipe, tmp_path, monkeypa
         Pretraining(replace(recipe, steps=100), tmp_path / "run", log=quiet).run()
 
 
+@pytest.mark.training
 def test_validation_is_written_to_tensorboard(recipe, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -479,6 +487,7 @@ def test_validation_is_written_to_tensorboard(recipe, tmp_path):
     assert [each.step for each in events.Scalars("validation/mean")] == [recipe.steps]
 
 
+@pytest.mark.training
 def test_stopping_loses_no_validation(values, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -566,6 +575,7 @@ def test_a_checkpoint_of_another_run_gets_a_sentence(values, recipe, tmp_path):
         Pretraining(replace(wider, start=str(tmp_path / "run" / "checkpoint.safetensors")), tmp_path / "new", log=quiet)
 
 
+@pytest.mark.training
 def test_the_card_says_how_and_with_which_code_the_run_began(recipe, tmp_path, monkeypatch):
     for now, command, steps in (("aa-dirty", "first", 1), ("bb", "second", 2), ("bb", "third", 3)):
         monkeypatch.setattr(running, "commit", lambda now=now: now)
@@ -595,6 +605,7 @@ def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch):
     assert publishing.commit() == f"{clean}-dirty"
 
 
+@pytest.mark.training
 def test_an_older_torch_will_do(recipe, tmp_path, monkeypatch):
     class Old(torch.optim.AdamW):
         def __init__(self, *arguments, fused=False, **settings):

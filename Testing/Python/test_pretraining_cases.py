@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import CLASSES, PREPROCESSING, phantom
 from torch.utils.data import DataLoader, Dataset
 
+from harness.tiny_model import CLASSES, PREPROCESSING, phantom
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.pretraining.cases import CaseFile, Cases, check_cases, find_cases, read_case
 from PromptSegLib.pretraining.recipe import Recipe

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import recipe_values
 
+from harness.tiny_model import recipe_values
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.pretraining.recipe import Recipe
 

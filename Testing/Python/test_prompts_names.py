@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from test_prompts_store import make
-from tiny import CLASSES, example, tiny_backbone
 
-from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.checking import check_example
-from PromptSegLib.inference.segmenting import segment
-from PromptSegLib.prompts.classes import (
+from harness.prompts_fixtures import make
+from harness.tiny_model import CLASSES, example, tiny_backbone
+from PromptSegLib.annotation.checking import check_example
+from PromptSegLib.annotation.classes import (
     canonical_name,
     check_names,
     describe,
@@ -18,6 +16,8 @@ from PromptSegLib.prompts.classes import (
     matching_name,
     same_name,
 )
+from PromptSegLib.errors import PromptSegError
+from PromptSegLib.inference.segmenting import segment
 from PromptSegLib.prompts.store import Prompts, parse_classes
 from PromptSegLib.tuning.settings import Settings
 from PromptSegLib.tuning.tuning import tune

@@ -18,42 +18,16 @@ import pytest
 import SimpleITK as sitk
 from safetensors.numpy import load, save
 
+from harness.prompts_fixtures import SHA, SMALL, make, tensors_of
+from PromptSegLib.annotation.classes import ClassInfo, describe
+from PromptSegLib.annotation.strokes import Strokes, fingerprint
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.intensity import IntensityRule
-from PromptSegLib.examples.preprocessing import Preprocessing
+from PromptSegLib.imaging.intensity import IntensityRule
 from PromptSegLib.network.config import MODES, OUTPUTS, NetworkConfig
 from PromptSegLib.network.methods.registry import known
-from PromptSegLib.prompts.classes import ClassInfo, describe
-from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, ClassPrompts, Prompts, parse_classes
-from PromptSegLib.prompts.strokes import Strokes, fingerprint
+from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts, parse_classes
 
-SMALL = NetworkConfig(channels=(8, 16, 16), head_channels=8, tokens=2, dynamic_rank=2)
-SHA = "0123456789abcdef" * 4
 IMAGE = "f" * 64
-
-
-def tensors_of(
-    network: NetworkConfig, mode: str, method: str, seed: int = 0, outputs: str = "last"
-) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    shapes = network.prompt_shapes(mode, method, outputs)
-    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def make(
-    *classes: tuple[str, int],
-    network: NetworkConfig = SMALL,
-    mode: str = "decoder",
-    method: str = "punet",
-    outputs: str = "last",
-    **more,
-) -> Prompts:
-    """Prompts of ``classes`` (name, group); label values count from 1."""
-    made: list[ClassPrompts] = []
-    for index, (name, group) in enumerate(classes or (("liver", 0), ("spleen", 0))):
-        info = describe(name, index + 1, [each.info for each in made])
-        made.append(ClassPrompts(info, tensors_of(network, mode, method, index, outputs), group))
-    return Prompts(tuple(made), "ct-body", SHA, network, Preprocessing(), mode, method, **more)
 
 
 def painted(shape: tuple[int, int, int] = (10, 20, 30), count: int = 90) -> np.ndarray:

@@ -12,14 +12,14 @@ import SimpleITK as sitk
 import PromptSegLib as ps
 from PromptSegLib.evaluation.scores import score
 from PromptSegLib.evaluation.scribbles import correct, scribble
-from PromptSegLib.examples.reading import read_annotation, read_image
+from PromptSegLib.imaging.reading import read_annotation, read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data" / "btcv"
 CLASSES = {"liver": 6, "spleen": 1, "right kidney": 2, "left kidney": 3, "aorta": 8, "stomach": 7, "pancreas": 11}
 BACKGROUND = 255
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs real volumes in {DATA}")
+pytestmark = [pytest.mark.training, pytest.mark.skipif(not DATA.is_dir(), reason=f"needs real volumes in {DATA}")]
 
 
 def case(number: int) -> tuple[sitk.Image, sitk.Image]:

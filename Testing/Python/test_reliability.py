@@ -11,7 +11,10 @@ from typing import Callable, Iterator
 import pytest
 
 pytest.importorskip("slicer")
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc and ends processes")
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc and ends processes"),
+]
 
 
 @pytest.fixture(scope="module")

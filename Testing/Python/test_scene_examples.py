@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from PromptSegLib.examples.annotation import labels_on_grid
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.annotation.labels import labels_on_grid
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import describe
 from PromptSegLib.scene.examples import example_from_nodes
 from PromptSegLib.scene.segmentations import apply_result
 from PromptSegLib.scene.storage import load_scene, new_scene, save_scene

@@ -12,10 +12,10 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 import SimpleITK as sitk  # noqa: E402
-from scenes import add_volume, paint_strokes  # noqa: E402
-from test_scene_prompt_nodes import some_prompts  # noqa: E402
 from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
+from harness.mrml_fixtures import add_volume, paint_strokes  # noqa: E402
+from harness.prompts_fixtures import some_prompts  # noqa: E402
 from PromptSegLib.scene import links, memory, prompt_nodes  # noqa: E402
 from PromptSegLib.scene.placement import image_to_world, to_vtk  # noqa: E402
 from PromptSegLib.scene.segmentations import segments_by_name  # noqa: E402

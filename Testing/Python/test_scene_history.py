@@ -7,14 +7,7 @@ import pytest
 
 slicer = pytest.importorskip("slicer")
 
-from test_scene_segmentations import (  # noqa: E402
-    CLASSES,
-    labels_like,
-    same_voxels,
-    user_segmentation,
-    voxels_of,
-)
-
+from harness.mrml_segments import CLASSES, labels_like, same_voxels, user_segmentation, voxels_of  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import labelmaps  # noqa: E402
 from PromptSegLib.scene.history import History, OneOrder  # noqa: E402

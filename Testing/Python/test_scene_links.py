@@ -7,19 +7,18 @@ import pytest
 
 slicer = pytest.importorskip("slicer")
 
-from test_scene_segmentations import (  # noqa: E402
+from harness.mrml_segments import (  # noqa: E402
     CLASSES,
     DIRECTIONS,
     TRANSFORMS,
-    _ijk_to_ras,
     add_segment,
     bent,
+    ijk_to_ras,
     labels_like,
     setup_nodes,
     user_segmentation,
 )
-from test_scene_volumes import put_under, ras, rotation  # noqa: E402
-
+from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import links  # noqa: E402
@@ -111,12 +110,12 @@ def test_a_segmentation_of_another_volume_is_told_from_ones_own(transforms, dire
 
 def test_surfaces_and_blank_layers_have_a_place_too():
     scene, volume, node = setup_nodes()
-    add_segment(node, np.zeros((3, 3, 3), np.uint8), "erased", (500, 500, 500), _ijk_to_ras(volume))
+    add_segment(node, np.zeros((3, 3, 3), np.uint8), "erased", (500, 500, 500), ijk_to_ras(volume))
     node.GetSegmentation().AddEmptySegment("new")
     assert links.same_place(volume, node)
-    add_segment(node, np.ones((3, 3, 3), np.uint8), "far", (500, 500, 500), _ijk_to_ras(volume))
+    add_segment(node, np.ones((3, 3, 3), np.uint8), "far", (500, 500, 500), ijk_to_ras(volume))
     assert not links.same_place(volume, node)
-    add_segment(node, np.ones((3, 3, 3), np.uint8), "near", (-2, 11, 9), _ijk_to_ras(volume))
+    add_segment(node, np.ones((3, 3, 3), np.uint8), "near", (-2, 11, 9), ijk_to_ras(volume))
     assert links.same_place(volume, node)
 
     surfaces = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "surfaces")
@@ -168,6 +167,6 @@ def test_a_removed_node_takes_its_parts_along():
 def test_rotated_beside_the_volume_is_outside():
     """Boxes along the volume's own axes: beside an oblique volume is outside, though within its bounds in the world."""
     scene, volume, node = setup_nodes(direction=rotation(0, 0, 45))
-    matrix = _ijk_to_ras(volume)
+    matrix = ijk_to_ras(volume)
     add_segment(node, np.ones((2, 2, 2), np.uint8), "aside", (-6, 4, 4), matrix)
     assert not links.same_place(volume, node)

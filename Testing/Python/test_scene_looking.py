@@ -9,12 +9,12 @@ slicer = pytest.importorskip("slicer")
 
 import SimpleITK as sitk  # noqa: E402
 import vtk  # noqa: E402
-from test_scene_segmentations import DIRECTIONS, TRANSFORMS, setup_nodes  # noqa: E402
-from test_scene_volumes import put_under  # noqa: E402
-from tiny import phantom  # noqa: E402
 
+from harness.mrml_segments import DIRECTIONS, TRANSFORMS, add_views, setup_nodes  # noqa: E402
+from harness.mrml_volumes import put_under  # noqa: E402
+from harness.tiny_model import phantom  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
-from PromptSegLib.examples.geometry import Grid  # noqa: E402
+from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.scene.looking import (  # noqa: E402
     hide_map,
     in_volume,
@@ -26,20 +26,6 @@ from PromptSegLib.scene.looking import (  # noqa: E402
 from PromptSegLib.scene.placement import image_to_world, to_array  # noqa: E402
 from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
-
-
-def add_views(scene):
-    """Slice nodes and composite nodes of three views."""
-    views = []
-    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
-    for name, orientation in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal")):
-        view = scene.AddNewNodeByClass("vtkMRMLSliceNode", name)
-        view.SetLayoutName(name)
-        view.SetOrientation(orientation)
-        composite = slicer.vtkMRMLSliceCompositeNode()
-        composite.SetLayoutName(name)
-        views.append((view, scene.AddNode(composite)))
-    return views
 
 
 def test_views_jump_to_a_point():

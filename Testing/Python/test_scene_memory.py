@@ -8,11 +8,11 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 import SimpleITK as sitk  # noqa: E402
-from test_scene_segmentations import CLASSES, DIRECTIONS, TRANSFORMS, bent, labels_like, setup_nodes  # noqa: E402
-from test_scene_volumes import put_under, ras, rotation  # noqa: E402
 
+from harness.mrml_segments import CLASSES, DIRECTIONS, TRANSFORMS, bent, labels_like, setup_nodes  # noqa: E402
+from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
-from PromptSegLib.examples.geometry import Grid  # noqa: E402
+from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene.memory import Place, packed, read_memory, write_memory  # noqa: E402
 from PromptSegLib.scene.segmentations import apply_result  # noqa: E402

@@ -11,22 +11,22 @@ slicer = pytest.importorskip("slicer")
 
 import SimpleITK as sitk  # noqa: E402
 import vtk  # noqa: E402
-from test_scene_segmentations import (  # noqa: E402
+
+from harness.mrml_segments import (  # noqa: E402
     CLASSES,
     DIRECTIONS,
     SURFACE,
     TRANSFORMS,
-    _ijk_to_ras,
     add_segment,
+    ijk_to_ras,
     labels_like,
     setup_nodes,
     user_segmentation,
     voxels_of,
 )
-from test_scene_volumes import ras, rotation  # noqa: E402
-
+from harness.mrml_volumes import ras, rotation  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
-from PromptSegLib.examples.geometry import Grid  # noqa: E402
+from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import labelmaps  # noqa: E402
 from PromptSegLib.scene.lattices import cropped, on_lattice  # noqa: E402
@@ -113,7 +113,7 @@ def test_empty_segments_add_nothing():
     volume, node, first, _, _ = user_segmentation()
     segmentation = node.GetSegmentation()
     new = segmentation.AddEmptySegment("new", "new")
-    erased, _ = add_segment(node, np.zeros((30, 40, 50), np.uint8), "erased", matrix=_ijk_to_ras(volume))
+    erased, _ = add_segment(node, np.zeros((30, 40, 50), np.uint8), "erased", matrix=ijk_to_ras(volume))
     bare = slicer.vtkSegment()
     segmentation.AddSegment(bare, "bare")
     painting = snapshot(node, volume, [first, new, erased, "bare"])

@@ -8,22 +8,22 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 import SimpleITK as sitk  # noqa: E402
-from test_scene_segmentations import (  # noqa: E402
+
+from harness.mrml_segments import (  # noqa: E402
     CLASSES,
     DIRECTIONS,
     SURFACE,
     TRANSFORMS,
-    _ijk_to_ras,
     bent,
+    ijk_to_ras,
     labels_like,
     setup_nodes,
     voxels_of,
     world_of,
 )
-
+from PromptSegLib.annotation.classes import ClassInfo  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
-from PromptSegLib.prompts.classes import ClassInfo  # noqa: E402
 from PromptSegLib.scene.preview import Preview  # noqa: E402
 from PromptSegLib.scene.segmentations import segments, segments_by_name  # noqa: E402
 from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
@@ -46,7 +46,7 @@ def test_a_preview_lies_on_the_anatomy(transforms, direction):
     assert shown.GetTransformNodeID() == node.GetTransformNodeID()
     array, names = sitk.GetArrayFromImage(result.labels), segments_by_name(shown)
     for info in CLASSES:
-        expected = world_of(array == info.value, _ijk_to_ras(volume), transforms[0])
+        expected = world_of(array == info.value, ijk_to_ras(volume), transforms[0])
         voxels, extent, matrix = voxels_of(shown, names[info.name])
         assert np.allclose(world_of(voxels, matrix, transforms[1], extent[::2]), expected, atol=1e-6)
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer")
 
+from harness.prompts_fixtures import some_prompts  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
-from PromptSegLib.examples.preprocessing import Preprocessing  # noqa: E402
-from PromptSegLib.network.config import NetworkConfig  # noqa: E402
-from PromptSegLib.prompts.classes import describe  # noqa: E402
-from PromptSegLib.prompts.store import ClassPrompts, Prompts  # noqa: E402
 from PromptSegLib.scene.prompt_nodes import (  # noqa: E402
     add_prompts,
     backbone_of,
@@ -25,20 +21,6 @@ from PromptSegLib.scene.prompt_nodes import (  # noqa: E402
     update_prompts,
 )
 from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
-
-NETWORK = NetworkConfig(channels=(16, 16, 32), head_channels=8, tokens=4, dynamic_rank=4)
-
-
-def some_prompts(*names, backbone="ct-test", seed=0):
-    rng = np.random.default_rng(seed)
-    classes = tuple(
-        ClassPrompts(
-            describe(name, value),
-            {key: rng.normal(size=n).astype(np.float32) for key, n in NETWORK.prompt_shapes("full", "punet").items()},
-        )
-        for value, name in enumerate(names, start=1)
-    )
-    return Prompts(classes, backbone, "ab" * 32, NETWORK, Preprocessing((3.0, 2.0, 2.0), (-100.0, 200.0)), "full")
 
 
 def test_prompts_survive_saving_bit_by_bit(tmp_path):

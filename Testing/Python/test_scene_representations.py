@@ -11,13 +11,13 @@ slicer = pytest.importorskip("slicer")
 
 import SimpleITK as sitk  # noqa: E402
 import vtk  # noqa: E402
-from scenes import add_volume, paint  # noqa: E402
-from test_scene_segmentations import TRANSFORMS, add_segment, setup_nodes  # noqa: E402
-from test_scene_volumes import put_under, ras, rotation  # noqa: E402
-from tiny import CLASSES  # noqa: E402
 
+from harness.mrml_fixtures import add_volume, paint  # noqa: E402
+from harness.mrml_segments import TRANSFORMS, add_segment, setup_nodes  # noqa: E402
+from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
+from harness.tiny_model import CLASSES  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
-from PromptSegLib.examples.geometry import Grid  # noqa: E402
+from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.scene import links  # noqa: E402
 from PromptSegLib.scene.painting import snapshot  # noqa: E402
 from PromptSegLib.scene.segmentations import check_writable, segments, segments_by_name  # noqa: E402

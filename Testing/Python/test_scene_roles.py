@@ -6,8 +6,7 @@ import pytest
 
 slicer = pytest.importorskip("slicer")
 
-from test_scene_segmentations import user_segmentation  # noqa: E402
-
+from harness.mrml_segments import user_segmentation  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.scene.roles import ROLES, role_of, set_role  # noqa: E402
 from PromptSegLib.scene.storage import load_scene, save_scene  # noqa: E402

@@ -11,8 +11,10 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 import SimpleITK as sitk  # noqa: E402
-from test_scene_segmentations import (  # noqa: E402  # noqa: E402
+
+from harness.mrml_segments import (  # noqa: E402
     CLASSES,
+    DIRECTIONS,
     TRANSFORMS,
     labels_like,
     setup_nodes,
@@ -20,12 +22,11 @@ from test_scene_segmentations import (  # noqa: E402  # noqa: E402
     voxels_of,
     world_points,
 )
-from test_scene_volumes import DIRECTIONS, put_under, ras, rotation  # noqa: E402
-
+from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
+from PromptSegLib.annotation.classes import ClassInfo  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.inference.writing import write_segmentation  # noqa: E402
-from PromptSegLib.prompts.classes import ClassInfo  # noqa: E402
 from PromptSegLib.scene import storage  # noqa: E402
 from PromptSegLib.scene.placement import node_to_world  # noqa: E402
 from PromptSegLib.scene.segmentations import annotation_from_segmentation, apply_result, segments_by_name  # noqa: E402

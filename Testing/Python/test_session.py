@@ -8,8 +8,7 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer")
 
-from desk import BRIEF, LONG, MOMENTS, TURNED, Desk, group_of, reported
-from scenes import (
+from harness.mrml_fixtures import (
     box_in,
     content,
     mask_of,
@@ -18,12 +17,12 @@ from scenes import (
     put_under,
     run,
 )
-from test_scene_volumes import rotation
-from tiny import CLASSES
-
-from PromptSegLib.examples.geometry import Grid
+from harness.mrml_volumes import rotation
+from harness.session_harness import BRIEF, LONG, MOMENTS, TURNED, Desk, group_of, reported
+from harness.tiny_model import CLASSES
+from PromptSegLib.annotation.classes import ClassInfo
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import ClassInfo
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import links
 from PromptSegLib.scene.roles import set_role

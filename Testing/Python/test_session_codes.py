@@ -11,14 +11,13 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer")
 
-from scenes import BACKGROUND_VALUE, add_volume, box_in, paint, put_under
-from test_scene_volumes import rotation
-from tiny import CLASSES, painted
-
+from harness.mrml_fixtures import BACKGROUND_VALUE, add_volume, box_in, paint, put_under
+from harness.mrml_volumes import rotation
+from harness.tiny_model import CLASSES, painted
+from PromptSegLib.annotation.classes import ClassInfo
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.geometry import Grid, resample
+from PromptSegLib.imaging.geometry import Grid, resample
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import ClassInfo
 from PromptSegLib.scene import links
 from PromptSegLib.scene.painting import snapshot
 from PromptSegLib.scene.segmentations import apply_result, segments_by_name

@@ -8,10 +8,9 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer")
 
-from desk import Desk, shows_tuned
-from scenes import box_in, paint, paint_strokes, run
-from tiny import CLASSES
-
+from harness.mrml_fixtures import box_in, paint, paint_strokes, run
+from harness.session_harness import Desk, shows_tuned
+from harness.tiny_model import CLASSES
 from PromptSegLib.session import live
 from PromptSegLib.session.codes import contradicted
 
@@ -247,7 +246,7 @@ def test_what_the_worker_refuses_is_one_quiet_line(desk, monkeypatch):
 
     def with_a_bad_name(plan):
         request = described(plan)
-        request.values["classes"][" "] = 40
+        request.asked.classes[" "] = 40
         return request
 
     monkeypatch.setattr(live, "growing_of", with_a_bad_name)

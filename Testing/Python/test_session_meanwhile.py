@@ -7,10 +7,8 @@ import pytest
 
 pytest.importorskip("slicer")
 
-from desk import Desk, shows_tuned
-from scenes import add_volume, content, run
-from test_session_names import rename
-
+from harness.mrml_fixtures import add_volume, content, run
+from harness.session_harness import Desk, rename, shows_tuned
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import links
 from PromptSegLib.scene.roles import set_role

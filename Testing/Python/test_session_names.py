@@ -7,10 +7,9 @@ import pytest
 
 pytest.importorskip("slicer")
 
-from desk import Desk
-from scenes import box_in, paint_strokes, run
-from tiny import CLASSES
-
+from harness.mrml_fixtures import box_in, paint_strokes, run
+from harness.session_harness import Desk, rename
+from harness.tiny_model import CLASSES
 from PromptSegLib.scene import links
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import segments_by_name
@@ -25,11 +24,6 @@ PAIRS = {
     "soft hyphen": ("gallbladder", "gall\u00adbladder"),
     "compatibility": ("\ufb01stula", "fistula"),
 }
-
-
-def rename(desk: Desk, old: str, new: str, segmentation=None) -> None:
-    node = segmentation or desk.segmentation
-    node.GetSegmentation().GetSegment(segments_by_name(node)[old]).SetName(new)
 
 
 @pytest.mark.parametrize("names", PAIRS.values(), ids=PAIRS)

@@ -11,8 +11,9 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer")
 
-from desk import group_of
-from scenes import (
+from vtk.util.numpy_support import vtk_to_numpy
+
+from harness.mrml_fixtures import (
     box_in,
     content,
     mask_of,
@@ -20,9 +21,8 @@ from scenes import (
     paint,
     run,
 )
-from tiny import CLASSES, painted, phantom
-from vtk.util.numpy_support import vtk_to_numpy
-
+from harness.session_harness import group_of
+from harness.tiny_model import CLASSES, painted, phantom
 from PromptSegLib.models import catalogue
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import links, prompt_nodes

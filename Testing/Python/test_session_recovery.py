@@ -14,9 +14,8 @@ import pytest
 
 pytest.importorskip("slicer")
 
-from scenes import add_volume, content, mask_of, new_session, paint_strokes
-from test_scene_prompt_nodes import some_prompts
-
+from harness.mrml_fixtures import add_volume, content, mask_of, new_session, paint_strokes
+from harness.prompts_fixtures import some_prompts
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.scene import links, memory, prompt_nodes, salvage
 from PromptSegLib.scene.roles import role_of, set_role

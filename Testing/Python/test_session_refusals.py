@@ -11,8 +11,7 @@ import pytest
 
 pytest.importorskip("slicer")
 
-from desk import MOMENTS, Desk, reported
-from scenes import (
+from harness.mrml_fixtures import (
     add_volume,
     box_in,
     content,
@@ -22,13 +21,13 @@ from scenes import (
     put_under,
     run,
 )
-from test_scene_segmentations import bent
-from test_scene_volumes import ras, rotation
-from tiny import CLASSES, painted
-
-from PromptSegLib.examples.geometry import Grid
+from harness.mrml_segments import bent
+from harness.mrml_volumes import ras, rotation
+from harness.session_harness import MOMENTS, Desk, reported
+from harness.tiny_model import CLASSES, painted
+from PromptSegLib.annotation.classes import ClassInfo
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import ClassInfo
 from PromptSegLib.scene import links
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import apply_result

@@ -9,8 +9,7 @@ import pytest
 
 pytest.importorskip("slicer")
 
-from desk import LONG, Desk, reported
-from scenes import (
+from harness.mrml_fixtures import (
     box_in,
     content,
     mask_of,
@@ -18,12 +17,12 @@ from scenes import (
     paint,
     run,
 )
-from test_scene_looking import add_views
-from tiny import CLASSES
-
-from PromptSegLib.examples.geometry import Grid
+from harness.mrml_segments import add_views
+from harness.session_harness import LONG, Desk, reported
+from harness.tiny_model import CLASSES
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import describe
 from PromptSegLib.scene import links, memory
 from PromptSegLib.scene.history import History
 from PromptSegLib.scene.placement import to_array
@@ -32,8 +31,8 @@ from PromptSegLib.scene.storage import load_scene, save_scene
 from PromptSegLib.scene.volumes import image_from_volume
 from PromptSegLib.session import requests
 from PromptSegLib.session.session import Session
-from PromptSegLib.worker import jobs
 from PromptSegLib.worker.client import Event
+from PromptSegLib.worker.contract import Reply
 
 # Where to look
 
@@ -315,7 +314,7 @@ def test_a_result_that_cannot_be_applied_leaves_nothing_to_undo(desk):
 def test_what_there_is_to_say_of_a_result_reaches_the_user(desk, monkeypatch):
     sentence = "Something is unusual about this image."
     image = Grid((4, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).image(np.ones((2, 3, 4), np.uint8))
-    values, arrays = jobs._packed(Segmentation(image, (describe("ball", 1),), notes=(sentence,)))
+    values, arrays = Reply(Segmentation(image, (describe("ball", 1),), notes=(sentence,))).pack()
     assert requests.segmentation_of(Event("done", 1, values, arrays)).notes == (sentence,)
 
     said = requests.segmentation_of

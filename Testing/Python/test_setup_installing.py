@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from test_setup_child import lives, python, until
-from test_setup_requirements import distribution
 
+from harness.installer_harness import finish, sentence
+from harness.process_harness import distribution, lives, python, until
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.setup import installing
 from PromptSegLib.setup.child import ChildProcess
@@ -98,28 +98,6 @@ def new(tmp_path, site, tools):
     file = tmp_path / "requirements.txt"
     file.write_text(REQUIREMENTS)
     return lambda: Installer(tools, file, [str(site)])
-
-
-def finish(installer: Installer) -> list[str]:
-    """All that ``poll`` gives until the end."""
-    lines: list[str] = []
-
-    def ended() -> bool:
-        lines.extend(installer.poll())
-        return not installer.running
-
-    until(ended, "the end of the installation")
-    return lines
-
-
-def sentence(installer: Installer, outcome: str) -> str:
-    assert (installer.outcome, installer.running) == (outcome, False)
-    assert installer.message.endswith(".")
-    assert ". " not in installer.message
-    assert "\n" not in installer.message
-    assert len(installer.message) < 400
-    assert installer.log[-1] == installer.message
-    return installer.message
 
 
 def test_torch_first_then_the_rest(new, tools):

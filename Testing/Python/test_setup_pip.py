@@ -12,11 +12,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_setup_installing import finish, sentence
 
+from harness.installer_harness import finish, sentence
 from PromptSegLib.setup.installing import Installer
 from PromptSegLib.setup.requirements import installed_version
 from PromptSegLib.setup.tools import PythonTools
+
+pytestmark = pytest.mark.application
 
 REQUIREMENTS = "torch>=2.1\nmonai>=1.3\nnumpy>=1.24\n"
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement as Parsed
-from test_library_imports import FILES, imported
 
+from harness.library_files import FILES, imported
+from harness.process_harness import distribution
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.setup import requirements as module
 from PromptSegLib.setup.requirements import (
@@ -32,14 +33,6 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "PromptSeg" / "Resources" / "requirements.txt"
 # Packages of the application.
 OF_SLICER = {"slicer", "vtk", "qt", "ctk"}
-
-
-def distribution(site: Path, name: str, version: str) -> Path:
-    """What pip leaves of an installed distribution, without its code."""
-    folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    return folder
 
 
 def declared(text: str, tmp_path: Path) -> Path:

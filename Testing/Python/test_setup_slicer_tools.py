@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import slicer
-from test_setup_child import finished, until
 
+from harness.process_harness import finished, until
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.gui import slicer_tools
 from PromptSegLib.gui.slicer_tools import SlicerTools

@@ -6,7 +6,10 @@ import json
 
 import pytest
 import SimpleITK as sitk
-from tiny import CLASSES, phantom, tiny_backbone
+
+from harness.tiny_model import CLASSES, phantom, tiny_backbone
+
+pytestmark = pytest.mark.training
 
 
 @pytest.fixture

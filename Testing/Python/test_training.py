@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import CLASSES, PREPROCESSING, phantom, tiny_backbone
 
 import PromptSegLib as ps
-from PromptSegLib.examples.annotation import UNKNOWN, barred_label
-from PromptSegLib.examples.example import Example
-from PromptSegLib.examples.geometry import Grid
+from harness.tiny_model import CLASSES, PREPROCESSING, phantom, tiny_backbone
+from PromptSegLib.annotation.example import Example
+from PromptSegLib.annotation.labels import UNKNOWN, barred_label
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.tuning.training import Annotated, RandomCrops, hold_out
 from PromptSegLib.tuning.working_grid import MOST_VOXELS, upright_spacing, working_preprocessing
@@ -91,6 +91,7 @@ def test_a_class_alone():
     assert alone.labels.ravel().tolist() == [0, 0, 1, 0, UNKNOWN, barred_label(1), UNKNOWN]
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "method, passes", [*((name, "joint") for name in offered()), ("punet", "each"), ("side", "each")]
 )
@@ -106,6 +107,7 @@ def test_complete_volumes_train_by_every_method(backbone, method, passes):
     assert labels.GetSize() == phantom()[0].GetSize()
 
 
+@pytest.mark.training
 def test_training_is_reproducible(backbone):
     settings = replace(BRIEF, method="linear")
     first, again = (ps.tune([complete(), complete(seed=1)], CLASSES, backbone, settings=settings) for _ in range(2))
@@ -118,7 +120,7 @@ def test_strokes_are_not_trained_on_and_complete_annotations_need_not_be(backbon
     from PromptSegLib.tuning import tuning as module
 
     monkeypatch.setattr(module, "RandomCrops", None)  # called, it would fail
-    from tiny import example
+    from harness.tiny_model import example
 
     ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     ps.tune([complete()], CLASSES, backbone, settings=replace(BRIEF, training=False))
@@ -126,6 +128,7 @@ def test_strokes_are_not_trained_on_and_complete_annotations_need_not_be(backbon
         ps.tune([complete()], CLASSES, backbone, settings=BRIEF)
 
 
+@pytest.mark.training
 def test_training_learns_the_next_image(backbone):
     """Not only the images that taught: another phantom, from prompts that saw it never."""
     settings = ps.Settings(steps=30, token_steps=30, method="linear", seed=0)

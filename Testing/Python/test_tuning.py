@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
 
 import PromptSegLib as ps
-from PromptSegLib.examples.example import Example
-from PromptSegLib.examples.volume import Volume
+from harness.tiny_model import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
+from PromptSegLib.annotation.example import Example
+from PromptSegLib.annotation.strokes import Strokes
+from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.network.config import MODES, OUTPUTS, outputs_of
 from PromptSegLib.network.methods.registry import known
 from PromptSegLib.network.tokens import new_prompts
 from PromptSegLib.progress import Job
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
-from PromptSegLib.prompts.strokes import Strokes
 from PromptSegLib.tuning import tuner
 from PromptSegLib.tuning.crops import cover
 from PromptSegLib.tuning.encoded import EncodedCrops
@@ -116,7 +116,7 @@ def test_a_retuning_remembers_the_tunings_it_went_on_from(backbone):
 
 
 def test_colours_are_the_callers_then_the_starts_then_the_names(backbone):
-    from PromptSegLib.prompts.classes import describe
+    from PromptSegLib.annotation.classes import describe
 
     red = describe("ball", 5, color=(1.0, 0.0, 0.0))
     first = ps.tune([example()], CLASSES, backbone, settings=BRIEF, appearance={"ball": red})

@@ -11,7 +11,10 @@ from typing import Iterator
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from driven import (
+
+import PromptSegLib as ps
+from harness.tiny_model import CLASSES, example
+from harness.worker_harness import (
     BRIEF,
     Driven,
     image_of,
@@ -22,10 +25,7 @@ from driven import (
     strokes_of,
     tuning,
 )
-from tiny import CLASSES, example
-
-import PromptSegLib as ps
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker.client import Sent
 from PromptSegLib.worker.jobs import Jobs
 from PromptSegLib.worker.launch import environment, local_command

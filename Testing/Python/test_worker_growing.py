@@ -8,11 +8,11 @@ from typing import Iterator
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from driven import Driven, image_of, labels_of, one_sentence, strokes_of
-from tiny import BACKGROUND, CLASSES, example
 
-from PromptSegLib.examples.example import Example
-from PromptSegLib.examples.geometry import Grid
+from harness.tiny_model import BACKGROUND, CLASSES, example
+from harness.worker_harness import Driven, image_of, labels_of, one_sentence, strokes_of
+from PromptSegLib.annotation.example import Example
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker.client import Event
 from PromptSegLib.worker.launch import environment, local_command
 from PromptSegLib.worker.packing import grid_values, infos_of

@@ -14,11 +14,11 @@ from typing import Optional
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import tiny_backbone
 
+from harness.tiny_model import tiny_backbone
+from PromptSegLib.annotation.classes import describe
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.examples.geometry import Grid
-from PromptSegLib.prompts.classes import describe
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker.messages import Channel, Message, ProtocolError, shared_folder
 from PromptSegLib.worker.packing import (
     grid_of,

@@ -12,15 +12,15 @@ from typing import Callable, Iterator, Optional
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from driven import (
+
+from harness.worker_harness import (
     SECONDS,
     Driven,
     eventually,
     is_running,
     one_sentence,
 )
-
-from PromptSegLib.examples.geometry import Grid
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker import client
 from PromptSegLib.worker.client import Sent
 from PromptSegLib.worker.jobs import threads_wanted
@@ -181,7 +181,7 @@ def test_out_of_memory_is_told_once_and_a_fresh_worker_works(stand_in, name):
 
 def test_an_image_that_does_not_fit_into_memory_is_told_so(stand_in):
     driven = stand_in(
-        "def image(self, array): raise MemoryError\nfrom PromptSegLib.examples.geometry import Grid\nGrid.image = image"
+        "def image(self, array): raise MemoryError\nfrom PromptSegLib.imaging.geometry import Grid\nGrid.image = image"
     )
     grid = grid_values(Grid.of(sitk.GetImageFromArray(LARGE)))
     failed = driven.last("failed", driven.worker.submit("echo", {}, {}, [Sent("a", {"grid": grid}, LARGE)]))

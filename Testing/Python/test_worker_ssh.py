@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from driven import (
+
+import PromptSegLib as ps
+from harness.worker_harness import (
     Driven,
     is_expected,
     tuning,
 )
-
-import PromptSegLib as ps
 from PromptSegLib.worker.launch import environment, ssh_command
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="ends processes by signals")

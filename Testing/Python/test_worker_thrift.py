@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from driven import BRIEF, image_of, is_expected, labels_of, one_sentence, strokes_of
-from tiny import CLASSES
 
 import PromptSegLib as ps
+from harness.tiny_model import CLASSES
+from harness.worker_harness import BRIEF, image_of, is_expected, labels_of, one_sentence, strokes_of
 from PromptSegLib.cli.main import main
 from PromptSegLib.errors import is_out_of_memory
 from PromptSegLib.inference import segmenting

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import CLASSES, example, tiny_backbone
 
 import PromptSegLib as ps
-from PromptSegLib.examples.geometry import Grid
+from harness.tiny_model import CLASSES, example, tiny_backbone
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.inference.looking import places_to_look
 from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, aligned, overlaps, starts, steps

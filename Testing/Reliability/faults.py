@@ -29,11 +29,10 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "Testing" / "Python")]
 
-from desk import BRIEF, LONG, MOMENTS, Desk, reported  # noqa: E402
-from driven import eventually, is_running  # noqa: E402
-from scenes import Workers, content, paint_strokes  # noqa: E402
-from scenes import run as run_for  # noqa: E402
-
+from harness.mrml_fixtures import Workers, content, paint_strokes  # noqa: E402
+from harness.mrml_fixtures import run as run_for  # noqa: E402
+from harness.session_harness import BRIEF, LONG, MOMENTS, Desk, reported  # noqa: E402
+from harness.worker_harness import eventually, is_running  # noqa: E402
 from PromptSegLib.prompts.store import Prompts  # noqa: E402
 from PromptSegLib.session import requests  # noqa: E402
 from PromptSegLib.worker import client  # noqa: E402
@@ -448,7 +447,8 @@ def image_file(bench: Bench) -> str:
 
 def tuned_elsewhere(bench: Bench) -> str:
     import SimpleITK as sitk
-    from tiny import CLASSES, painted
+
+    from harness.tiny_model import CLASSES, painted
 
     strokes = bench.folder / "strokes.nrrd"
     sitk.WriteImage(painted(bench.desk.reference), str(strokes))
@@ -544,7 +544,7 @@ def at_work(models: Path, workers: Workers) -> Iterator[Bench]:
 
 def campaign(names: list[str]) -> list[Row]:
     """One fault after the other at the same desk; at a new one after a fault that did harm."""
-    from tiny import tiny_backbone
+    from harness.tiny_model import tiny_backbone
 
     rows: list[Row] = []
     os.environ.setdefault("OMP_NUM_THREADS", "1")

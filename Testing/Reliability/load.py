@@ -27,13 +27,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "Testing" / "Python")]
 
-import driven as driven_module  # noqa: E402
 import numpy as np  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
-from driven import Driven, labels_of, tuning  # noqa: E402
-from tiny import CLASSES, example, phantom, tiny_backbone  # noqa: E402
 
 import PromptSegLib as ps  # noqa: E402
+from harness import worker_harness as driven_module  # noqa: E402
+from harness.tiny_model import CLASSES, example, phantom, tiny_backbone  # noqa: E402
+from harness.worker_harness import Driven, labels_of, tuning  # noqa: E402
 from PromptSegLib.worker.launch import environment, local_command  # noqa: E402
 from PromptSegLib.worker.packing import prompts_of  # noqa: E402
 

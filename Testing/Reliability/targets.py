@@ -23,11 +23,10 @@ from PromptSegLib.errors import PromptSegError
 
 def _prompts() -> list[bytes]:
     """Valid prompts files, small ones."""
-    from tiny import CLASSES, CONFIG, PREPROCESSING, example
-
-    from PromptSegLib.prompts.classes import describe
+    from harness.tiny_model import CLASSES, CONFIG, PREPROCESSING, example
+    from PromptSegLib.annotation.classes import describe
+    from PromptSegLib.annotation.strokes import Strokes, fingerprint
     from PromptSegLib.prompts.store import ClassPrompts, Prompts
-    from PromptSegLib.prompts.strokes import Strokes, fingerprint
 
     case = example()
     labels = np.full((20, 40, 48), -1, np.int16)
@@ -100,8 +99,7 @@ class Catalogue:
     leaves, refuses = False, (PromptSegError,)
 
     def __init__(self, folder: Path):
-        from tiny import CONFIG, PREPROCESSING
-
+        from harness.tiny_model import CONFIG, PREPROCESSING
         from PromptSegLib.models import catalogue
 
         self.models = folder / "models"
@@ -216,6 +214,7 @@ class Messages:
     def _looked_at(self, message: Any) -> None:
         from PromptSegLib.session.requests import map_of, segmentation_of
         from PromptSegLib.worker.client import Event
+        from PromptSegLib.worker.contract import request_of
         from PromptSegLib.worker.jobs import Jobs
 
         event = Event(message.kind, message.job, message.values, message.arrays)
@@ -224,7 +223,7 @@ class Messages:
             jobs.add_image(message)
             jobs._image(str(message.values["key"]))
         elif message.kind == "job":
-            Jobs()._example(message.values["examples"][0], message.arrays, 0)
+            request_of(message.values["name"], message.values, message.arrays)
         elif message.kind == "done":
             segmentation_of(event), map_of(event)
 
@@ -237,9 +236,9 @@ class Scene:
     def __init__(self, folder: Path):
         import SimpleITK as sitk
         import slicer
-        from scenes import add_volume, paint_strokes
-        from tiny import tiny_backbone
 
+        from harness.mrml_fixtures import add_volume, paint_strokes
+        from harness.tiny_model import tiny_backbone
         from PromptSegLib.scene import links, memory, prompt_nodes
         from PromptSegLib.scene.storage import new_scene
 
@@ -417,7 +416,8 @@ class CommandLine:
 
     def __init__(self, folder: Path):
         import SimpleITK as sitk
-        from tiny import example, tiny_backbone
+
+        from harness.tiny_model import example, tiny_backbone
 
         self.folder = folder
         tiny_backbone(folder, shipped=True)

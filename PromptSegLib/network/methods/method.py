@@ -110,7 +110,7 @@ class Method:
 
     def fit(self, config: NetworkConfig, prompts: dict[str, Tensor], features: Tensor, labels: Tensor) -> bool:
         """Start from annotated voxels, in place: features (n, C) of all maps, each map's part of length 1, and labels
-        (n,) as in ``examples.annotation``. Whether there is anything to start from so."""
+        (n,) as in ``annotation.labels``. Whether there is anything to start from so."""
         return False
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from ...errors import PromptSegError
-from ...pretraining.settings import settings_of
+from ..settings import settings_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Recipe:
             recipe = cls(**settings_of(cls, values))
             recipe._check()
         except (OSError, ValueError, RecursionError) as error:
-            raise PromptSegError(f"Cannot use the growing recipe {path}: {error}.") from error
+            raise PromptSegError("Cannot use the growing recipe {path}: {error}.", path=path, error=error) from error
         return recipe
 
     def _check(self) -> None:

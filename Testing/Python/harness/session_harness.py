@@ -7,7 +7,8 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 import SimpleITK as sitk
-from scenes import (
+
+from harness.mrml_fixtures import (
     Sent,
     Workers,
     add_volume,
@@ -19,9 +20,8 @@ from scenes import (
     paint_strokes,
     run,
 )
-from test_scene_volumes import rotation
-from tiny import painted
-
+from harness.mrml_volumes import rotation
+from harness.tiny_model import painted
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import links, prompt_nodes
 from PromptSegLib.scene.segmentations import segments_by_name
@@ -149,3 +149,8 @@ MOMENTS = {
     "preview": lambda session: session.view().preview != "",
     "tuning": lambda session: len(session.view().curve) > 3,
 }
+
+
+def rename(desk: Desk, old: str, new: str, segmentation=None) -> None:
+    node = segmentation or desk.segmentation
+    node.GetSegmentation().GetSegment(segments_by_name(node)[old]).SetName(new)

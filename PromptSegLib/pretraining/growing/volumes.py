@@ -13,8 +13,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ...errors import PromptSegError
-from ...examples.geometry import Grid
-from ...examples.reading import read_annotation, read_image
+from ...imaging.geometry import Grid
+from ...imaging.reading import read_annotation, read_image
 from .recipe import Source
 
 _LEVELS = 3
@@ -53,7 +53,7 @@ class LabeledVolume:
         array = None if image is None else sitk.GetArrayFromImage(image).astype(np.float32)
         values = sitk.GetArrayFromImage(labels).astype(np.int16)
         if array is not None and array.shape != values.shape:
-            raise PromptSegError(f"{name}: the image and its labels have different extents.")
+            raise PromptSegError("{name}: the image and its labels have different extents.", name=name)
         boxes = {}
         for value, found in enumerate(ndimage.find_objects(values), 1):
             if found is not None and np.count_nonzero(values[found] == value) >= _SMALL:
@@ -141,7 +141,12 @@ def find_files(source: Source) -> list[tuple[str, Optional[Path], Path]]:
         if image is None or image.is_file():
             files.append((name, image, found[name]))
     if not files:
-        raise PromptSegError(f"The folder {folder} of the source {source.name} holds no {source.label}; correct it.")
+        raise PromptSegError(
+            "The folder {folder} of the source {name} holds no {label}; correct it.",
+            folder=folder,
+            name=source.name,
+            label=source.label,
+        )
     if source.most and len(files) > source.most:
         files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, source.most).round().astype(int))]
     return files
@@ -161,5 +166,5 @@ def load_source(source: Source, log: Callable[[str], None] = print) -> list[Labe
         if volume.boxes:
             volumes.append(volume)
     if not volumes:
-        raise PromptSegError(f"No case of the source {source.name} can be used.")
+        raise PromptSegError("No case of the source {name} can be used.", name=source.name)
     return volumes

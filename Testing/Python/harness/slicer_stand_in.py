@@ -24,7 +24,7 @@ import vtk
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from PySide6.QtCore import Property, Signal
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MODULE_FILE = ROOT / "PromptSeg" / "PromptSeg.py"
 TRANSLATED: set[str] = set()  # every text that went through tr()
 

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader
 
 from ...errors import PromptSegError
 from ...files import check_writable
+from ...growing.model import load_growing, save_growing
+from ...growing.network import GrowingNet
 from ...models.backbone import load_model
 from ...network.precision import autocast
-from ...pretraining import checkpoint
-from ..model import load_growing, save_growing
-from ..network import GrowingNet
+from .. import checkpoint
 from .backbone_evidence import add_evidence
 from .card import card_text
 from .recipe import Recipe
@@ -174,5 +174,5 @@ def train(recipe: Path, folder: Path, log: Callable[[str], None] = print, worker
     """Train the growing network as a recipe says, or go on with a training that was stopped."""
     loaded = Recipe.load(recipe)
     if loaded.minutes == 0 and loaded.steps == 0:
-        raise PromptSegError(f"The recipe {recipe} has neither steps nor minutes; give one.")
+        raise PromptSegError("The recipe {recipe} has neither steps nor minutes; give one.", recipe=recipe)
     Training(loaded, folder, log, workers).run()

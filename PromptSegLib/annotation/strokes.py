@@ -10,7 +10,7 @@ from typing import Mapping, Optional
 import numpy as np
 import SimpleITK as sitk
 
-from ..examples.geometry import Grid
+from ..imaging.geometry import Grid
 
 MAX_BYTES = 64 * 1024  # of one image in a prompts file, for each class that the file holds
 MAX_PACKED = 2**24  # of one image anywhere

@@ -8,8 +8,8 @@ from typing import Callable, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ...examples.reading import read_image
-from ...examples.volume import Volume
+from ...imaging.reading import read_image
+from ...imaging.volume import Volume
 from ...inference.evidence import Probabilities, evidence
 from ...models.backbone import Backbone
 from .recipe import Source

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tiny import CLASSES
 
 import PromptSegLib as ps
-from PromptSegLib.examples.geometry import Grid
+from harness.tiny_model import CLASSES
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker.client import Event, Sent, Worker
 from PromptSegLib.worker.packing import grid_of, grid_values, infos_of, packed_prompts, prompts_of
 

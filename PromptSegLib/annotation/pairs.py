@@ -8,9 +8,9 @@ from typing import Callable, Union
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from .geometry import Grid
-from .nifti import Header
-from .reading import read_annotation, read_image
+from ..imaging.geometry import Grid
+from ..imaging.nifti import Header
+from ..imaging.reading import read_annotation, read_image
 
 _TWO = "holds two positions, a qform and an sform that differ"
 
@@ -44,7 +44,10 @@ def fitted(
         annotation.CopyInformation(image)
     elif any(a.same_as(b) for a in own for b in other):
         raise PromptSegError(
-            f"{names[1]} {_TWO}; the one that counts does not fit {names[0]}, so save it with the other alone."
+            "{annotation} {two}; the one that counts does not fit {image}, so save it with the other alone.",
+            annotation=names[1],
+            two=_TWO,
+            image=names[0],
         )
     return annotation
 

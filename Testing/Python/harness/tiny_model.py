@@ -8,13 +8,13 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from PromptSegLib.examples.example import Example
-from PromptSegLib.examples.preprocessing import Preprocessing
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.annotation.example import Example
+from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.models.backbone import Backbone, load_model, save_backbone
 from PromptSegLib.network.config import NetworkConfig
 from PromptSegLib.network.punet import PUNet
 from PromptSegLib.network.tokens import new_prompts, unstack
-from PromptSegLib.prompts.classes import describe
 from PromptSegLib.prompts.store import ClassPrompts, Prompts
 
 CONFIG = NetworkConfig(channels=(16, 16, 32), head_channels=8, tokens=4, dynamic_rank=4)

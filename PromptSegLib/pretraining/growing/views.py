@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..answering import answer_coarsely
-from ..inputs import Ground, question
-from ..network import GrowingNet, Stride, multiples, strides
+from ...growing.answering import answer_coarsely
+from ...growing.inputs import Ground, question
+from ...growing.network import GrowingNet, Stride, multiples, strides
 from .contrast import redrawn, smooth_noise, spoiled, synthesized, with_clusters
 from .phantoms import phantom
 from .recipe import Recipe
@@ -214,7 +214,7 @@ def questions(ground: Ground, count: int, evidence: dict[int, np.ndarray]) -> np
 
 def answers(net: GrowingNet, asked: np.ndarray, spacing: Sequence[float] = (1, 1, 1)) -> np.ndarray:
     """The class with the highest positive answer (z, y, x), or 0."""
-    from ..model import ask  # torch is at work there
+    from ...growing.model import ask  # torch is at work there
 
     logits = ask(net, asked, spacing)
     return np.where(logits.max(0) > 0, logits.argmax(0) + 1, 0)

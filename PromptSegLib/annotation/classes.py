@@ -101,7 +101,7 @@ def check_names(names: Iterable[str], what: str = "classes") -> None:
     for name in names:
         key = canonical_name(name)
         if key in seen:
-            raise PromptSegError(f"Two {what} are called {name.strip()}; give each its own name.")
+            raise PromptSegError("Two {what} are called {name}; give each its own name.", what=what, name=name.strip())
         seen.add(key)
 
 

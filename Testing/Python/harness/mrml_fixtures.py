@@ -11,12 +11,12 @@ from typing import Any, Mapping
 
 import numpy as np
 import SimpleITK as sitk
-from tiny import CLASSES, painted, phantom
 from vtk.util.numpy_support import vtk_to_numpy
 
-from PromptSegLib.examples.geometry import Grid
+from harness.tiny_model import CLASSES, painted, phantom
+from PromptSegLib.annotation.classes import ClassInfo, describe
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.prompts.classes import ClassInfo, describe
 from PromptSegLib.scene.painting import snapshot
 from PromptSegLib.scene.placement import to_vtk
 from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments, segments_by_name

@@ -16,8 +16,8 @@ from typing import Callable, Iterator, Mapping
 import numpy as np
 import SimpleITK as sitk
 
+from ..imaging.geometry import Grid
 from .example import Example
-from .geometry import Grid
 
 UNKNOWN = -1
 _BLOCK = 1 << 22  # voxels in hand at a time

@@ -18,6 +18,8 @@ _SLAB_VOXELS = 24_000_000
 PERPENDICULAR = 2e-3
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
+Box = tuple[slice, slice, slice]  # of an array (z, y, x)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -154,12 +156,21 @@ def to_model_grid(image: sitk.Image, grid: Grid, fill: float) -> np.ndarray:
     return array
 
 
-def nonzero_extent(voxels: np.ndarray) -> Optional[tuple[int, int, int, int, int, int]]:
-    """First and last index of the non-zero voxels (k, j, i) along i, j and k, ends included; None when all are zero."""
-    along_k = np.flatnonzero(voxels.any(axis=(1, 2)))
-    if not along_k.size:
+def bounding_box(mask: np.ndarray) -> Optional[Box]:
+    """The smallest box, as slices (z, y, x), of the non-zero voxels of a mask (z, y, x); None when all are zero."""
+    along_z = np.flatnonzero(mask.any(axis=(1, 2)))
+    if not along_z.size:
         return None
-    plane: np.ndarray = np.any(voxels[along_k[0] : along_k[-1] + 1], axis=0)
-    along_j, along_i = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    i0, i1, j0, j1, k0, k1 = (int(axis[end]) for axis in (along_i, along_j, along_k) for end in (0, -1))
-    return i0, i1, j0, j1, k0, k1
+    plane: np.ndarray = np.any(mask[along_z[0] : along_z[-1] + 1], axis=0)
+    lines = (along_z, np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0)))
+    z, y, x = (slice(int(line[0]), int(line[-1]) + 1) for line in lines)
+    return z, y, x
+
+
+def nonzero_extent(voxels: np.ndarray) -> Optional[tuple[int, int, int, int, int, int]]:
+    """:func:`bounding_box` as VTK has it: first and last index along x, y and z, ends included."""
+    box = bounding_box(voxels)
+    if box is None:
+        return None
+    z, y, x = box
+    return x.start, x.stop - 1, y.start, y.stop - 1, z.start, z.stop - 1

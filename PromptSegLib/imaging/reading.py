@@ -59,8 +59,9 @@ def read_annotation(path: Union[str, Path]) -> sitk.Image:
         )
         if segments and len({value for _, value in segments}) < len(segments):
             raise PromptSegError(
-                f"{path.name} holds overlapping segments that share label values; "
-                "in Slicer, export the segmentation to a labelmap and save that."
+                "{name} holds overlapping segments that share label values; in Slicer, export the "
+                "segmentation to a labelmap and save that.",
+                name=path.name,
             )
         image = _load(reader, path, grid)
     if segments:
@@ -74,14 +75,16 @@ def _opened(path: Path) -> Iterator[tuple[sitk.ImageFileReader, Optional[Grid]]]
     check_name(path)
     if path.is_dir():
         raise PromptSegError(
-            f"{path} is a folder; give a file (in Slicer: load the DICOM series and save it as .nrrd)."
+            "{path} is a folder; give a file (in Slicer: load the DICOM series and save it as .nrrd).", path=path
         )
     if not path.exists():
-        raise PromptSegError(f"{path} does not exist; check its name.")
+        raise PromptSegError("{path} does not exist; check its name.", path=path)
     try:
         check_intact(path)
     except OSError as error:
-        raise PromptSegError(f"{path} cannot be read: {error.strerror or error}; check its permissions.") from error
+        raise PromptSegError(
+            "{path} cannot be read: {strerror}; check its permissions.", path=path, strerror=error.strerror or error
+        ) from error
     header = nifti.Header.of(path)
     with ExitStack() as stack:
         file = stack.enter_context(_readable(header, path)) if header and header.misread else path
@@ -104,8 +107,11 @@ def _readable(header: nifti.Header, path: Path) -> Iterator[Path]:
             header.write_readable(path, copy)
         except OSError as error:
             raise PromptSegError(
-                f"{path} cannot be copied to {tempfile.gettempdir()} to be read ({error.strerror or error}); make room "
-                "there, or save the volume as .nrrd."
+                "{path} cannot be copied to {gettempdir} to be read ({strerror}); make room there, or save "
+                "the volume as .nrrd.",
+                path=path,
+                gettempdir=tempfile.gettempdir(),
+                strerror=error.strerror or error,
             ) from error
         yield copy
 
@@ -172,7 +178,8 @@ def _whole_numbers(image: sitk.Image, path: Path) -> sitk.Image:
     in_range = np.iinfo(np.int32).min <= low and high <= np.iinfo(np.int32).max  # false for NaN
     if not in_range or any(not np.allclose(plane, np.rint(plane), _RELATIVE, _ABSOLUTE) for plane in values):
         raise PromptSegError(
-            f"{path.name} holds values that are not whole numbers; give a label volume (is this the image itself?)."
+            "{name} holds values that are not whole numbers; give a label volume (is this the image itself?).",
+            name=path.name,
         )
     image = sitk.Round(image)
     short = np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max
@@ -188,7 +195,7 @@ def check_intact(path: Path) -> None:
     check_name(path)
     name = path.name.lower()
     if path.stat().st_size == 0:
-        raise PromptSegError(f"{path} is empty; {_AGAIN}.")
+        raise PromptSegError("{path} is empty; {again}.", path=path, again=_AGAIN)
     if name.endswith(nifti.SUFFIXES):
         _check_nifti(path)
         return
@@ -202,7 +209,9 @@ def _check_nifti(path: Path) -> None:
     file, data = nifti.sibling(path, ".hdr"), nifti.sibling(path, ".img")
     for each in (file, data):
         if not each.exists():
-            raise PromptSegError(f"{path} cannot be read without {each.name} beside it; copy both.")
+            raise PromptSegError(
+                "{path} cannot be read without {name} beside it; copy both.", path=path, name=each.name
+            )
     length, head = _contents(file)
     header = nifti.Header.parsed(head)
     if header is None:
@@ -210,7 +219,13 @@ def _check_nifti(path: Path) -> None:
     if data != file:
         length, _ = _contents(data)
     if length < header.length:
-        raise PromptSegError(f"{data} is truncated ({length} of {header.length} bytes); {_AGAIN}.")
+        raise PromptSegError(
+            "{data} is truncated ({arrived} of {announced} bytes); {again}.",
+            data=data,
+            arrived=length,
+            announced=header.length,
+            again=_AGAIN,
+        )
     header.grid(path.name)
 
 
@@ -258,9 +273,9 @@ def _inflate(file: BinaryIO, path: Path) -> tuple[int, bytes]:
             head = head or data[:544]
             length += len(data)
     except zlib.error as error:
-        raise PromptSegError(f"{path} is damaged; {_AGAIN}.") from error
+        raise PromptSegError("{path} is damaged; {again}.", path=path, again=_AGAIN) from error
     if not stream.eof:
-        raise PromptSegError(f"{path} is truncated; {_AGAIN}.")
+        raise PromptSegError("{path} is truncated; {again}.", path=path, again=_AGAIN)
     return length, head
 
 

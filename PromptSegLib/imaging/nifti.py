@@ -133,7 +133,9 @@ class Header:
         Raises :class:`PromptSegError`, with ``name`` for the file, for positions of which none is usable.
         """
         if not self._spaced:
-            raise PromptSegError(f"{name} has a voxel spacing that is not positive; {_ADVICE}.")
+            raise PromptSegError(
+                "{name} has a voxel spacing that is not positive; {advice}.", name=name, advice=_ADVICE
+            )
         forms = self.forms()
         if forms:
             return next(iter(forms.values()))
@@ -141,8 +143,10 @@ class Header:
             return None
         axes = self.fields["srow"][:, :3].astype(float)
         if self.fields["sform_code"] > 0 and np.isfinite(axes).all() and (np.linalg.norm(axes, axis=0) > 0).all():
-            raise PromptSegError(f"The axes of {name} are not perpendicular; resample it to a rectangular grid.")
-        raise PromptSegError(f"{name} has no valid orientation; {_ADVICE}.")
+            raise PromptSegError(
+                "The axes of {name} are not perpendicular; resample it to a rectangular grid.", name=name
+            )
+        raise PromptSegError("{name} has no valid orientation; {advice}.", name=name, advice=_ADVICE)
 
     def _sform(self) -> Optional[Grid]:
         rows = self.fields["srow"].astype(float) * self._scale
@@ -197,7 +201,9 @@ class Header:
         Raises :class:`PromptSegError` for more voxels along an axis than ITK reads, ``OSError`` as files do.
         """
         if max(self.size) > np.iinfo(np.int16).max:
-            raise PromptSegError(f"{path.name} has more than 32767 voxels along an axis; crop it, or save it as .nrrd.")
+            raise PromptSegError(
+                "{name} has more than 32767 voxels along an axis; crop it, or save it as .nrrd.", name=path.name
+            )
         order = self.fields.dtype["dim"].base.byteorder
         fields = np.zeros(1, _LAYOUTS[348].newbyteorder(order))
         for name in ("dim", "intent_code", "datatype", "bitpix", "scl_slope", "scl_inter"):

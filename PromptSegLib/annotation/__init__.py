@@ -1,0 +1,1 @@
+"""What somebody said about voxels: strokes, labels, classes and examples, and checking them."""

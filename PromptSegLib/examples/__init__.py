@@ -1,1 +1,0 @@
-"""Images and their annotations, each on its own grid, brought to the model's grid and back."""

@@ -1,0 +1,1 @@
+"""Images and their geometry: grids, resampling, intensities, and reading and checking them."""

@@ -1,0 +1,278 @@
+"""What a worker is asked for and what it answers: one type a job, and all of them in one registry.
+
+On their way they are the values (JSON) and arrays of a message, see :mod:`.messages`: ``pack()`` makes these of them,
+``unpack()`` undoes it, and raises ``KeyError``, ``TypeError``, ``ValueError`` or ``AttributeError`` for what is none of
+them, and :class:`~PromptSegLib.errors.PromptSegError` for prompts that are no prompts.
+
+To add a job: a frozen dataclass here with its ``name``, in ``JOBS``, and what does it in ``jobs.Jobs``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Mapping, Optional, Protocol, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..annotation.classes import ClassInfo
+from ..errors import PromptSegError
+from ..imaging.geometry import Grid
+from ..inference.result import Segmentation
+from ..prompts.store import Prompts
+from .packing import grid_of, grid_values, infos_of, packed_infos, packed_labels, packed_prompts, prompts_of
+
+Arrays = Mapping[str, np.ndarray]
+Packed = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An image with what was said about its voxels: an :class:`~PromptSegLib.annotation.example.Example` on its way.
+
+    :param image: the key of an image that was sent.
+    :param voxels: values of the annotation, (z, y, x) on ``grid``.
+    :param barred: value of a voxel -> value of the class that it is not.
+    """
+
+    image: str
+    grid: Grid
+    voxels: np.ndarray
+    background: Optional[int] = None
+    complete: bool = False
+    barred: Mapping[int, int] = field(default_factory=dict)
+    name: str = "The volume"
+
+    def values(self) -> dict[str, Any]:
+        return {
+            "image": self.image,
+            "name": self.name,
+            "grid": grid_values(self.grid),
+            "background": self.background,
+            "complete": self.complete,
+            "barred": {str(value): other for value, other in self.barred.items()},
+        }
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], voxels: np.ndarray) -> Annotated:
+        return cls(
+            values["image"],
+            grid_of(values["grid"]),
+            voxels,
+            values.get("background"),
+            bool(values.get("complete")),
+            {int(value): int(other) for value, other in values.get("barred", {}).items()},
+            str(values.get("name", "The volume")),
+        )
+
+    @property
+    def annotation(self) -> sitk.Image:
+        return self.grid.image(self.voxels)
+
+
+class Request(Protocol):
+    """What a worker is asked for."""
+
+    name: ClassVar[str]
+
+    def pack(self) -> Packed: ...
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Request: ...
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Bring an image to the model's grid and encode it, so that what follows is quick."""
+
+    name: ClassVar[str] = "prepare"
+    model: str
+    device: str
+    image: str
+
+    def pack(self) -> Packed:
+        return {"model": self.model, "device": self.device, "image": self.image}, {}
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Prepare:
+        return cls(*_place(values), values["image"])
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Fit prompts to examples, and segment the first of them; sends previews, and gives a :class:`Reply` with prompts.
+
+    :param classes: name -> value in the annotations.
+    :param settings: arguments of :class:`~PromptSegLib.tuning.settings.Settings`.
+    :param wanted: names of the classes to preview; None for all.
+    :param others: values of other classes that are painted too.
+    :param appearance: names, colors and terminology of new classes.
+    :param start: prompts to go on from.
+    """
+
+    name: ClassVar[str] = "tune"
+    model: str
+    device: str
+    classes: Mapping[str, int]
+    examples: Sequence[Annotated]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    wanted: Optional[Sequence[str]] = None
+    others: Sequence[int] = ()
+    appearance: Sequence[ClassInfo] = ()
+    previews: bool = True
+    start: Optional[Prompts] = None
+
+    def pack(self) -> Packed:
+        values: dict[str, Any] = {
+            "model": self.model,
+            "device": self.device,
+            "settings": dict(self.settings),
+            "classes": dict(self.classes),
+            "others": list(self.others),
+            "appearance": packed_infos(self.appearance),
+            "previews": self.previews,
+            "examples": [each.values() for each in self.examples],
+        }
+        if self.wanted is not None:
+            values["wanted"] = list(self.wanted)
+        arrays = {f"annotation{index}": each.voxels for index, each in enumerate(self.examples)}
+        return values, arrays if self.start is None else {**arrays, "start": packed_prompts(self.start)}
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Tune:
+        return cls(
+            *_place(values),
+            _classes(values),
+            [Annotated.of(each, arrays[f"annotation{index}"]) for index, each in enumerate(values["examples"])],
+            values.get("settings", {}),
+            values.get("wanted"),
+            values.get("others", []),
+            infos_of(values.get("appearance", [])),
+            bool(values.get("previews", True)),
+            prompts_of(arrays["start"]) if "start" in arrays else None,
+        )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Segment an image with prompts; gives a :class:`Reply`.
+
+    :param image: its key; not needed with strokes, which name it.
+    """
+
+    name: ClassVar[str] = "segment"
+    model: str
+    device: str
+    image: str
+    prompts: Prompts
+    strokes: Optional[Annotated] = None
+
+    def pack(self) -> Packed:
+        values: dict[str, Any] = {"model": self.model, "device": self.device, "image": self.image}
+        arrays = {"prompts": packed_prompts(self.prompts)}
+        if self.strokes is not None:
+            values["strokes"], arrays["annotation0"] = self.strokes.values(), self.strokes.voxels
+        return values, arrays
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Segment:
+        strokes = Annotated.of(values["strokes"], arrays["annotation0"]) if values.get("strokes") else None
+        image = strokes.image if strokes else values["image"]
+        return cls(*_place(values), image, prompts_of(arrays["prompts"]), strokes)
+
+
+@dataclass(frozen=True)
+class Grow:
+    """Grow what is painted, without any model; sends a quick preview first, and gives a :class:`Reply`.
+
+    :param accepted: a result that is corrected, as label values: then only what the corrections touch changes.
+    """
+
+    name: ClassVar[str] = "grow"
+    classes: Mapping[str, int]
+    example: Annotated
+    appearance: Sequence[ClassInfo] = ()
+    previews: bool = True
+    accepted: Optional[sitk.Image] = None
+
+    def pack(self) -> Packed:
+        values: dict[str, Any] = {
+            "classes": dict(self.classes),
+            "appearance": packed_infos(self.appearance),
+            "previews": self.previews,
+            "examples": [self.example.values()],
+        }
+        arrays = {"annotation0": self.example.voxels}
+        if self.accepted is not None:
+            values["accepted"] = grid_values(Grid.of(self.accepted))
+            arrays["accepted"] = sitk.GetArrayFromImage(self.accepted)
+        return values, arrays
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Grow:
+        return cls(
+            _classes(values),
+            Annotated.of(values["examples"][0], arrays["annotation0"]),
+            infos_of(values.get("appearance", [])),
+            bool(values.get("previews", True)),
+            grid_of(values["accepted"]).image(arrays["accepted"]) if "accepted" in arrays else None,
+        )
+
+
+JOBS: Mapping[str, type[Request]] = {each.name: each for each in (Prepare, Tune, Segment, Grow)}
+
+
+def request_of(name: str, values: Mapping[str, Any], arrays: Arrays) -> Request:
+    """The request of a message of kind ``job``. Raises :class:`PromptSegError` for a job that there is not."""
+    if name not in JOBS:
+        raise PromptSegError(
+            "The worker does not know the job {name}; update PromptSeg on both machines.", name=repr(name)
+        )
+    return JOBS[name].unpack(values, arrays)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A segmentation, as a preview or at the end of a job.
+
+    :param result: on the image's own grid; once unpacked, on the part of it that is not empty.
+    :param prompts: those that it was made with, of a tuning; None for the first look, and of other jobs.
+    """
+
+    result: Segmentation
+    prompts: Optional[Prompts] = None
+
+    def pack(self) -> Packed:
+        grid, labels = packed_labels(self.result.labels)
+        values: dict[str, Any] = {
+            "grid": grid,
+            "classes": packed_infos(self.result.classes),
+            "places": self.result.places,
+            "notes": list(self.result.notes),
+        }
+        arrays = {"labels": labels}
+        if self.result.uncertainty is not None:
+            values["map_grid"] = grid_values(Grid.of(self.result.uncertainty))
+            unsure = sitk.GetArrayViewFromImage(self.result.uncertainty)
+            arrays["map"] = np.round(np.clip(unsure, 0, 1) * 255).astype(np.uint8)
+        if self.prompts is not None:
+            arrays["prompts"] = packed_prompts(self.prompts)
+        return values, arrays
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Reply:
+        """The uncertainty comes as uint8, 0..255, on the model's grid."""
+        labels = grid_of(values["grid"]).image(arrays["labels"])
+        places = tuple((float(x), float(y), float(z)) for x, y, z in values.get("places", []))
+        notes = tuple(str(each) for each in values.get("notes", []))
+        unsure = grid_of(values["map_grid"]).image(arrays["map"]) if "map" in arrays else None
+        result = Segmentation(labels, infos_of(values["classes"]), uncertainty=unsure, places=places, notes=notes)
+        return cls(result, prompts_of(arrays["prompts"]) if "prompts" in arrays else None)
+
+
+def _place(values: Mapping[str, Any]) -> tuple[str, str]:
+    return str(values.get("model") or ""), str(values.get("device") or "auto")
+
+
+def _classes(values: Mapping[str, Any]) -> dict[str, int]:
+    return {str(name): int(value) for name, value in values["classes"].items()}

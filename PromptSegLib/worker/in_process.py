@@ -1,0 +1,87 @@
+"""A worker in this very process, in a thread of its own: for scripts and notebooks, where torch is at work anyway."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import Any, Iterable, Mapping, Optional
+
+import numpy as np
+
+from .client import Event, Sent
+from .jobs import Jobs
+from .messages import Message
+from .serving import do
+
+
+class InProcess:
+    """A :class:`~.carrier.Carrier` without a process. Arrays are handed over as they are, not copied.
+
+    A job that uses up the memory ends with an error as any other; one that crashes takes this process with it.
+
+    Example::
+
+        session = Session(scene, Parameters(device="cpu"), make_worker=lambda parameters: InProcess())
+    """
+
+    def __init__(self) -> None:
+        self.gone = False
+        self._events: queue.Queue[Event] = queue.Queue()
+        self._inbox: queue.Queue[Optional[Message]] = queue.Queue()
+        self._cancelled: set[int] = set()
+        self._known: set[str] = set()
+        self._last = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @property
+    def pid(self) -> Optional[int]:
+        return os.getpid()
+
+    def submit(
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        arrays: Optional[Mapping[str, np.ndarray]] = None,
+        images: Iterable[Sent] = (),
+    ) -> int:
+        images = list(images)
+        for image in images:
+            if image.key not in self._known:
+                self._inbox.put(Message("image", {"key": image.key, **image.values}, {"voxels": image.voxels}))
+        self._known = {image.key for image in images}
+        self._last += 1
+        keep = sorted(self._known)
+        self._inbox.put(Message("job", {**values, "job": self._last, "name": name, "keep": keep}, dict(arrays or {})))
+        return self._last
+
+    def cancel(self, job: int) -> None:
+        self._cancelled.add(job)
+
+    def poll(self) -> list[Event]:
+        events: list[Event] = []
+        while not self.gone and not self._events.empty():
+            events.append(self._events.get_nowait())
+        return events
+
+    def kill(self) -> None:
+        """Nothing more is said; a thread cannot be ended, so a running job stops at its next step."""
+        self.gone = True
+        self._cancelled.update(range(self._last + 1))
+        self._inbox.put(None)
+
+    def send(self, kind: str, arrays: Optional[Mapping[str, np.ndarray]] = None, **values: Any) -> None:
+        """What a job says, as ``messages.Channel.send``."""
+        message = Message(kind, values, dict(arrays or {}))
+        self._events.put(Event(kind, message.job, message.values, message.arrays))
+
+    def _run(self) -> None:
+        jobs = Jobs()
+        while True:
+            message = self._inbox.get()
+            if message is None:
+                return
+            if message.kind == "image":
+                jobs.add_image(message)
+            else:
+                do(jobs, message, self, self._cancelled)

@@ -1,0 +1,49 @@
+"""Processes that are waited for, and what is left of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from PromptSegLib.setup.child import ChildProcess
+
+WAIT = 60
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def until(condition, what: str = "what was awaited"):
+    """Wait for ``condition()`` to be true; returns what it returned."""
+    end = time.monotonic() + WAIT
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{what} did not come")
+
+
+def finished(run: ChildProcess) -> tuple[int, list[str]]:
+    until(lambda: run.returncode is not None, "the end")
+    return run.returncode, run.lines()
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def distribution(site: Path, name: str, version: str) -> Path:
+    """What pip leaves of an installed distribution, without its code."""
+    folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return folder

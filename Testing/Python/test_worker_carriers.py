@@ -1,0 +1,164 @@
+"""Carriers other than a process: a thread in this one, and a script that computes nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("slicer")
+
+from harness.prompts_fixtures import some_prompts
+from harness.scripted_worker import ScriptedWorker
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.errors import PromptSegError
+from PromptSegLib.imaging.geometry import Grid
+from PromptSegLib.inference.result import Segmentation
+from PromptSegLib.worker import in_process
+from PromptSegLib.worker.client import Event, Sent
+from PromptSegLib.worker.contract import Grow, Prepare, Reply
+from PromptSegLib.worker.in_process import InProcess
+from PromptSegLib.worker.packing import grid_values
+
+IMAGE = sitk.GetImageFromArray(np.arange(60, dtype=np.float32).reshape(3, 4, 5))
+PREPARE = Prepare("m", "cpu", "a")
+
+
+class Stand:
+    """Jobs that need no torch."""
+
+    def __init__(self) -> None:
+        self.images: dict = {}
+
+    def add_image(self, message) -> None:
+        self.images[message.values["key"]] = message.arrays["voxels"]
+
+    def run(self, message, job, emit):
+        name = message.values["model"]
+        if name == "refuse":
+            raise PromptSegError("{name} is refused.", name="CT")
+        if name == "fail":
+            raise MemoryError
+        emit({"first": True}, {})
+        while name == "endless":
+            job.report("working", 0.5)
+            time.sleep(0.001)
+        return {"keep": message.values["keep"]}, dict(self.images)
+
+
+@pytest.fixture
+def carrier(monkeypatch):
+    monkeypatch.setattr(in_process, "Jobs", Stand)
+    monkeypatch.setitem(sys.modules, "torch", sys.modules[__name__])
+    carrier = InProcess()
+    yield carrier
+    carrier.kill()
+
+
+def ask(carrier: InProcess, model: str) -> int:
+    sent = Sent("a", {"grid": grid_values(Grid.of(IMAGE))}, sitk.GetArrayFromImage(IMAGE))
+    return carrier.submit(PREPARE.name, *Prepare(model, "cpu", "a").pack(), [sent])
+
+
+def until(carrier: InProcess, kind: str) -> list[Event]:
+    taken, limit = [], time.monotonic() + 60
+    while not taken or taken[-1].kind != kind:
+        taken += carrier.poll()
+        assert time.monotonic() < limit, taken
+        time.sleep(0.001)
+    return taken
+
+
+def test_a_thread_does_jobs_one_after_the_other(carrier):
+    first, second = ask(carrier, "m"), ask(carrier, "m")
+    events = until(carrier, "done")
+    while events[-1].job != second:
+        events += until(carrier, "done")
+    assert [(each.kind, each.job) for each in events if each.kind != "report"] == [
+        (kind, job) for job in (first, second) for kind in ("preview", "done")
+    ]
+    assert events[-1].values["keep"] == ["a"]
+    assert np.array_equal(events[-1].arrays["a"], sitk.GetArrayFromImage(IMAGE))
+
+
+def test_a_thread_refuses_fails_and_goes_on(carrier):
+    ask(carrier, "refuse")
+    assert until(carrier, "refused")[-1].message == "CT is refused."
+    ask(carrier, "fail")
+    failed = until(carrier, "failed")[-1]  # a process would end now; this one is the caller's
+    assert failed.values["memory"] and "memory" in failed.message
+    ask(carrier, "m")
+    assert until(carrier, "done")
+
+
+def test_a_thread_is_cancelled_and_killed(carrier):
+    job = ask(carrier, "endless")
+    until(carrier, "report")
+    carrier.cancel(job)
+    assert until(carrier, "cancelled")[-1].job == job
+    ask(carrier, "endless")
+    until(carrier, "report")
+    carrier.kill()
+    assert carrier.gone and carrier.poll() == []
+
+
+# A session with a worker that is only a script: no torch, no process
+
+
+def replies(request) -> list:
+    """A preview and a result: the first class where the image has anything of it painted."""
+    example = request.example if isinstance(request, Grow) else request.examples[0]
+    name, value = next(iter(request.classes.items()))
+    labels = example.grid.image((example.voxels == value).astype(np.uint8) * value)
+    result = Segmentation(labels, (describe(name, value),), uncertainty=example.grid.image(example.voxels * 0.0))
+    prompts = None if isinstance(request, Grow) else some_prompts(name)
+    return [("report", 0.5), ("preview", Reply(result)), ("done", Reply(result, prompts))]
+
+
+@pytest.fixture
+def session_with():
+    """Gives a session on a painted volume whose worker follows a script, and that worker."""
+    from harness.mrml_fixtures import add_volume, new_session, paint_strokes
+    from PromptSegLib.scene.storage import new_scene
+
+    made = []
+
+    def build(script):
+        scene = new_scene()
+        volume, reference = add_volume(scene)
+        worker = ScriptedWorker(script)
+        session = new_session(scene, "ct-body", {"make_worker": lambda parameters: worker})
+        session.choose_volume(volume)
+        paint_strokes(session.ensure_segmentation(), volume, reference)
+        made.append(session)
+        return session, worker
+
+    yield build
+    for session in made:
+        session.close()
+
+
+def test_a_session_follows_a_script(session_with):
+    from harness.mrml_fixtures import run
+
+    session, worker = session_with(lambda request: replies(request) if request.name in ("tune", "grow") else [])
+    session.tune()
+    run(session)
+    asked = next(each for each in worker.asked if each.name == "tune")
+    assert set(asked.classes) == {"ball", "rod"} and len(asked.examples) == 1
+    assert worker.images and session.view().preview == "Result"
+
+
+@pytest.mark.parametrize(
+    ("line", "level"), [(("refused", "It cannot be."), "warning"), (("gone", "It was ended."), "warning")]
+)
+def test_a_session_says_what_the_script_does(session_with, line, level):
+    from harness.mrml_fixtures import run
+
+    session, _ = session_with(lambda request: [("report", 0.2), line] if request.name == "tune" else [])
+    session.tune()
+    run(session)
+    assert session.view().notice.text.startswith(line[1]) and not session.busy
