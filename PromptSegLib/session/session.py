@@ -18,7 +18,7 @@ from ..prompts.store import Prompts
 from ..scene import links, looking, memory, painting, prompt_nodes
 from ..scene.history import History, OneOrder
 from ..scene.segmentations import check_writable, segments
-from ..worker.client import GONE, Event, Worker
+from ..worker.client import GONE, Carrier, Event
 from . import live, prompts_list, requests
 from .asking import request_of
 from .engine import Engine
@@ -57,7 +57,7 @@ class Session:
         scene,
         parameters: Union[Parameters, Any],
         history: Callable[[Any], Any] = History,
-        make_worker: Callable[[Any], Worker] = requests.start_worker,
+        make_worker: Callable[[Any], Carrier] = requests.start_worker,
         recovery: Optional[Recovery] = None,
     ):
         self.scene, self.parameters = scene, parameters
@@ -572,7 +572,7 @@ class Session:
         plan = Plan.for_prompts(self.parameters, volume, segmentation, version, prompts, run.segment_ids)
         self._begin(run, plan)
 
-    def _take(self, worker: Worker, event: Event) -> None:
+    def _take(self, worker: Carrier, event: Event) -> None:
         """One thing that a worker said."""
         grown = self._live.run
         if grown is not None and self._live.takes(worker, event):

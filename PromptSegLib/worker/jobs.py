@@ -82,7 +82,7 @@ class Jobs:
     def _on_gpu(self, request: Request) -> bool:
         from ..models.backbone import choose_device
 
-        return not isinstance(request, Grow) and choose_device(request.device).type != "cpu"
+        return isinstance(request, (Prepare, Tune, Segment)) and choose_device(request.device).type != "cpu"
 
     def _release(self) -> None:
         """Let go of all that was computed for later."""
