@@ -18,7 +18,8 @@ from ..prompts.store import Prompts
 from ..scene import links, looking, memory, painting, prompt_nodes
 from ..scene.history import History, OneOrder
 from ..scene.segmentations import check_writable, segments
-from ..worker.client import GONE, Carrier, Event
+from ..worker.carrier import Carrier
+from ..worker.client import GONE, Event
 from . import live, prompts_list, requests
 from .asking import request_of
 from .engine import Engine
