@@ -14,6 +14,7 @@ from ..annotation.classes import matching_name
 from ..errors import PromptSegError, Sentence
 from ..inference.result import Segmentation
 from ..models import catalogue
+from ..prompts import beside
 from ..prompts.store import Prompts
 from ..scene import links, looking, memory, painting, prompt_nodes
 from ..scene.history import History, OneOrder
@@ -312,14 +313,16 @@ class Session:
         with self._refusing():
             prompts = prompts_list.prompts_of(self.scene, key)
             prompts = up_to_date(prompts, prompts_list.owner(self.scene, key))
-            prompts.save(Path(path))
-            self._notice = Notice(
-                Sentence(
-                    "Saved {name} ({kilobytes:.0f} kB).",
-                    name=Path(path).name,
-                    kilobytes=Path(path).stat().st_size / 1024,
+            path = Path(path)
+            prompts.save(path)
+            saved = Sentence("Saved {name} ({kilobytes:.0f} kB).", name=path.name, kilobytes=path.stat().st_size / 1024)
+            if prompts.outside:
+                saved = Sentence(
+                    "{saved} What was painted has no room in it; keep {beside} beside it.",
+                    saved=saved,
+                    beside=beside.place(path).name,
                 )
-            )
+            self._notice = Notice(saved)
 
     def rename_prompts(self, key: str, name: str) -> None:
         with self._refusing():
@@ -473,7 +476,7 @@ class Session:
         version = self._results.memory.of(segmentation)
         if version is not None and version.prompts is not None:
             now = prompts_list.current(segmentation)
-            if now is None or now.to_bytes() != version.prompts.to_bytes():
+            if now is None or now.to_bytes(whole=True) != version.prompts.to_bytes(whole=True):
                 prompts_list.keep(self.scene, segmentation, version.prompts)
         self._results.memory.write(segmentation)
         self._follow()

@@ -48,9 +48,9 @@ def infos_of(values) -> tuple[ClassInfo, ...]:
 
 
 def packed_prompts(prompts: Prompts) -> np.ndarray:
-    return np.frombuffer(prompts.to_bytes(), np.uint8)
+    return np.frombuffer(prompts.to_bytes(whole=True), np.uint8)
 
 
 def prompts_of(array: np.ndarray) -> Prompts:
     """Undo :func:`packed_prompts`; raises :class:`PromptSegError` for something else."""
-    return Prompts.from_bytes(array.tobytes())
+    return Prompts.from_bytes(array.tobytes(), whole=True)
