@@ -81,8 +81,9 @@ class PromptsFiles:
         from PromptSegLib.cli.commands import _described
         from PromptSegLib.prompts.store import Prompts
 
-        prompts = Prompts.from_bytes(data)
-        again = Prompts.from_bytes(prompts.to_bytes())
+        whole = len(data) % 2 == 0  # as a node and a message have them, or as a file
+        prompts = Prompts.from_bytes(data, whole)
+        again = Prompts.from_bytes(prompts.to_bytes(whole), whole)
         assert again.names == prompts.names and again.values == prompts.values
         _described(prompts, Path(__file__))
         prompts.groups(), prompts.fitted(), prompts.decoder_only()
