@@ -6,8 +6,8 @@
 
 Each input is made from (seed, target, number) alone, so a finding is tried again by its number. Inputs run in a child
 process with a bound on its memory. A finding is an input that raises anything but the documented error, takes longer
-than ``--limit`` seconds of the processor (or 15 times that by the clock), takes more memory, starts a program, opens a connection, unpickles, leaves a file or a folder
-behind, or ends the process.
+than ``--limit`` seconds of the processor (or 15 times that by the clock), takes more memory, starts a program, opens a
+connection, unpickles, leaves a file or a folder behind, or ends the process.
 """
 
 from __future__ import annotations
