@@ -18,7 +18,9 @@ from ..prompts import beside
 from ..prompts.store import Prompts
 from ..scene import links, looking, memory, painting, prompt_nodes
 from ..scene.history import History, OneOrder
+from ..scene.placement import label_of
 from ..scene.segmentations import check_writable, segments
+from ..scene.storage import spoils_scene
 from ..worker.client import GONE, Event, Worker
 from . import live, prompts_list, requests
 from .asking import request_of
@@ -236,7 +238,8 @@ class Session:
             if result is not None and requests.image_of(result.run.volume).key != result.run.key:
                 self._results.drop()
                 raise PromptSegError("The voxels of the volume changed since; this result was dropped, tune again.")
-            self._notice = self._results.apply()
+            applied = self._results.apply()
+            self._notice = replace(applied, text=f"{applied.text}{self._spoilers()}")
             self._follow()
 
     def discard(self) -> None:
@@ -464,6 +467,14 @@ class Session:
         if version is not None and version.prompts is None:
             version = replace(version, prompts=prompts_list.current(segmentation))
         return version
+
+    def _spoilers(self) -> str:
+        """What to do about names with which Slicer could not open the scene again; "" for nothing."""
+        nodes = [node for node in (self._volume(), self._segmentation()) if node is not None and spoils_scene(node)]
+        if not nodes:
+            return ""
+        names = " and ".join(label_of(node) for node in nodes)
+        return f' Rename {names} before you save: Slicer cannot open a scene again with "&" in a name without a file.'
 
     def _follow(self) -> None:
         """What is applied to the segmentation now is known."""
