@@ -238,8 +238,7 @@ class Session:
             if result is not None and requests.image_of(result.run.volume).key != result.run.key:
                 self._results.drop()
                 raise PromptSegError("The voxels of the volume changed since; this result was dropped, tune again.")
-            applied = self._results.apply()
-            self._notice = replace(applied, text=f"{applied.text}{self._spoilers()}")
+            self._notice = self._with_spoilers(self._results.apply())
             self._follow()
 
     def discard(self) -> None:
@@ -468,13 +467,17 @@ class Session:
             version = replace(version, prompts=prompts_list.current(segmentation))
         return version
 
-    def _spoilers(self) -> str:
-        """What to do about names with which Slicer could not open the scene again; "" for nothing."""
+    def _with_spoilers(self, notice: Notice) -> Notice:
+        """And what to do about names with which Slicer could not open the scene again."""
         nodes = [node for node in (self._volume(), self._segmentation()) if node is not None and spoils_scene(node)]
         if not nodes:
-            return ""
-        names = " and ".join(label_of(node) for node in nodes)
-        return f' Rename {names} before you save: Slicer cannot open a scene again with "&" in a name without a file.'
+            return notice
+        text = Sentence(
+            '{said} Rename {names} before you save: Slicer cannot open a scene with "&" in a name without a file.',
+            said=notice.text,
+            names=", ".join(label_of(node) for node in nodes),
+        )
+        return replace(notice, text=text)
 
     def _follow(self) -> None:
         """What is applied to the segmentation now is known."""

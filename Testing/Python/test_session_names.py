@@ -206,7 +206,7 @@ def test_names_with_which_slicer_cannot_open_a_scene_again_are_told(desk, tmp_pa
     desk.segmentation.SetName("His & hers")
     desk.paint("ball", box_in(desk.mask("ball")), "erase")
     desk.tuned()
-    assert "Rename 'Smith & Jones' and 'His & hers' before you save" in desk.notice
+    assert "Rename Volume 'Smith & Jones', Segmentation 'His & hers' before you save" in desk.notice
     desk.segmentation.SetName("His")
     desk.volume.AddDefaultStorageNode()
     desk.volume.GetStorageNode().SetFileName(str(tmp_path / "smith & jones.nrrd"))  # Slicer asks before it writes there
