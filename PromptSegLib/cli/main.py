@@ -30,6 +30,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
+        for word in arguments or ():  # those of a program cannot; ``open`` raises something else than for other names
+            if "\0" in word:
+                raise PromptSegError("No file or name can hold the letter \\x00, as {word} does.", word=repr(word))
         options.run(options)
         sys.stdout.flush()
     except PromptSegError as error:
@@ -51,7 +54,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _refused(sentence: str) -> int:
-    print(f"promptseg: {' '.join(sentence.split())}", file=sys.stderr)
+    # Names of files may hold what a terminal would obey.
+    shown = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(sentence.split()))
+    print(f"promptseg: {''.join(shown)}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -187,6 +187,29 @@ def test_names_that_are_not_utf_8(phantom, tmp_path, refuse, out, labels):
         write_image(sitk.ReadImage(str(phantom.image)), bad)
 
 
+@pytest.mark.parametrize("place", range(8))
+def test_names_that_no_file_can_have(place, phantom, refuse, out, labels):
+    """A program's arguments hold no NUL; those of a caller in Python may."""
+    commands = (
+        ["tune", "--example", "a\0b.nrrd", phantom.annotation, "--classes", "liver=1", "--background", "3", "-o", out],
+        ["tune", "--example", phantom.image, "a\0b.nrrd", "--classes", "liver=1", "--background", "3", "-o", out],
+        ["segment", SHIPPED, "a\0b.nrrd", "-o", labels],
+        ["segment", SHIPPED, phantom.image, "-o", "a\0b.nrrd"],
+        ["segment", SHIPPED, phantom.image, "-o", labels, "--strokes", "a\0b.nrrd"],
+        ["segment", "a\0b.safetensors", phantom.image, "-o", labels],
+        ["segment", SHIPPED, phantom.image, "-o", labels, "--uncertainty", "a\0b.nrrd"],
+        ["score", "a\0b.nrrd", phantom.annotation, "--classes", "liver=1"],
+    )
+    assert "a\\x00b" in refuse(*commands[place])
+
+
+@pytest.mark.parametrize("name", ["a\033[2Jb.nrrd", "a\u202eb.nrrd", "a\rb.nrrd", "a\x9bb.nrrd"])
+def test_names_that_a_terminal_would_obey(name, refuse, phantom, labels):
+    """They are shown, not obeyed."""
+    assert "not exist" in refuse("segment", SHIPPED, name, "-o", labels)
+    assert "not exist" in refuse("segment", SHIPPED, phantom.image, "-o", labels, "--strokes", name)
+
+
 def test_one_bad_image_of_two(phantom, tmp_path, refuse, out):
     bad = write(tmp_path / "n.nrrd", with_value(np.nan))
     words = tune(phantom.image, phantom.annotation, out, *CLASSES, "--example", bad, phantom.annotation)

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -491,7 +492,9 @@ class CommandLine:
         assert "Traceback" not in said, said
         assert code in (0, 2), f"exit code {code}"
         if code == 2:
-            assert said.startswith("promptseg") and said.strip().count("\n") == 0 and said.strip().endswith("."), said
+            # Of several images, each is named as its turn comes.
+            lines = [line for line in said.strip().splitlines() if not re.match(r"\d+ of \d+: ", line)]
+            assert len(lines) == 1 and lines[0].startswith("promptseg") and lines[0].endswith("."), said
             raise Refused
 
 
