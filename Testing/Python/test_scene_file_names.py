@@ -263,3 +263,20 @@ def test_memory_that_claims_something_else_is_no_memory(change):
     text = base64.urlsafe_b64encode(json.dumps(header).encode()).decode()
     segmentation.SetAttribute("PromptSeg.Memory.applied", f"{text}.{body}")
     assert "applied" not in memory.read_memory(segmentation).images
+
+
+@pytest.mark.parametrize("kind", ["itself", "text", "vector"])
+def test_a_memory_that_is_no_image_is_no_memory(kind):
+    """Anybody may write references into a scene."""
+    scene, segmentation, *_ = a_scene("CT", "S", "ball")
+    before = sorted(memory.read_memory(segmentation).images)
+    segmentation.RemoveAttribute("PromptSeg.Memory.applied")
+    segmentation.RemoveAttribute("PromptSeg.Memory.strokes")
+    names = {"text": "vtkMRMLTextNode", "vector": "vtkMRMLVectorVolumeNode"}
+    node = segmentation if kind == "itself" else scene.AddNewNodeByClass(names[kind], "x")
+    node.SetAttribute("PromptSeg.MemoryKey", "applied")
+    node.SetNodeReferenceID("PromptSegMemoryOf", segmentation.GetID())
+    segmentation.AddNodeReferenceID(memory.MEMORY_ROLE, node.GetID())
+    assert before and not memory.read_memory(segmentation).images
+    memory.renew(scene)
+    assert scene.GetNodeByID(segmentation.GetID()) is segmentation

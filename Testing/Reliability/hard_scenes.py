@@ -130,6 +130,7 @@ def volume_of(scene: Any, files: Files) -> Any:
     """The voxels of the file and the matrix of the case, unchecked, as a volume node."""
     voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(files.image)))
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "scan")
+    node.SetSaveWithScene(False)  # Slicer cannot write every type of voxels
     data = slicer.vtkOrientedImageData()
     data.SetDimensions(voxels.shape[::-1])
     data.GetPointData().SetScalars(scalars_of(voxels))
@@ -142,6 +143,8 @@ def paint(segmentation: Any, files: Files) -> None:
     """The strokes as segments, on the volume's own voxels."""
     for name, value in _NAMES.items():
         mask = (files.phantom.strokes == value).astype(np.uint8)
+        if not mask.any():  # on a volume that is too thin to show the class
+            mask.reshape(-1)[value] = 1
         segment = slicer.vtkSegment()
         segment.SetName(name)
         segment.AddRepresentation("Binary labelmap", labelmap_of(mask, np.zeros(3), files.phantom.matrix))
