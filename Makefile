@@ -102,7 +102,8 @@ bench-throughput: $(READY)
 	$(RUN) Testing/Benchmark/throughput.py
 
 hard-volumes: $(READY)
-	$(RUN) Testing/Reliability/hard_volumes.py
+	$(RUN) Testing/Reliability/hard_volumes.py --write hard-volumes.md
+	$(RUN) Testing/Reliability/hard_scenes.py --write hard-scenes.md
 
 clean:
 	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json test-times.json

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 
 from ..errors import PromptSegError, is_out_of_memory
 from ..files import check_writable, replacing
+from .saying import visible
 
 _KNOWN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _SEGMENTATION = ".seg.nrrd"
@@ -88,7 +89,7 @@ class Batch:
                     row.state, row.volumes = "there already", self._measured_file(row.result)
                 continue
             if len(self._rows) > 1:
-                print(f"{number} of {len(self._rows)}: {row.image}", file=sys.stderr, flush=True)
+                print(f"{number} of {len(self._rows)}: {visible(str(row.image))}", file=sys.stderr, flush=True)
             yield row.image, row.result
 
     @contextmanager
@@ -102,7 +103,7 @@ class Batch:
             if self._report is None or not (isinstance(error, (PromptSegError, OSError)) or is_out_of_memory(error)):
                 raise
             row.state, row.reason = "failed", _reason(error)
-            print(f"promptseg: {row.reason}", file=sys.stderr, flush=True)
+            print(f"promptseg: {visible(row.reason)}", file=sys.stderr, flush=True)
         if row.state == "done":
             row.seconds = time.monotonic() - began
         self._write()

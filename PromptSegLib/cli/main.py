@@ -11,6 +11,7 @@ from ..errors import PromptSegError, is_out_of_memory
 from ..network.config import MODES, OUTPUTS, PASSES
 from ..network.methods import registry
 from . import commands, growing
+from .saying import visible
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -30,6 +31,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
+        _check_words(arguments or ())
         options.run(options)
         sys.stdout.flush()
     except PromptSegError as error:
@@ -50,8 +52,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what no program can be given, only Python: ``open`` raises something else for it than for other names."""
+    for word in words:
+        try:
+            possible = b"\0" not in os.fsencode(word)
+        except UnicodeEncodeError:
+            possible = False
+        if not possible:
+            raise PromptSegError("No file or name can be {word}; write it without such letters.", word=ascii(word))
+
+
 def _refused(sentence: str) -> int:
-    print(f"promptseg: {' '.join(sentence.split())}", file=sys.stderr)
+    print(f"promptseg: {visible(' '.join(sentence.split()))}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -174,3 +174,8 @@ def nonzero_extent(voxels: np.ndarray) -> Optional[tuple[int, int, int, int, int
         return None
     z, y, x = box
     return x.start, x.stop - 1, y.start, y.stop - 1, z.start, z.stop - 1
+
+
+def holds_directions(numbers: Sequence[float]) -> bool:
+    """Whether nine numbers can be directions at all. ITK may look for the inverse of others forever."""
+    return len(numbers) == 9 and bool((np.abs(np.asarray(numbers, float)) < 1 + PERPENDICULAR).all())

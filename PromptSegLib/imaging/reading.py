@@ -18,7 +18,7 @@ from ..errors import PromptSegError
 from ..files import check_name
 from . import nifti
 from .checking import check_kind, check_size, is_integer
-from .geometry import Grid
+from .geometry import Grid, holds_directions
 
 _KNOWN = (*nifti.SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 _AGAIN = "copy or export it again"
@@ -136,6 +136,8 @@ def _load(reader: sitk.ImageFileReader, path: Path, grid: Optional[Grid]) -> sit
     if len(reader.GetSize()) > 3:
         reader.SetExtractSize(list(reader.GetSize()[:3]) + [0] * (len(reader.GetSize()) - 3))
     try:
+        if not holds_directions(_header_grid(reader).direction):
+            raise PromptSegError("{name} has no valid orientation; convert the original series again.", name=path.name)
         with quiet():
             image = reader.Execute()
     except RuntimeError as error:

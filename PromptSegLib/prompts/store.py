@@ -16,7 +16,7 @@ from typing import Any, Iterable, Mapping, Optional
 import numpy as np
 
 from ..annotation.classes import MAX_CLASSES, MAX_VALUE, ClassInfo, canonical_name, check_names, is_name, matching_name
-from ..annotation.strokes import MAX_BYTES, Strokes, is_sha256
+from ..annotation.strokes import MAX_BYTES, MAX_PACKED, Strokes, is_sha256
 from ..errors import PromptSegError
 from ..files import replacing
 from ..imaging.intensity import IntensityRule
@@ -187,8 +187,11 @@ class Prompts:
         inside = {id(each) for each in self.fitted().strokes}
         return tuple(each for each in self.strokes if id(each) not in inside)
 
-    def to_bytes(self) -> bytes:
-        """The file's content; a pure function of the prompts. Strokes that have no room in it are only named."""
+    def to_bytes(self, whole: bool = False) -> bytes:
+        """The file's content; a pure function of the prompts. Strokes that have no room in it are only named.
+
+        :param whole: with all strokes, for where there is nothing beside it: a node, a message.
+        """
         from safetensors.numpy import save  # not at the top: the panel opens before anything is installed
 
         tensors = {
@@ -196,10 +199,10 @@ class Prompts:
             for index, each in enumerate(self.classes)
             for name, tensor in each.tensors.items()
         }
-        inside = self.fitted().strokes
+        inside = self.strokes if whole else self.fitted().strokes
         for index, strokes in enumerate(inside):
             tensors[f"strokes/{index}"] = strokes.data
-        named = [*self.missing, *(beside.key_of(each) for each in self.outside)]
+        named = [*self.missing, *(() if whole else (beside.key_of(each) for each in self.outside))]
         method_format, method = registry.method(self.method).stored
         header = {
             # The earliest that holds all of it, so that older versions can read it.
@@ -261,8 +264,8 @@ class Prompts:
         return replace(prompts, strokes=(*found, *prompts.strokes), missing=left)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Prompts:
-        """Undo :meth:`to_bytes`, believing nothing."""
+    def from_bytes(cls, content: bytes, whole: bool = False) -> Prompts:
+        """Undo :meth:`to_bytes`, believing nothing; ``whole`` as there."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -277,7 +280,7 @@ class Prompts:
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
             raise PromptSegError("this is not a PromptSeg prompts file, or it is damaged; choose another.") from error
         try:
-            return cls._checked(header, tensors)
+            return cls._checked(header, tensors, whole)
         except PromptSegError:
             raise
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
@@ -286,7 +289,7 @@ class Prompts:
             ) from error
 
     @classmethod
-    def _checked(cls, header: dict, tensors: dict[str, np.ndarray]) -> Prompts:
+    def _checked(cls, header: dict, tensors: dict[str, np.ndarray], whole: bool) -> Prompts:
         if type(header["format"]) is not int or header["format"] not in FORMATS:
             raise PromptSegError(
                 "this prompts file has format {short}, not {formats}; update PromptSeg.",
@@ -329,8 +332,9 @@ class Prompts:
             classes.append(ClassPrompts(info, own, group, retired))
         if not names:
             raise ValueError("every class is retired")
+        largest = MAX_PACKED if whole else MAX_BYTES * len(classes)
         strokes = tuple(
-            Strokes.from_dict(entry, tensors.pop(f"strokes/{index}"), MAX_BYTES * len(classes))
+            Strokes.from_dict(entry, tensors.pop(f"strokes/{index}"), largest)
             for index, entry in enumerate(header.get("strokes", []))
         )
         if tensors:

@@ -18,6 +18,8 @@ from .placement import label_of, node_to_world, orthogonal, to_array, to_vtk, vo
 BINARY = "Binary labelmap"
 _BLOCK = 1 << 18  # voxels looked at at a time, so that they stay in the processor's cache
 _LEAP = 16
+# Voxels of a labelmap around a volume and a surface: by which factor more than the volume has, or as many in any case.
+_MOST_TIMES, _MOST_ANYWAY = 8, 1 << 27
 
 
 def matrix_of(labelmap) -> np.ndarray:
@@ -140,6 +142,8 @@ def _voxelised(segmentation_node, volume_node, segment_ids: list[str], name: str
     if data is None:
         raise PromptSegError("{label_of} has no voxels; load or choose another volume.", label_of=label_of(volume_node))
     orthogonal(matrix, data.GetDimensions(), label_of(volume_node))
+    for segment_id in segment_ids:
+        _check_reach(segmentation.GetSegment(segment_id), name, matrix, data.GetDimensions(), segmentation_node)
     converter = slicer.vtkSegmentationConverter
     copy.SetConversionParameter(
         converter.GetReferenceImageGeometryParameterName(), converter.SerializeImageGeometry(to_vtk(matrix), data)
@@ -157,6 +161,31 @@ def _voxelised(segmentation_node, volume_node, segment_ids: list[str], name: str
     # Copies, once for each layer: a segmentation erases its segments' voxels when it goes.
     copies: dict[str, Any] = {}
     return {each: _kept(copy.GetSegment(each), copies, label_of(segmentation_node)) for each in segment_ids}
+
+
+def _check_reach(segment, name: str, matrix: np.ndarray, size: tuple[int, int, int], node) -> None:
+    """Refuse a surface so far from a volume, or so large, that a labelmap around both would take all memory.
+
+    :param matrix: voxel indices of the volume to the segmentation's RAS mm.
+    """
+    surface = segment.GetRepresentation(name)
+    if not surface.IsA("vtkPolyData"):
+        return
+    ends = np.reshape(surface.GetBounds(), (3, 2))
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
+    inverse = np.linalg.inv(matrix)
+    indices = corners @ inverse[:3, :3].T + inverse[:3, 3]
+    extents = np.maximum(indices.max(0), np.asarray(size)) - np.minimum(indices.min(0), 0)
+    # Written so that NaN is refused too.
+    if not np.prod(extents) <= max(_MOST_TIMES * float(np.prod(size)), _MOST_ANYWAY):
+        sides = " x ".join(f"{side:.4g}" for side in ends[:, 1] - ends[:, 0])
+        raise PromptSegError(
+            "Segment '{segment}' of {what} is a surface of {sides} mm that lies far from the volume or is much larger; "
+            "check its unit and place, or give it the role Ignore.",
+            segment=segment.GetName(),
+            what=label_of(node),
+            sides=sides,
+        )
 
 
 def _kept(segment, copies: dict[str, Any], what: str) -> tuple:

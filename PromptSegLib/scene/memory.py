@@ -230,7 +230,9 @@ def _nodes(segmentation_node) -> Iterator:
     """The memory's nodes. A clone of a segmentation has its original's references, but not its memory."""
     for n in range(segmentation_node.GetNumberOfNodeReferences(MEMORY_ROLE)):
         node = segmentation_node.GetNthNodeReference(MEMORY_ROLE, n)
-        if node is not None and node.GetAttribute(_KEY) and node.GetNodeReference(_OWNER_ROLE) is segmentation_node:
+        if node is None or not node.IsA("vtkMRMLScalarVolumeNode"):  # anybody may write into a scene
+            continue
+        if node.GetAttribute(_KEY) and node.GetNodeReference(_OWNER_ROLE) is segmentation_node:
             yield node
 
 

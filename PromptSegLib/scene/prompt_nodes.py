@@ -41,7 +41,7 @@ def update_prompts(node, prompts: Prompts) -> None:
     """
     was_modifying = node.StartModify()
     try:
-        node.SetAttribute(_CONTENT, base64.b64encode(prompts.to_bytes()).decode("ascii"))
+        node.SetAttribute(_CONTENT, base64.b64encode(prompts.to_bytes(whole=True)).decode("ascii"))
         node.SetText(_text_of(prompts))
         node.SetAttribute(_BACKBONE, prompts.backbone)
         node.SetAttribute(_SHA256, prompts.sha256)
@@ -78,7 +78,7 @@ def prompts_of(node) -> Prompts:
     """The prompts in a node, exactly as they were put in. Raises :class:`PromptSegError` when they are damaged."""
     content = bytes_of(node)
     try:
-        return Prompts.from_bytes(content)
+        return Prompts.from_bytes(content, whole=True)
     except PromptSegError as error:
         raise PromptSegError("Prompts '{node}': {error}", node=node.GetName(), error=error) from error
 

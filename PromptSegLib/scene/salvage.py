@@ -160,7 +160,7 @@ def put_back(scene, salvage: Salvage, volume_node=None):
 def prompts_of(salvage: Salvage) -> Optional[Prompts]:
     """The prompts that the segmentation went on with; None without any or where they are damaged."""
     try:
-        return Prompts.from_bytes(salvage.prompts) if salvage.prompts else None
+        return Prompts.from_bytes(salvage.prompts, whole=True) if salvage.prompts else None
     except PromptSegError:
         return None
 

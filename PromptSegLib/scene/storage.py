@@ -105,19 +105,26 @@ def load_scene(path: Path):
     return scene
 
 
+def spoils_scene(node) -> bool:
+    """Whether a scene that the application saves with this node can never be read again: a node without a file gets one
+    called as the node, and Slicer writes "&" as it is into the XML of the scene."""
+    storage = node.GetStorageNode()
+    has_file = storage is not None and bool(storage.GetFileName())
+    return "&" in (node.GetName() or "") and bool(node.GetSaveWithScene()) and not has_file
+
+
 @contextmanager
 def _readable_file_names(scene) -> Iterator[None]:
-    """File names without "&" for nodes that have one in their name and no file yet: Slicer writes that letter as it is
-    into the XML of the scene, which then can never be read again."""
+    """File names without "&" for nodes that would spoil the scene."""
     count = scene.GetNumberOfNodesByClass("vtkMRMLStorableNode")
     named = []
     for node in [scene.GetNthNodeByClass(n, "vtkMRMLStorableNode") for n in range(count)]:
-        if "&" not in (node.GetName() or "") or not node.GetSaveWithScene():
+        if not spoils_scene(node):
             continue
         if node.GetStorageNode() is None:
             node.AddDefaultStorageNode()
         storage = node.GetStorageNode()
-        if storage is not None and not storage.GetFileName():
+        if storage is not None:
             storage.SetFileName(node.GetName().replace("&", "and"))
             named.append(storage)
     try:

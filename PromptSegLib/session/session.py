@@ -14,10 +14,13 @@ from ..annotation.classes import matching_name
 from ..errors import PromptSegError, Sentence
 from ..inference.result import Segmentation
 from ..models import catalogue
+from ..prompts import beside
 from ..prompts.store import Prompts
 from ..scene import links, looking, memory, painting, prompt_nodes
 from ..scene.history import History, OneOrder
+from ..scene.placement import label_of
 from ..scene.segmentations import check_writable, segments
+from ..scene.storage import spoils_scene
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
 from . import live, prompts_list, requests
@@ -236,7 +239,7 @@ class Session:
             if result is not None and requests.image_of(result.run.volume).key != result.run.key:
                 self._results.drop()
                 raise PromptSegError("The voxels of the volume changed since; this result was dropped, tune again.")
-            self._notice = self._results.apply()
+            self._notice = self._with_spoilers(self._results.apply())
             self._follow()
 
     def discard(self) -> None:
@@ -313,14 +316,16 @@ class Session:
         with self._refusing():
             prompts = prompts_list.prompts_of(self.scene, key)
             prompts = up_to_date(prompts, prompts_list.owner(self.scene, key))
-            prompts.save(Path(path))
-            self._notice = Notice(
-                Sentence(
-                    "Saved {name} ({kilobytes:.0f} kB).",
-                    name=Path(path).name,
-                    kilobytes=Path(path).stat().st_size / 1024,
+            path = Path(path)
+            prompts.save(path)
+            saved = Sentence("Saved {name} ({kilobytes:.0f} kB).", name=path.name, kilobytes=path.stat().st_size / 1024)
+            if prompts.outside:
+                saved = Sentence(
+                    "{saved} What was painted has no room in it; keep {beside} beside it.",
+                    saved=saved,
+                    beside=beside.place(path).name,
                 )
-            )
+            self._notice = Notice(saved)
 
     def rename_prompts(self, key: str, name: str) -> None:
         with self._refusing():
@@ -463,6 +468,18 @@ class Session:
             version = replace(version, prompts=prompts_list.current(segmentation))
         return version
 
+    def _with_spoilers(self, notice: Notice) -> Notice:
+        """And what to do about names with which Slicer could not open the scene again."""
+        nodes = [node for node in (self._volume(), self._segmentation()) if node is not None and spoils_scene(node)]
+        if not nodes:
+            return notice
+        text = Sentence(
+            '{said} Rename {names} before you save: Slicer cannot open a scene with "&" in a name without a file.',
+            said=notice.text,
+            names=", ".join(label_of(node) for node in nodes),
+        )
+        return replace(notice, text=text)
+
     def _follow(self) -> None:
         """What is applied to the segmentation now is known."""
         segmentation = self._segmentation()
@@ -474,7 +491,7 @@ class Session:
         version = self._results.memory.of(segmentation)
         if version is not None and version.prompts is not None:
             now = prompts_list.current(segmentation)
-            if now is None or now.to_bytes() != version.prompts.to_bytes():
+            if now is None or now.to_bytes(whole=True) != version.prompts.to_bytes(whole=True):
                 prompts_list.keep(self.scene, segmentation, version.prompts)
         self._results.memory.write(segmentation)
         self._follow()

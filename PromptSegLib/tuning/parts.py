@@ -6,14 +6,13 @@ import time
 from dataclasses import replace
 from typing import Any, Mapping, Optional, Sequence
 
-import SimpleITK as sitk
-
 from ..annotation.example import Example
 from ..models.workspace import Workspace
 from ..progress import Job
 from ..prompts.store import Prompts
+from .kept_strokes import strokes_to_keep
 from .settings import Settings
-from .tuning import strokes_to_keep, tune
+from .tuning import tune
 
 
 def tune_in_parts(
@@ -23,6 +22,7 @@ def tune_in_parts(
     *,
     start: Optional[Prompts],
     settings: Settings,
+    others: Sequence[int] = (),
     keep_strokes: bool = True,
     job: Optional[Job] = None,
     **options: Any,
@@ -45,12 +45,12 @@ def tune_in_parts(
         own = settings
         if settings.seconds is not None:
             own = replace(settings, seconds=max(share * (deadline - time.monotonic()), 0.1))
-        others = [value for name, value in classes.items() if name not in part]
         prompts = tune(
-            [without(each, others) for each in examples],
+            examples,
             part,
             backbone,
             start=prompts,
+            others=[*others, *(value for name, value in classes.items() if name not in part)],
             settings=own,
             keep_strokes=False,
             job=job.part(done / len(classes), (done + len(part)) / len(classes)),
@@ -59,14 +59,5 @@ def tune_in_parts(
         )
         done += len(part)
     assert prompts is not None
-    strokes = strokes_to_keep(examples, classes, start, workspace) if keep_strokes else []
+    strokes = strokes_to_keep(examples, classes, start, workspace, others=others) if keep_strokes else []
     return replace(prompts, strokes=tuple(strokes))
-
-
-def without(example: Example, values: Sequence[int]) -> Example:
-    """The example with what is painted of some values as known background, as it is anyway in a complete one."""
-    if not values or (example.complete and example.background is None):
-        return example
-    background = int(values[0]) if example.background is None else example.background
-    changed = sitk.ChangeLabel(example.annotation, {int(value): float(background) for value in values})
-    return replace(example, annotation=changed, background=background)

@@ -15,7 +15,7 @@ import torch
 from ..annotation.checking import check_examples
 from ..annotation.classes import ClassInfo, describe
 from ..annotation.example import Example
-from ..annotation.labels import barred_label, labels_on_grid, strokes_on_image
+from ..annotation.labels import barred_label, labels_on_grid
 from ..annotation.strokes import Strokes
 from ..errors import PromptSegError
 from ..imaging.checking import check_extent
@@ -30,6 +30,7 @@ from ..progress import Job
 from ..prompts.store import MAX_CLASSES, ClassPrompts, Prompts
 from .crops import Crop, cover
 from .encoded import EncodedCrops
+from .kept_strokes import strokes_to_keep, without
 from .objective import mean
 from .settings import Settings
 from .training import Annotated, RandomCrops, Trainer, hold_out
@@ -46,6 +47,7 @@ def tune(
     model: Union[Backbone, str, None] = None,
     *,
     start: Union[Prompts, str, Path, None] = None,
+    others: Sequence[int] = (),
     settings: Optional[Settings] = None,
     device: str = "auto",
     keep_strokes: bool = True,
@@ -61,6 +63,8 @@ def tune(
     :param classes: class name -> its value in the annotations and in results.
     :param start: prompts to go on from: classes of the same name start there, all other
         classes are kept as they are, bit-identical.
+    :param others: values of further classes in the annotations, which are not tuned now: what is painted of them is
+        known not to be the classes that are, and stays what prompts of them carry.
     :param keep_strokes: let the prompts carry sparse annotations, so that the same images are
         grown from the same strokes when they are segmented; if not, those of ``start`` are left out as well.
     :param appearance: colour and terminology of classes, where the user has chosen them.
@@ -75,8 +79,9 @@ def tune(
     """
     began = time.monotonic()
     job, settings, workspace = job or Job(), (settings or Settings()).checked(), workspace or Workspace(0)
-    classes = dict(classes)
-    check_examples(list(examples), classes)
+    classes, given = dict(classes), examples
+    examples = [without(each, others) for each in given]
+    check_examples(examples, classes)
     backbone = model if isinstance(model, Backbone) else load_model(model, device)
     if start is not None and not isinstance(start, Prompts):
         start = Prompts.load(Path(start))
@@ -105,7 +110,7 @@ def tune(
         labels = labels_on_grid(example, classes, volume.grid)
         volumes.append(Annotated(volume.array, labels))
         shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
-    strokes = strokes_to_keep(examples, classes, start, workspace, notes) if keep_strokes else []
+    strokes = strokes_to_keep(given, classes, start, workspace, notes, others) if keep_strokes else []
     held: list[Crop] = []
     if training:
         volumes, held = hold_out(volumes, backbone.crop, rng)
@@ -253,76 +258,6 @@ def _check_seen(crops: Sequence[Crop], classes: Mapping[str, int], spacing: Sequ
             gone=", ".join(gone),
             voxel=voxel,
         )
-
-
-def strokes_to_keep(
-    examples: Sequence[Example],
-    classes: Mapping[str, int],
-    start: Optional[Prompts],
-    workspace: Workspace,
-    notes: Optional[list[str]] = None,
-) -> list[Strokes]:
-    """The strokes that prompts carry: those of the examples, and those of ``start`` that they do not replace.
-
-    :param notes: a sentence is added for every example whose strokes cannot be kept.
-    """
-    carried = _carried(start, classes) if start is not None else []
-    kept: list[Strokes] = []
-    for example in examples:
-        if carried or not example.complete:
-            image, strokes = _strokes(example, classes, start, workspace)
-            kept += [strokes] if strokes else []
-            if strokes is None and not example.complete and notes is not None:
-                notes.append(
-                    f"What is painted on {example.name} is too much to be kept with the prompts; give it again when "
-                    "that image is segmented."
-                )
-            # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
-            carried = [each for each in carried if each.image != image]
-    return [*carried, *kept]
-
-
-def _carried(start: Prompts, classes: Mapping[str, int]) -> list[Strokes]:
-    """The strokes of ``start``, with the values that its classes have from now on."""
-    if not start.strokes:
-        return []
-    changed = {value: classes.get(name, value) for name, value in start.values.items()}
-    try:
-        # Always, as a value that was given up may be given to another class.
-        found = [each.with_values(changed) for each in start.strokes]
-    except ValueError as error:
-        raise _unusable(error) from error
-    return [each for each in found if each]
-
-
-def _strokes(
-    example: Example, classes: Mapping[str, int], start: Optional[Prompts], workspace: Workspace
-) -> tuple[str, Optional[Strokes]]:
-    """Fingerprint of an example's image, and the strokes to keep of it.
-
-    These are what was painted on it, unless that is no strokes, and what ``start`` holds of its other classes there.
-    """
-    image, labels = workspace.fingerprint(example.image), strokes_on_image(example, classes)
-    values, painted = list(classes.values()), None if example.complete else labels
-    for each in start.strokes if start else ():
-        if start and each.image == image and each.shape == labels.shape:
-            others = [value for name, value in start.values.items() if name not in classes]
-            try:
-                earlier = each.unpack(others)
-            except ValueError as error:
-                raise _unusable(error) from error
-            if (labels == 0).any():
-                earlier[earlier == 0] = -1  # background was painted anew: what was erased stays erased
-            packed = None
-            if painted is not None:
-                both = np.where(labels >= 0, labels, np.where(earlier > 0, earlier + len(classes), earlier))
-                packed = Strokes.pack(image, both, values + others)
-            return image, packed or Strokes.pack(image, np.where(labels > 0, -1, earlier), others)
-    return image, None if painted is None else Strokes.pack(image, painted, values)
-
-
-def _unusable(error: ValueError) -> PromptSegError:
-    return PromptSegError("The strokes in the given prompts are unusable: {error}; start anew.", error=error)
 
 
 def _beginning(start: Optional[Prompts], name: str) -> Beginning:

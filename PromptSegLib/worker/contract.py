@@ -146,7 +146,7 @@ class Tune:
             [Annotated.of(each, arrays[f"annotation{index}"]) for index, each in enumerate(values["examples"])],
             values.get("settings", {}),
             values.get("wanted"),
-            values.get("others", []),
+            [int(value) for value in values.get("others", [])],
             infos_of(values.get("appearance", [])),
             bool(values.get("previews", True)),
             prompts_of(arrays["start"]) if "start" in arrays else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
@@ -13,6 +14,8 @@ from .client import Event, Sent
 from .jobs import Jobs
 from .messages import Message
 from .serving import do
+
+_PATIENCE = 60.0  # seconds that Python's end waits for a job to come to its next step
 
 
 class InProcess:
@@ -32,7 +35,9 @@ class InProcess:
         self._cancelled: set[int] = set()
         self._known: set[str] = set()
         self._last = 0
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        atexit.register(self._end)
 
     @property
     def pid(self) -> Optional[int]:
@@ -70,6 +75,11 @@ class InProcess:
         self._cancelled.update(range(self._last + 1))
         self._inbox.put(None)
 
+    def _end(self) -> None:
+        """Python that ends while a thread computes aborts."""
+        self.kill()
+        self._thread.join(_PATIENCE)
+
     def send(self, kind: str, arrays: Optional[Mapping[str, np.ndarray]] = None, **values: Any) -> None:
         """What a job says, as ``messages.Channel.send``."""
         message = Message(kind, values, dict(arrays or {}))
@@ -80,6 +90,7 @@ class InProcess:
         while True:
             message = self._inbox.get()
             if message is None:
+                atexit.unregister(self._end)
                 return
             if message.kind == "image":
                 jobs.add_image(message)

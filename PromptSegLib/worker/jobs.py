@@ -114,7 +114,7 @@ class Jobs:
 
     def _tune(self, request: Tune, job: Job, emit: Emit) -> Reply:
         from ..annotation.checking import check_examples
-        from ..tuning.parts import without
+        from ..tuning.kept_strokes import without
 
         backbone = self._backbone(request, job.part(0.0, 0.02))
         examples = [self._example(each) for each in request.examples]
@@ -137,7 +137,7 @@ class Jobs:
             looked = time.monotonic() - began
         if self._tuned is None:
             on_preview = preview if request.previews else None
-            self._tuned = self._tuned_by(request, backbone, teaching, job.part(0.02, 0.85), on_preview, looked)
+            self._tuned = self._tuned_by(request, backbone, examples, job.part(0.02, 0.85), on_preview, looked)
         prompts = self._tuned
         result = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
         return Reply(replace(result, notes=tuple(dict.fromkeys([*prompts.notes, *result.notes]))), prompts)
@@ -148,7 +148,8 @@ class Jobs:
         from ..tuning.tuning import tune
 
         classes, appearance = request.classes, {info.name: info for info in request.appearance}
-        given = {"start": request.start, "appearance": appearance, "job": job, "workspace": self._workspace}
+        given: dict[str, Any] = {"start": request.start, "appearance": appearance, "job": job}
+        given.update(workspace=self._workspace, others=request.others)
         parts = [{name: classes[name] for name in part} for part in self._thrift.parts_of(list(classes))]
         settings = _in_time(self._settings(request), time.monotonic() - self._began, looked)
         if len(parts) > 1:

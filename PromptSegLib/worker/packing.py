@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.classes import ClassInfo
-from ..imaging.geometry import Grid, nonzero_extent
+from ..imaging.geometry import Grid, holds_directions, nonzero_extent
 from ..prompts.store import Prompts
 
 
@@ -22,11 +22,13 @@ def grid_values(grid: Grid) -> dict[str, list]:
 
 
 def grid_of(values: Mapping[str, Any]) -> Grid:
-    """Undo :func:`grid_values`; raises ``KeyError`` or ``TypeError`` for something else."""
+    """Undo :func:`grid_values`; raises ``KeyError``, ``TypeError`` or ``ValueError`` for something else."""
     x, y, z = (int(extent) for extent in values["size"])
     spacing, origin, direction = (
         tuple(float(part) for part in values[key]) for key in ("spacing", "origin", "direction")
     )
+    if not holds_directions(direction):
+        raise ValueError("a grid has no directions")
     return Grid((x, y, z), (spacing[0], spacing[1], spacing[2]), (origin[0], origin[1], origin[2]), direction)
 
 
@@ -48,9 +50,9 @@ def infos_of(values) -> tuple[ClassInfo, ...]:
 
 
 def packed_prompts(prompts: Prompts) -> np.ndarray:
-    return np.frombuffer(prompts.to_bytes(), np.uint8)
+    return np.frombuffer(prompts.to_bytes(whole=True), np.uint8)
 
 
 def prompts_of(array: np.ndarray) -> Prompts:
     """Undo :func:`packed_prompts`; raises :class:`PromptSegError` for something else."""
-    return Prompts.from_bytes(array.tobytes())
+    return Prompts.from_bytes(array.tobytes(), whole=True)

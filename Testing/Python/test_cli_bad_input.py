@@ -187,6 +187,50 @@ def test_names_that_are_not_utf_8(phantom, tmp_path, refuse, out, labels):
         write_image(sitk.ReadImage(str(phantom.image)), bad)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+@pytest.mark.parametrize("place", range(8))
+def test_names_that_no_file_can_have(place, name, phantom, refuse, out, labels):
+    """A program's arguments hold no NUL and no half of a letter; those of a caller in Python may."""
+    commands = (
+        [
+            "tune",
+            "--example",
+            f"{name}.nrrd",
+            phantom.annotation,
+            "--classes",
+            "liver=1",
+            "--background",
+            "3",
+            "-o",
+            out,
+        ],
+        ["tune", "--example", phantom.image, f"{name}.nrrd", "--classes", "liver=1", "--background", "3", "-o", out],
+        ["segment", SHIPPED, f"{name}.nrrd", "-o", labels],
+        ["segment", SHIPPED, phantom.image, "-o", f"{name}.nrrd"],
+        ["segment", SHIPPED, phantom.image, "-o", labels, "--strokes", f"{name}.nrrd"],
+        ["segment", f"{name}.safetensors", phantom.image, "-o", labels],
+        ["segment", SHIPPED, phantom.image, "-o", labels, "--uncertainty", f"{name}.nrrd"],
+        ["score", f"{name}.nrrd", phantom.annotation, "--classes", "liver=1"],
+    )
+    assert ascii(name)[1:-1] in refuse(*commands[place])
+
+
+@pytest.mark.parametrize("name", ["a\033[2Jb.nrrd", "a\u202eb.nrrd", "a\rb.nrrd", "a\x9bb.nrrd"])
+def test_names_that_a_terminal_would_obey(name, refuse, phantom, labels):
+    """They are shown, not obeyed, also where several images are named in turn."""
+    assert "not exist" in refuse("segment", SHIPPED, name, "-o", labels)
+    assert "not exist" in refuse("segment", SHIPPED, phantom.image, "-o", labels, "--strokes", name)
+
+
+def test_a_batch_names_its_images_in_one_line_each(phantom, tmp_path, capfd):
+    (tmp_path / "a\n\033[2Jb.nrrd").write_bytes(phantom.image.read_bytes())
+    names = [str(tmp_path / "a\n\033[2Jb.nrrd"), str(tmp_path / "none.nrrd")]
+    assert main(["segment", SHIPPED, *names, "-o", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    first, second, last = capfd.readouterr().err.strip().split("\n")
+    assert first.startswith("1 of 2: ") and first.endswith(r"a\n\x1b[2Jb.nrrd") and second.startswith("2 of 2: ")
+    assert "not exist" in last
+
+
 def test_one_bad_image_of_two(phantom, tmp_path, refuse, out):
     bad = write(tmp_path / "n.nrrd", with_value(np.nan))
     words = tune(phantom.image, phantom.annotation, out, *CLASSES, "--example", bad, phantom.annotation)

@@ -198,3 +198,16 @@ def test_a_spacing_in_another_unit_is_refused_at_the_header(volume, tmp_path, mo
     for suffix in FORMATS:
         sitk.WriteImage(volume, str(tmp_path / f"scan.{suffix}"))
         sentence(lambda suffix=suffix: read_image(tmp_path / f"scan.{suffix}"), "check the voxel spacing")
+
+
+@pytest.mark.parametrize("number", ["1e308", "-1e308", "1e160", "7"])
+@pytest.mark.parametrize("reads", [read_image, read_annotation])
+def test_directions_that_are_none_are_refused_before_itk_looks_for_their_inverse(tmp_path, number, reads):
+    """Of some it looks forever."""
+    path = tmp_path / "scan.mha"
+    sitk.WriteImage(sitk.Image([4, 3, 2], sitk.sitkUInt8), str(path))
+    data = path.read_bytes()
+    assert b"TransformMatrix = 1 0 0" in data
+    path.write_bytes(data.replace(b"TransformMatrix = 1 0 0", f"TransformMatrix = 1 {number} 0".encode()))
+    with pytest.raises(PromptSegError, match="no valid orientation|perpendicular"):
+        reads(path)

@@ -16,8 +16,11 @@ from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 from harness.mrml_fixtures import add_volume, paint_strokes  # noqa: E402
 from harness.prompts_fixtures import some_prompts  # noqa: E402
-from PromptSegLib.scene import links, memory, prompt_nodes  # noqa: E402
+from PromptSegLib.annotation.classes import ClassInfo, is_name  # noqa: E402
+from PromptSegLib.inference.result import Segmentation  # noqa: E402
+from PromptSegLib.scene import links, looking, memory, prompt_nodes, salvage  # noqa: E402
 from PromptSegLib.scene.placement import image_to_world, to_vtk  # noqa: E402
+from PromptSegLib.scene.preview import Preview  # noqa: E402
 from PromptSegLib.scene.segmentations import segments_by_name  # noqa: E402
 from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
 
@@ -118,6 +121,29 @@ def test_plain_scene_files_open_again(tmp_path, name):
     opened.SetURL(str(folder / f"{usable(name)}.mrml"))
     assert opened.Import()
     check(opened, ball, reference, name)
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_nothing_made_here_spoils_a_scene(tmp_path, name):
+    """Previews, maps, prompts of hostile classes, recovered segmentations: beside a volume of any name with a file."""
+    scene, segmentation, ball, reference = a_scene(name, f"{name} segmentation", name)
+    volume = scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+    preview = Preview()
+    preview.visible_3d = True
+    preview.show(segmentation, volume, Segmentation(reference, (ClassInfo("x & <y>", 5, (1.0, 0.0, 0.0)),)))
+    looking.show_map(scene, volume, sitk.Cast(reference > 0, sitk.sitkFloat32))
+    recovered = salvage.put_back(scene, salvage.take(segmentation, volume), volume)
+    classes = [each for each in ("a & b", name) if is_name(each)]
+    prompts = prompt_nodes.add_prompts(scene, some_prompts(*classes), name)
+    path = tmp_path / "x.mrb"
+    assert scene.WriteToMRB(str(path))
+    with zipfile.ZipFile(path) as bundle:
+        assert not [each for each in bundle.namelist() if "preview" in each or "(PromptSeg)" in each]
+    opened = load_scene(path)
+    check(opened, ball, reference, name)
+    assert opened.GetNodeByID(recovered.GetID()).GetSegmentation().GetNumberOfSegments() == 3
+    assert prompt_nodes.prompts_of(opened.GetNodeByID(prompts.GetID())).names == classes
+    assert not [each for each in (preview.node,) if opened.GetNodeByID(each.GetID())]
 
 
 def test_two_segmentations_of_one_name_keep_apart(tmp_path):
@@ -237,3 +263,20 @@ def test_memory_that_claims_something_else_is_no_memory(change):
     text = base64.urlsafe_b64encode(json.dumps(header).encode()).decode()
     segmentation.SetAttribute("PromptSeg.Memory.applied", f"{text}.{body}")
     assert "applied" not in memory.read_memory(segmentation).images
+
+
+@pytest.mark.parametrize("kind", ["itself", "text", "vector"])
+def test_a_memory_that_is_no_image_is_no_memory(kind):
+    """Anybody may write references into a scene."""
+    scene, segmentation, *_ = a_scene("CT", "S", "ball")
+    before = sorted(memory.read_memory(segmentation).images)
+    segmentation.RemoveAttribute("PromptSeg.Memory.applied")
+    segmentation.RemoveAttribute("PromptSeg.Memory.strokes")
+    names = {"text": "vtkMRMLTextNode", "vector": "vtkMRMLVectorVolumeNode"}
+    node = segmentation if kind == "itself" else scene.AddNewNodeByClass(names[kind], "x")
+    node.SetAttribute("PromptSeg.MemoryKey", "applied")
+    node.SetNodeReferenceID("PromptSegMemoryOf", segmentation.GetID())
+    segmentation.AddNodeReferenceID(memory.MEMORY_ROLE, node.GetID())
+    assert before and not memory.read_memory(segmentation).images
+    memory.renew(scene)
+    assert scene.GetNodeByID(segmentation.GetID()) is segmentation

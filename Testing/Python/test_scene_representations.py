@@ -224,3 +224,43 @@ def test_surfaces_as_strokes_are_all_there():
     made_of(node, SURFACE)
     found = masks_of(volume, node)
     assert set(found) == set(CLASSES) and all(mask.any() for mask in found.values())
+
+
+@pytest.mark.parametrize("away, radius", [(5e3, 20.0), (0.0, 2e3), (0.0, 1e6), (float("nan"), 20.0)])
+def test_a_surface_in_another_unit_or_place_is_refused_before_any_memory_is_taken(away, radius):
+    """A labelmap around it and the volume would be many gigabytes."""
+    volume, node, _ = balls(2)
+    made_of(node, SURFACE)
+    ball = vtk.vtkSphereSource()
+    ball.SetRadius(radius)
+    ball.Update()
+    surface = ball.GetOutput()
+    for n in range(surface.GetNumberOfPoints()):
+        surface.GetPoints().SetPoint(n, np.array(surface.GetPoint(n)) + away)
+    surface.GetPoints().Modified()
+    segment = slicer.vtkSegment()
+    segment.SetName("far")
+    segment.AddRepresentation(SURFACE, surface)
+    node.GetSegmentation().AddSegment(segment, "far")
+    with pytest.raises(PromptSegError, match="'far' .* check its unit"):
+        masks_of(volume, node)
+    node.GetSegmentation().RemoveSegment("far")
+    assert all(mask.any() for mask in masks_of(volume, node).values())
+
+
+@pytest.mark.parametrize("at", [0, 1, 2], ids=["first", "between", "last"])
+@pytest.mark.parametrize("source", [SURFACE, FRACTIONAL, BINARY])
+@pytest.mark.parametrize("holds", ["no points", "nothing"])
+def test_empty_segments_among_others_are_empty_and_the_others_whole(source, at, holds):
+    volume, node, masks = balls(2)
+    made_of(node, source)
+    segmentation = node.GetSegmentation()
+    empty = slicer.vtkSegment()
+    empty.SetName("empty")
+    if holds == "no points":
+        empty.AddRepresentation(SURFACE, vtk.vtkPolyData())
+    before = segmentation.GetNthSegmentID(at) if at < 2 else ""
+    assert segmentation.AddSegment(empty, "e", before)
+    assert [each.name for each in segments(node) if each.is_empty] == ["empty"]
+    found = masks_of(volume, node)
+    assert not found["empty"].any() and all(dice(found[name], mask) > 0.9 for name, mask in masks.items())

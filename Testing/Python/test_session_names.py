@@ -197,3 +197,19 @@ def test_a_blank_desk_gets_no_notes(blank_desk):
     paint_strokes(blank_desk.segmentation, blank_desk.volume, blank_desk.reference)
     blank_desk.tune()
     assert set(blank_desk.last_job.said()) == {*CLASSES, "background"}
+
+
+def test_names_with_which_slicer_cannot_open_a_scene_again_are_told(desk, tmp_path):
+    desk.tuned()
+    assert "Rename" not in desk.notice
+    desk.volume.SetName("Smith & Jones")
+    desk.segmentation.SetName("His & hers")
+    desk.paint("ball", box_in(desk.mask("ball")), "erase")
+    desk.tuned()
+    assert "Rename Volume 'Smith & Jones', Segmentation 'His & hers' before you save" in desk.notice
+    desk.segmentation.SetName("His")
+    desk.volume.AddDefaultStorageNode()
+    desk.volume.GetStorageNode().SetFileName(str(tmp_path / "smith & jones.nrrd"))  # Slicer asks before it writes there
+    desk.paint("rod", box_in(desk.mask("rod")), "erase")
+    desk.tuned()
+    assert "Rename" not in desk.notice

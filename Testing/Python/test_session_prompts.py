@@ -24,6 +24,7 @@ from harness.mrml_fixtures import (
 from harness.session_harness import group_of
 from harness.tiny_model import CLASSES, painted, phantom
 from PromptSegLib.models import catalogue
+from PromptSegLib.prompts import store
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import links, prompt_nodes
 from PromptSegLib.scene.segmentations import segments, segments_by_name
@@ -375,3 +376,63 @@ def test_an_example_with_nothing_painted_teaches_nothing(desk):
     desk.session.add_example(other)
     desk.tune()
     assert len(desk.last_job.values["examples"]) == 1
+
+
+def strokes_in(prompts: Prompts) -> dict[str, np.ndarray]:
+    """What prompts carry of the one image that they were tuned on: class or "background" -> bool (z, y, x)."""
+    (strokes,) = prompts.strokes
+    labels = strokes.unpack(list(prompts.values.values()))
+    return {name: labels == index for index, name in enumerate(["background", *prompts.names])}
+
+
+@pytest.mark.parametrize("how", ["a class more", "a class again"])
+def test_strokes_of_classes_that_are_not_tuned_now_stay_theirs(desk, tmp_path, how):
+    """Known not to be the class that is tuned, they must not become background of the others."""
+    desk.tuned()
+    before = strokes_in(desk.own_prompts())
+    assert before["ball"].any() and before["rod"].any()
+    corner = np.zeros(desk.strokes.shape, bool)
+    corner[2:5, 34:38, 4:10] = True
+    desk.paint("corner", corner)
+    desk.tuned()
+    assert set(desk.last_job.values["wanted"]) == {"corner"} and len(desk.last_job.values["others"]) == 2
+    if how == "a class again":
+        desk.paint("corner", box_in(corner), "erase")
+        desk.tuned()
+        assert set(desk.last_job.values["classes"]) == {"corner"}
+        corner &= ~box_in(corner)
+    now = strokes_in(desk.own_prompts())
+    for name in ("ball", "rod", "background"):
+        assert (now[name] == before[name]).all(), name
+    assert (now["corner"] & corner).any() and not (now["corner"] & ~corner).any()
+    path = tmp_path / "saved.safetensors"
+    desk.session.save_prompts(desk.own_key(), path)
+    saved = strokes_in(Prompts.load(path))
+    assert all((saved[name] == now[name]).all() for name in now)
+
+
+def test_strokes_without_room_in_the_file_lie_beside_it(desk, tmp_path, monkeypatch):
+    """They live with the prompts in the scene, through a retuning, a saved scene and undo; a file has one beside it."""
+    desk.tuned()
+    before = strokes_in(desk.own_prompts())
+    monkeypatch.setattr(store, "_STROKES_PER_CLASS", 40)
+    corner = np.zeros(desk.strokes.shape, bool)
+    corner[2:5, 34:38, 4:10] = np.random.default_rng(0).random((3, 4, 6)) < 0.5  # nothing that packs well
+    desk.paint("corner", corner)
+    desk.tuned()
+    kept = strokes_in(desk.own_prompts())
+    assert (kept["corner"] == corner).all() and all((kept[name] == before[name]).all() for name in before)
+    path, other = tmp_path / "mine.safetensors", tmp_path / "other.safetensors"
+    desk.session.save_prompts(desk.own_key(), path)
+    beside = tmp_path / "mine.strokes.safetensors"
+    assert beside.exists() and beside.name in desk.notice, desk.notice
+    loaded = strokes_in(Prompts.load(path))
+    assert all((loaded[name] == kept[name]).all() for name in kept)
+    # Loaded into the scene and saved elsewhere, nothing is lost either.
+    desk.session.load_prompts(path)
+    key = next(row.key for row in desk.session.view().prompts if row.name == "mine")
+    desk.session.save_prompts(key, other)
+    assert all((mask == kept[name]).all() for name, mask in strokes_in(Prompts.load(other)).items())
+    monkeypatch.undo()
+    desk.session.save_prompts(key, other)  # with room for all, none lies beside any more
+    assert not other.with_name("other.strokes.safetensors").exists() and "beside" not in desk.notice

@@ -25,6 +25,7 @@ from PromptSegLib.tuning import tuner
 from PromptSegLib.tuning.crops import cover
 from PromptSegLib.tuning.encoded import EncodedCrops
 from PromptSegLib.tuning.objective import agreement, annotated_loss, class_weights
+from PromptSegLib.tuning.parts import tune_in_parts
 from PromptSegLib.tuning.warm_start import Beginning, prototypes, warm_start
 
 BRIEF = ps.Settings(steps=4, token_steps=5, seed=3)
@@ -134,6 +135,40 @@ def test_a_new_class_keeps_the_strokes_of_the_old_ones(backbone):
     labels = strokes.unpack([5, 9])
     assert np.array_equal(labels == 1, painted_labels == 5) and np.array_equal(labels == 2, painted_labels == 9)
     assert np.array_equal(labels == 0, painted_labels == BACKGROUND)
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_what_is_painted_of_other_classes_stays_theirs(backbone, in_parts):
+    """It is background of the class that is tuned, in its tuning alone; also on an image that they never saw."""
+    shown, further = example(), example(seed=4)
+    first = ps.tune([shown], CLASSES, backbone, settings=BRIEF)
+    labels = sitk.GetArrayFromImage(shown.annotation)
+    labels[2:4, 30:34, 4:9] = 3
+    given = {"start": first, "others": list(CLASSES.values()), "settings": BRIEF}
+    both = [with_labels(shown, labels), further]
+    if in_parts:
+        second = tune_in_parts(both, [{"corner": 3}], backbone, **given)
+    else:
+        second = ps.tune(both, {"corner": 3}, backbone, **given)
+    assert len(second.strokes) == 2
+    for strokes, said in zip(second.strokes, (labels, sitk.GetArrayFromImage(further.annotation))):
+        kept = strokes.unpack([5, 9, 3])
+        for index, value in enumerate((BACKGROUND, 5, 9, 3)):
+            assert np.array_equal(kept == index, said == value), value
+    result = sitk.GetArrayFromImage(ps.segment(second, further.image, backbone).labels)
+    assert (result[sitk.GetArrayFromImage(further.annotation) == 5] == 5).all()
+
+
+def test_a_complete_annotation_leaves_the_strokes_of_other_classes(backbone):
+    shown, (_, reference) = example(), phantom()
+    first = ps.tune([shown], CLASSES, backbone, settings=BRIEF)
+    labels = sitk.GetArrayFromImage(reference)
+    labels[2:4, 30:34, 4:9] = 3
+    complete = with_labels(shown, labels, complete=True, background=None)
+    second = ps.tune([complete], {"corner": 3}, backbone, start=first, others=[5, 9], settings=BRIEF)
+    (strokes,), painted = second.strokes, sitk.GetArrayFromImage(shown.annotation)
+    kept = strokes.unpack([5, 9, 3])
+    assert np.array_equal(kept == 1, painted == 5) and np.array_equal(kept == 2, painted == 9)
 
 
 def test_strokes_that_were_erased_stay_erased(backbone):

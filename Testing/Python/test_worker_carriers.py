@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from PromptSegLib.worker.contract import Grow, Prepare, Reply
 from PromptSegLib.worker.in_process import InProcess
 from PromptSegLib.worker.packing import grid_values
 
+ROOT = Path(__file__).resolve().parents[2]
 IMAGE = sitk.GetImageFromArray(np.arange(60, dtype=np.float32).reshape(3, 4, 5))
 PREPARE = Prepare("m", "cpu", "a")
 
@@ -103,6 +106,32 @@ def test_a_thread_is_cancelled_and_killed(carrier):
     until(carrier, "report")
     carrier.kill()
     assert carrier.gone and carrier.poll() == []
+
+
+def test_a_process_waits_at_its_end_for_the_thread(tmp_path):
+    """Torch aborts a process that ends while it computes."""
+    code = (
+        "import sys, time, types\nfrom pathlib import Path\nfrom PromptSegLib.worker import in_process\n"
+        "sys.modules['torch'] = types.ModuleType('torch')\n"
+        "class Endless:\n"
+        "    def run(self, message, job, emit):\n"
+        "        print('at work', flush=True)\n"
+        "        try:\n"
+        "            while True:\n"
+        "                job.report('working', 0.5)\n"
+        "                time.sleep(0.01)\n"
+        "        finally:\n"
+        "            time.sleep(0.3)\n"
+        "            Path(sys.argv[1]).write_text('ended')\n"
+        "in_process.Jobs = Endless\n"
+        "carrier = in_process.InProcess()\ncarrier.submit('x', {})\n"
+        "while not carrier.poll():\n    time.sleep(0.01)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "ended")], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "at work" in done.stdout, done.stderr
+    assert (tmp_path / "ended").read_text() == "ended"
 
 
 # A session with a worker that is only a script: no torch, no process

@@ -378,3 +378,17 @@ def test_prompts_arrive(tmp_path_factory, folder):
 def test_something_else_is_no_prompts():
     with pytest.raises(PromptSegError):
         prompts_of(np.arange(1000, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("number", [1e308, -1e160, float("nan"), float("inf"), 2])
+def test_a_grid_whose_directions_are_none_is_no_grid(number):
+    """ITK may look for the inverse of some forever."""
+    values = grid_values(Grid((4, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
+    assert grid_of(values).size == (4, 3, 2)
+    for index in range(9):
+        changed = list(values["direction"])
+        changed[index] = number
+        with pytest.raises(ValueError, match="no directions"):
+            grid_of({**values, "direction": changed})
+    with pytest.raises(ValueError, match="no directions"):
+        grid_of({**values, "direction": [1, 0, 0, 1]})

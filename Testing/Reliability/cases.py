@@ -335,7 +335,7 @@ def _layers(folder: Path, shown: Phantom) -> Path:
     """A segmentation of Slicer in two layers, as it saves overlapping segments."""
     layers = np.stack([np.where(shown.strokes == 1, 1, 0), np.where(shown.strokes > 1, shown.strokes, 0)], -1)
     image = image_of(layers.astype(np.uint8), shown.matrix, vector=True)
-    for number, (name, value, layer) in enumerate((("liver", 1, 0), ("spleen", 2, 1), ("background", BACKGROUND, 1))):
+    for number, (name, value, layer) in enumerate((("ball", 1, 0), ("lump", 2, 1), ("background", BACKGROUND, 1))):
         for key, text in (("ID", name), ("Name", name), ("LabelValue", value), ("Layer", layer)):
             image.SetMetaData(f"Segment{number}_{key}", str(text))
     sitk.WriteImage(image, str(folder / "mask.seg.nrrd"))

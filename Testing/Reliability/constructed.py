@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-CLASSES = {"liver": 1, "spleen": 2}
+CLASSES = {"ball": 1, "lump": 2}
 BACKGROUND = 3
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # In mm from the middle of the body: center, radius and intensity.

@@ -39,7 +39,7 @@ from PromptSegLib.worker import client  # noqa: E402
 from PromptSegLib.worker.launch import local_command  # noqa: E402
 
 STANDS = "as before"
-PATIENCE = 1800.0  # seconds for what should not take any; machines may be busy
+PATIENCE = 600.0  # seconds for what should not take any; machines may be busy
 
 
 def run(session: Any, until: Callable[[Any], bool] | None = None) -> None:
@@ -194,14 +194,16 @@ def out_of_memory(megabytes: int, job: str) -> Callable[[Bench], str]:
         size = int(Path(f"/proc/{bench.pid}/statm").read_text().split()[0]) * resource.getpagesize()
         limit = (size + megabytes * 2**20, resource.RLIM_INFINITY)
         resource.prlimit(bench.pid, resource.RLIMIT_AS, limit)
-        if job == "tune":
-            bench.desk.session.tune()
-        else:
-            bench.desk.session.segment(bench.desk.own_key())
-        run(bench.desk.session)
-        told = bench.told()
-        assert "emory" in told or told.startswith("Done"), told
-        bench.desk.workers.worker.kill()  # the limit was the fault's
+        try:
+            if job == "tune":
+                bench.desk.session.tune()
+            else:
+                bench.desk.session.segment(bench.desk.own_key())
+            run(bench.desk.session)
+            told = bench.told()
+            assert "emory" in told or told.startswith("Done"), told
+        finally:
+            bench.desk.workers.worker.kill()  # the limit was the fault's
         return told
 
     return fault
@@ -413,13 +415,16 @@ def application_killed(bench: Bench) -> str:
     """Its worker must not outlive it, nor its folder."""
     code = (
         "import os, sys, time\nsys.path[:0] = {paths!r}\nfrom PromptSegLib.worker.client import Worker\n"
+        "from PromptSegLib.worker.contract import Prepare\n"
         "from PromptSegLib.worker.launch import environment, local_command\n"
-        "worker = Worker(local_command, environment(1))\nworker.submit('prepare', {{'model': {model!r}}})\n"
+        "worker = Worker(local_command, environment(1))\n"
+        "worker.submit(Prepare.name, *Prepare({model!r}, 'cpu', 'a').pack())\n"
         "while not any(event.kind == 'report' for event in worker.poll()): time.sleep(0.01)\n"
         "print(worker.pid, worker._folder, flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     words = {"paths": [str(ROOT)], "model": str(bench.desk.models / "tiny0.safetensors")}
-    done = subprocess.run([sys.executable, "-c", code.format(**words)], stdout=subprocess.PIPE, text=True)
+    call = [sys.executable, "-c", code.format(**words)]
+    done = subprocess.run(call, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     pid, folder = done.stdout.split()
     eventually(lambda: not is_running(int(pid)) and not Path(folder).exists())
     return "the worker ended and its folder is gone"

@@ -2,11 +2,12 @@
 
     make fuzz                                    # all targets, 1,000,000 inputs
     python Testing/Reliability/fuzz.py --count 5000 --targets prompts cli
+    python Testing/Reliability/fuzz.py --out fuzz.json --minutes 15   # a part; again for the next, where it stopped
 
 Each input is made from (seed, target, number) alone, so a finding is tried again by its number. Inputs run in a child
 process with a bound on its memory. A finding is an input that raises anything but the documented error, takes longer
-than ``--limit`` seconds, takes more memory, starts a program, opens a connection, unpickles, leaves a file or a folder
-behind, or ends the process.
+than ``--limit`` seconds of the processor (or 15 times that by the clock), takes more memory, starts a program, opens a
+connection, unpickles, leaves a file or a folder behind, or ends the process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import faulthandler
 import json
+import math
 import os
 import random
 import resource
@@ -31,10 +33,13 @@ from typing import Any, Iterator
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "Testing" / "Python"), str(Path(__file__).parent)]
 
+from PromptSegLib.files import replacing  # noqa: E402
+
 # Of all inputs, by how many fit into an hour: the command line reads files, a message is read in microseconds.
-SHARES = {"messages": 0.40, "prompts": 0.25, "catalogue": 0.15, "scene": 0.15, "cli": 0.05}
+SHARES = {"messages": 0.44, "prompts": 0.29, "catalogue": 0.125, "scene": 0.125, "cli": 0.02}
 MEMORY = 2 * 2**30  # bytes beyond what the child has when it begins
 GROWTH = 256 * 2**20  # bytes that a single input may add to the peak
+_PATIENCE = 15  # times the limit, by the clock: the machine may be busy with other things
 _TURN = 60_000  # inputs of all targets together until the next turn: a child takes seconds to begin
 FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.", "pickle.find_class")
 
@@ -80,13 +85,17 @@ def child(target_name: str, seed: int, first: int, last: int, folder: Path, limi
         raise Hang
 
     signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGPROF, late)
     for number in range(20):  # what is imported and kept is not what an input takes
-        one(target, target_name, rng_of(seed, f"{target_name} warm", number), watch, limit)
+        one(target, target_name, rng_of(seed, f"{target_name} warm", number), watch, 10 * limit)
     outcomes: dict[str, int] = {}
     progress = os.open(folder / "progress", os.O_WRONLY | os.O_CREAT)
+    armed, patience = -math.inf, _PATIENCE * limit
     for number in range(first, last):
         os.pwrite(progress, f"{number:12d}".encode(), 0)
-        faulthandler.dump_traceback_later(limit + 10, exit=True)  # a library that lets no signal through
+        if time.monotonic() - armed > patience:  # not for each input: it starts a thread
+            armed = time.monotonic()
+            faulthandler.dump_traceback_later(3 * patience, exit=True)  # a library that lets no signal through
         outcome = one(target, target_name, rng_of(seed, target_name, number), watch, limit)
         outcomes[outcome[0]] = outcomes.get(outcome[0], 0) + 1
         if len(outcome) > 1:
@@ -100,7 +109,8 @@ def one(target: Any, name: str, rng: random.Random, watch: Watch, limit: float) 
     given = target.make(rng)
     before, peak = watch.listing() if target.leaves else set(), _peak()
     watch.seen.clear()
-    signal.setitimer(signal.ITIMER_REAL, limit)
+    signal.setitimer(signal.ITIMER_PROF, limit)
+    signal.setitimer(signal.ITIMER_REAL, _PATIENCE * limit)
     found, outcome = "", "taken"
     try:
         watch.on = True
@@ -113,6 +123,7 @@ def one(target: Any, name: str, rng: random.Random, watch: Watch, limit: float) 
         found = f"{traceback.format_exc(limit=-4)}\n{_short(given)}"
     finally:
         watch.on = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
     if watch.seen:
         found = found or f"does what it must not: {watch.seen[0]}"
@@ -141,13 +152,13 @@ def _short(given: Any) -> str:
     return repr(given)[:600]
 
 
-def spans(count: int, names: list[str], size: int) -> Iterator[tuple[str, int, int]]:
-    """Turns of a few thousand inputs each, the targets one after the other."""
-    total = sum(SHARES[name] for name in names)
-    wanted = {name: max(round(count * SHARES[name] / total), 1) for name in names}
-    done = dict.fromkeys(names, 0)
-    while any(done[name] < wanted[name] for name in names):
-        for name in names:
+def spans(count: int, done: dict[str, int], size: int) -> Iterator[tuple[str, int, int]]:
+    """Turns of a few thousand inputs each, the targets one after the other, after what is done of each."""
+    total = sum(SHARES[name] for name in done)
+    wanted = {name: max(round(count * SHARES[name] / total), 1) for name in done}
+    done = dict(done)
+    while any(done[name] < wanted[name] for name in done):
+        for name in done:
             step = max(int(size * SHARES[name] / total), 1)
             if done[name] < wanted[name]:
                 last = min(done[name] + step, wanted[name])
@@ -182,30 +193,42 @@ def turn(name: str, seed: int, first: int, last: int, limit: float) -> tuple[int
     return last - first, findings, outcomes
 
 
-def campaign(count: int, names: list[str], seed: int, limit: float, out: Path | None = None) -> dict[str, Any]:
-    """Run ``count`` inputs over targets; a table of how they ended, and the findings."""
+def campaign(
+    count: int, names: list[str], seed: int, limit: float, out: Path | None = None, minutes: float = math.inf
+) -> dict[str, Any]:
+    """Run ``count`` inputs over targets; a table of how they ended, and the findings.
+
+    :param out: where that is kept after each turn, and where it is gone on with if it was made with the same seed.
+    :param minutes: begin no turn after that time.
+    """
+    kept = json.loads(out.read_text()) if out is not None and out.exists() else {}
+    kept = kept if kept.get("seed") == seed else {}
     table = {name: {"inputs": 0, "taken": 0, "refused": 0, "found": 0, "seconds": 0.0} for name in names}
-    findings: list[dict] = []
-    for name, first, last in spans(count, names, _TURN):
-        while first < last:
-            began = time.monotonic()
+    table = {**table, **kept.get("table", {})}
+    findings: list[dict] = kept.get("findings", [])
+    began = time.monotonic()
+    for name, first, last in spans(count, {name: table[name]["inputs"] for name in names}, _TURN):
+        while first < last and time.monotonic() - began < 60 * minutes:
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
             ran, found, outcomes = turn(name, seed, first, last, limit)
+            now = resource.getrusage(resource.RUSAGE_CHILDREN)
             row = table[name]
             row["inputs"] += ran
-            row["seconds"] += time.monotonic() - began
+            row["seconds"] += now.ru_utime - used.ru_utime + now.ru_stime - used.ru_stime
             row["found"] += len(found)
             for key in ("taken", "refused"):
                 row[key] += outcomes.get(key, 0)
             findings += found
             first += ran
-        if out is not None:
-            out.write_text(json.dumps({"seed": seed, "table": table, "findings": findings}, indent=1))
+            if out is not None:
+                with replacing(out) as temporary:
+                    temporary.write_text(json.dumps({"seed": seed, "table": table, "findings": findings}, indent=1))
     return {"seed": seed, "table": table, "findings": findings}
 
 
 def markdown(result: dict[str, Any]) -> str:
     lines = [
-        "| target | inputs | taken | refused in one sentence | findings | inputs a second |",
+        "| target | inputs | taken | refused in one sentence | findings | inputs a second of the processor |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in result["table"].items():
@@ -222,8 +245,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--targets", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds that an input may take")
-    parser.add_argument("--out", type=Path, help="where to write what was found, as JSON, while it runs")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds of the processor that an input may take")
+    parser.add_argument("--out", type=Path, help="where to keep what was found, as JSON; it is gone on with")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing new after so long")
     parser.add_argument("--child", choices=SHARES, help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--last", type=int, default=0, help=argparse.SUPPRESS)
@@ -232,7 +256,7 @@ def main() -> int:
     if options.child:
         child(options.child, options.seed, options.first, options.last, options.folder, options.limit)
         return 0
-    result = campaign(options.count, options.targets, options.seed, options.limit, options.out)
+    result = campaign(options.count, options.targets, options.seed, options.limit, options.out, options.minutes)
     for found in result["findings"]:
         print(f"{found['target']} {found['number']}: {found['what']}\n", file=sys.stderr)
     print(markdown(result))

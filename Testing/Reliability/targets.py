@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,9 @@ class PromptsFiles:
         from PromptSegLib.cli.commands import _described
         from PromptSegLib.prompts.store import Prompts
 
-        prompts = Prompts.from_bytes(data)
-        again = Prompts.from_bytes(prompts.to_bytes())
+        whole = len(data) % 2 == 0  # as a node and a message have them, or as a file
+        prompts = Prompts.from_bytes(data, whole)
+        again = Prompts.from_bytes(prompts.to_bytes(whole), whole)
         assert again.names == prompts.names and again.values == prompts.values
         _described(prompts, Path(__file__))
         prompts.groups(), prompts.fitted(), prompts.decoder_only()
@@ -490,7 +492,11 @@ class CommandLine:
         assert "Traceback" not in said, said
         assert code in (0, 2), f"exit code {code}"
         if code == 2:
-            assert said.startswith("promptseg") and said.strip().count("\n") == 0 and said.strip().endswith("."), said
+            # Of several images, each is named as its turn comes.
+            lines = [line for line in said.strip().splitlines() if not re.match(r"\d+ of \d+: ", line)]
+            assert len(lines) == 1 and lines[0].startswith("promptseg") and lines[0].endswith("."), said
+            if len(said.strip().splitlines()) > 1 and any(Path().rglob("*.seg.nrrd")):
+                return  # the results of the images before stay
             raise Refused
 
 

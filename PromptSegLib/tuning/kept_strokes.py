@@ -1,0 +1,105 @@
+"""The strokes that prompts carry after a tuning: those of its classes, and those of the classes that it left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Mapping, Optional, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..annotation.example import Example
+from ..annotation.labels import strokes_on_image
+from ..annotation.strokes import Strokes
+from ..errors import PromptSegError
+from ..models.workspace import Workspace
+from ..prompts.store import Prompts
+
+
+def without(example: Example, values: Sequence[int]) -> Example:
+    """The example with what is painted of some values as known background, as it is anyway in a complete one."""
+    if not values or (example.complete and example.background is None):
+        return example
+    background = int(values[0]) if example.background is None else example.background
+    changed = sitk.ChangeLabel(example.annotation, {int(value): float(background) for value in values})
+    return replace(example, annotation=changed, background=background)
+
+
+def strokes_to_keep(
+    examples: Sequence[Example],
+    classes: Mapping[str, int],
+    start: Optional[Prompts],
+    workspace: Workspace,
+    notes: Optional[list[str]] = None,
+    others: Sequence[int] = (),
+) -> list[Strokes]:
+    """The strokes that prompts carry: those of the examples, and those of ``start`` that they do not replace.
+
+    :param others: values in the annotations of classes that were not tuned now; where ``start`` has such a class, what
+        is painted of it is kept as well.
+    :param notes: a sentence is added for every example whose strokes cannot be kept.
+    """
+    carried = _carried(start, classes) if start is not None else []
+    kept: list[Strokes] = []
+    for example in examples:
+        if carried or not example.complete:
+            image, strokes = _strokes(example, classes, start, workspace, others)
+            kept += [strokes] if strokes else []
+            if strokes is None and not example.complete and notes is not None:
+                notes.append(
+                    f"What is painted on {example.name} is too much to be kept with the prompts; give it again when "
+                    "that image is segmented."
+                )
+            # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
+            carried = [each for each in carried if each.image != image]
+    return [*carried, *kept]
+
+
+def _carried(start: Prompts, classes: Mapping[str, int]) -> list[Strokes]:
+    """The strokes of ``start``, with the values that its classes have from now on."""
+    if not start.strokes:
+        return []
+    changed = {value: classes.get(name, value) for name, value in start.values.items()}
+    try:
+        # Always, as a value that was given up may be given to another class.
+        found = [each.with_values(changed) for each in start.strokes]
+    except ValueError as error:
+        raise _unusable(error) from error
+    return [each for each in found if each]
+
+
+def _strokes(
+    example: Example,
+    classes: Mapping[str, int],
+    start: Optional[Prompts],
+    workspace: Workspace,
+    others: Sequence[int],
+) -> tuple[str, Optional[Strokes]]:
+    """Fingerprint of an example's image, and the strokes to keep of it.
+
+    These are what was painted on it, unless that is no strokes, and what ``start`` holds of its other classes there.
+    """
+    left = {name: value for name, value in (start.values if start else {}).items() if name not in classes}
+    painted = {} if example.complete else {name: value for name, value in left.items() if value in others}
+    shown = {**classes, **painted}
+    image, labels = workspace.fingerprint(example.image), strokes_on_image(example, shown)
+    values = [*shown.values(), *(value for name, value in left.items() if name not in painted)]
+    for each in start.strokes if start else ():
+        if each.image == image and each.shape == labels.shape:
+            try:
+                earlier = each.unpack(values[len(classes) :])
+            except ValueError as error:
+                raise _unusable(error) from error
+            earlier[earlier > 0] += len(classes)
+            if (labels == 0).any():
+                earlier[earlier == 0] = -1  # background was painted anew: what was erased stays erased
+            if example.complete:
+                return image, Strokes.pack(image, np.where(labels > 0, -1, earlier), values)
+            both = Strokes.pack(image, np.where(labels >= 0, labels, earlier), values)
+            # Too much for all of it: what the other classes had is kept.
+            return image, both or Strokes.pack(image, np.where(labels > 0, -1, earlier), values)
+    return image, None if example.complete else Strokes.pack(image, labels, values)
+
+
+def _unusable(error: ValueError) -> PromptSegError:
+    return PromptSegError("The strokes in the given prompts are unusable: {error}; start anew.", error=error)
