@@ -114,3 +114,22 @@ def test_the_table(hard):
     text = hard.table(made)
     assert "3 cases: 1 right, 1 refused in one sentence, 1 otherwise." in text
     assert text.count("\n| ") == 4 and r"a \| b" in text
+
+
+def test_some_in_a_scene(model):
+    """The same cases as volume nodes; all of them by ``make hard-volumes``."""
+    pytest.importorskip("slicer")
+    scenes = importlib.import_module("hard_scenes")
+    wanted = ["orientation: oblique and left-handed", "axes: NRRD, off by -0.0018", "spacing: 1 to 10, oblique"]
+    refused = [
+        "axes: NRRD, off by 0.02",
+        "spacing: 1 x 36 x 36 voxels",
+        "units: metres taken for mm",
+        "values: a voxel of a NaN",
+    ]
+    assert all(CASES[name].in_scene for name in [*wanted, *refused])
+    for name in [*wanted, *refused]:
+        outcome = scenes.outcome_of(CASES[name], str(model))
+        assert outcome.good and outcome.said.startswith("refused" if name in refused else "right"), outcome.said
+    assert not scenes.outcome_of(cases.Case("x", "x", CASES[wanted[0]].make, "perpendicular"), str(model)).good
+    assert not scenes.outcome_of(cases.Case("x", "x", CASES[refused[0]].make), str(model)).good

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Callable, Iterator
@@ -55,7 +57,7 @@ def test_hostile_input_is_refused(reliability, name):
     assert row["taken"] + row["refused"] == row["inputs"] > 0 and row["refused"] + row["taken"] > 0
 
 
-def test_the_fuzzer_sees_what_it_should(reliability, tmp_path):
+def test_the_fuzzer_sees_what_it_should(reliability, tmp_path, monkeypatch):
     """A finding of each kind, in this process."""
     fuzz = reliability("fuzz")
     watch = fuzz.Watch([tmp_path])
@@ -91,9 +93,14 @@ def test_the_fuzzer_sees_what_it_should(reliability, tmp_path):
         while True:
             pass
 
-    before = signal.signal(signal.SIGALRM, late)
+    def waits() -> None:  # the processor does nothing
+        time.sleep(60)
+
+    monkeypatch.setattr(fuzz, "_PATIENCE", 2)
+    before = {each: signal.signal(each, late) for each in (signal.SIGALRM, signal.SIGPROF)}
+    told = {crashes: "KeyError", starts: "must not", litters: "leaves", hangs: "more than", waits: "more than"}
     try:
-        for act, words in ((crashes, "KeyError"), (starts, "must not"), (litters, "leaves"), (hangs, "more than")):
+        for act, words in told.items():
             Target.act = staticmethod(act)
             kind, *what = fuzz.one(Target(), "x", fuzz.rng_of(0, "x", 0), watch, 0.5)
             assert kind == "found" and words in what[0]
@@ -102,7 +109,8 @@ def test_the_fuzzer_sees_what_it_should(reliability, tmp_path):
         Target.act = staticmethod(lambda: None)
         assert fuzz.one(Target(), "x", fuzz.rng_of(0, "x", 0), watch, 0.5) == ("taken",)
     finally:
-        signal.signal(signal.SIGALRM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_inputs_are_the_same_for_the_same_number(reliability):
@@ -122,3 +130,15 @@ def test_rounds_leave_nothing_open(reliability):
 
 def test_many_classes(reliability):
     assert reliability("load").many_classes(12)["classes"] == 12
+
+
+def test_fuzzing_goes_on_where_it_stopped(reliability, tmp_path):
+    fuzz, out = reliability("fuzz"), tmp_path / "fuzz.json"
+    whole = fuzz.campaign(60, ["messages"], seed=2, limit=60.0)
+    assert fuzz.campaign(60, ["messages"], seed=2, limit=60.0, out=out, minutes=0)["table"]["messages"]["inputs"] == 0
+    fuzz.campaign(25, ["messages"], seed=2, limit=60.0, out=out)
+    both = fuzz.campaign(60, ["messages"], seed=2, limit=60.0, out=out)
+    for result in (both, json.loads(out.read_text())):
+        rows = [each["table"]["messages"] for each in (whole, result)]
+        assert all(rows[0][key] == rows[1][key] for key in ("inputs", "taken", "refused", "found"))
+    assert fuzz.campaign(25, ["messages"], seed=3, limit=60.0, out=out)["table"]["messages"]["inputs"] == 25
