@@ -141,6 +141,11 @@ def is_one_body(name: str) -> bool:
     return _key(name) in _ANATOMY
 
 
+def known_names() -> tuple[str, ...]:
+    """Names that have a coded entry."""
+    return tuple(_ANATOMY)
+
+
 def _key(name: str) -> str:
     return canonical_name(name).lower().replace("_", " ").replace("oesophagus", "esophagus")
 

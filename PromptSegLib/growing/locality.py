@@ -17,6 +17,7 @@ from .grids import domain, working_grid
 
 _REACH = 4  # steps of the grid on which classes are grown: changes so near to what was painted always count
 _JITTER = 1  # such steps: by as much borders move without a reason
+_DENIED = 0.1  # of the strokes of a class: a change that lies beside more of them than that is not believed
 _TOUCHING = np.ones((3, 3, 3), bool)
 
 
@@ -29,7 +30,8 @@ def near_corrections(
 ) -> np.ndarray:
     """Labels that differ from the accepted ones only where that has to do with what was painted or erased since.
 
-    A part (26 neighbors) of what would change is taken where it touches a correction. That borders move a little
+    A part (26 neighbors) of what would change is taken where it touches a correction, unless it goes against strokes
+    elsewhere: where a class collapses, only what is near the correction is believed. That borders move a little
     all around an organ connects nothing: it is taken near what is painted and beside what is taken, and not elsewhere.
 
     :param accepted: labels before; classes of which nothing is grown may have numbers of their own.
@@ -48,7 +50,8 @@ def near_corrections(
     if box is not None and touched.any():
         reach, jitter = ([max(1, round(each * step)) for step in steps] for each in (_REACH, _JITTER))
         box = _wider(box, np.maximum(reach, jitter).tolist(), changed.shape)
-        taken = _taken(result[box], grown[box], touched[box], reach, jitter)
+        many = np.bincount(painted[painted >= 0])
+        taken = _taken(result[box], grown[box], painted[box], many, touched[box], reach, jitter)
         result[box] = np.where(taken, grown[box], result[box])
     known = painted >= 0
     result[known] = painted[known]
@@ -75,7 +78,13 @@ def growing_steps(native: Grid, painted: np.ndarray, most: int) -> tuple[float, 
 
 
 def _taken(
-    accepted: np.ndarray, grown: np.ndarray, touched: np.ndarray, reach: Sequence[int], jitter: Sequence[int]
+    accepted: np.ndarray,
+    grown: np.ndarray,
+    painted: np.ndarray,
+    many: np.ndarray,
+    touched: np.ndarray,
+    reach: Sequence[int],
+    jitter: Sequence[int],
 ) -> np.ndarray:
     changed = accepted != grown
     near = _widened(touched, reach)
@@ -84,7 +93,38 @@ def _taken(
     kept = np.zeros(count + 1, bool)
     kept[np.unique(parts[near])] = True
     kept[0] = False
+    confirmed = np.where((painted >= 0) & (painted == accepted) & ~near, painted, UNKNOWN)
+    for number in np.flatnonzero(kept).tolist():
+        kept[number] = not _denies(parts == number, accepted, grown, confirmed, many, [each + 1 for each in jitter])
     return changed & (near | _widened(kept[parts], jitter))
+
+
+def _denies(
+    part: np.ndarray,
+    accepted: np.ndarray,
+    grown: np.ndarray,
+    confirmed: np.ndarray,
+    many: np.ndarray,
+    by: Sequence[int],
+) -> bool:
+    """Whether a change goes against what was painted and is right: it eats up what lies around strokes of a class, or
+    swallows those of another. Strokes that it merely comes by are few of all there are.
+
+    :param confirmed: strokes that agree with what was accepted, away from what is corrected; else UNKNOWN.
+    :param many: label -> how many voxels are painted with it, everywhere.
+    :param by: how far from it is beside it: strokes keep their own voxels, so none is within.
+    """
+    box = bounding_box(part)
+    assert box is not None
+    box = _wider(box, by, part.shape)
+    part, said = part[box], confirmed[box]
+    for value in np.unique(said[said >= 0]).tolist():
+        eaten, swallowed = accepted[box] == value, grown[box] > 0
+        against = part & (grown[box] != value) & (eaten | swallowed)
+        beside = int(((said == value) & _widened(against, by)).sum())
+        if beside > _DENIED * int(many[value]):
+            return True
+    return False
 
 
 def _moved_borders(accepted: np.ndarray, grown: np.ndarray, changed: np.ndarray, by: Sequence[int]) -> np.ndarray:

@@ -12,7 +12,10 @@ from ..session import model_list, volume_list
 from ..session.parameters import DEVICES
 from ..session.view import View
 from .i18n import _, said
+from .segments_rows import input_summary
 from .widgets import allow, choices, fill, on_choice, quietly, show_progress, show_text
+
+_LONGEST = 56  # letters of what was chosen, in the one line
 
 
 class InputSection:
@@ -24,6 +27,7 @@ class InputSection:
         self._shown: Any = None
         self._told: Any = None
         self._seen: list[Any] = []
+        self._folded: Any = None
         for selector in (ui.volumeSelector, ui.segmentationSelector):
             selector.setMRMLScene(panel.scene)
         ui.volumeSelector.currentNodeChanged.connect(self._volume_chosen)
@@ -48,9 +52,28 @@ class InputSection:
         self._render_model(parameters.model)
         fill(ui.deviceComboBox, choices(DEVICES), parameters.device)
         ui.hostLineEdit.visible = parameters.device == "ssh"
-        show_text(ui.deviceLabel, self._device_text(view))
         show_text(ui.recoveryLabel, said(view.recovery) if view.recovery else "")
         ui.recoverButton.visible = ui.dismissRecoveryButton.visible = bool(view.recovery)
+        self._fold(view)
+
+    def _fold(self, view: View) -> None:
+        """One line once volume and segmentation are chosen, unless something here wants to be seen."""
+        ui, parameters = self.ui, self.panel.parameters
+        chosen = parameters.volume is not None and parameters.segmentation is not None
+        model = str(ui.modelComboBox.currentText)
+        summary = input_summary(parameters.volume, parameters.segmentation, model) if chosen else ""
+        text = (
+            _("Input: {chosen}").format(chosen=shorten(summary, _LONGEST, placeholder="...")) if chosen else _("Input")
+        )
+        if ui.inputCollapsibleButton.text != text:
+            ui.inputCollapsibleButton.text = text
+        wanted = (chosen, bool(view.recovery) or self._lacks_model())
+        if wanted != self._folded:  # only then: what the user unfolds stays so
+            self._folded = wanted
+            ui.inputCollapsibleButton.collapsed = chosen and not wanted[1]
+
+    def _lacks_model(self) -> bool:
+        return bool(self.panel.models.running or not self._row().installed)
 
     def look_again(self) -> None:
         """Look for models that came or went otherwise."""
@@ -66,18 +89,18 @@ class InputSection:
 
     def choose_volume(self, volume: Any) -> None:
         """Another volume, with a segmentation to paint in."""
-        self.panel.act("input", volume_list.choose, self.session, volume)
+        self.panel.act(volume_list.choose, self.session, volume)
 
     def new_segmentation(self, *_args: Any) -> None:
-        self.panel.act("input", self.session.choose_segmentation, None)
-        self.panel.act("input", self.session.ensure_segmentation)
+        self.panel.act(self.session.choose_segmentation, None)
+        self.panel.act(self.session.ensure_segmentation)
 
     def recover(self, *_args: Any) -> None:
         """Put back what a killed application has left."""
-        self.panel.act("input", self.session.recover)
+        self.panel.act(self.session.recover)
 
     def dismiss_recovery(self, *_args: Any) -> None:
-        self.panel.act("input", self.session.dismiss_recovery)
+        self.panel.act(self.session.dismiss_recovery)
 
     def download_or_cancel(self, *_args: Any) -> None:
         models = self.panel.models
@@ -89,7 +112,7 @@ class InputSection:
 
     def delete_model(self, *_args: Any) -> None:
         self.panel.models.delete(self._row().key)
-        self.panel.say("input", self.panel.models.notice)
+        self.panel.say(self.panel.models.notice)
         self.panel.render()
 
     def _row(self) -> model_list.ModelRow:
@@ -116,11 +139,11 @@ class InputSection:
         if segmentation is None:
             qt.QTimer.singleShot(0, self._no_segmentation)
         else:
-            self.panel.act("input", self.session.choose_segmentation, segmentation)
+            self.panel.act(self.session.choose_segmentation, segmentation)
 
     def _no_segmentation(self) -> None:
         if self.ui.segmentationSelector.currentNode() is None and self._present(self.panel.parameters.segmentation):
-            self.panel.act("input", self.session.choose_segmentation, None)
+            self.panel.act(self.session.choose_segmentation, None)
 
     def _present(self, node: Any) -> bool:
         return links.alive(self.panel.scene, node)
@@ -154,16 +177,7 @@ class InputSection:
         ui.downloadProgressBar.format = files.stage
         if not files.running and files.notice.text and self._told is not files.notice:
             self._told = files.notice
-            self.panel.say("input", files.notice)
-
-    def _device_text(self, view: View) -> str:
-        """Where it is computed, and what that means."""
-        device = self.panel.parameters.device
-        if device == "cpu" or view.device.startswith(("cpu", "CPU")):
-            return _("On the CPU, which is slow: a large volume takes up to a minute more than the budget.")
-        if view.device:
-            return _("Computed on {device}.").format(device=view.device)
-        return ""
+            self.panel.say(files.notice)
 
 
 def _details(row: model_list.ModelRow) -> str:
@@ -175,7 +189,7 @@ def _details(row: model_list.ModelRow) -> str:
         if kind in row.expected:
             parts.append(_("{seconds:.0f} s for a large CT ({kind})").format(seconds=row.expected[kind], kind=name))
     if row.licence:  # that of many sources is long: all of it is in the tooltip
-        parts.append(_("license: {license}").format(license=shorten(row.licence, 60, placeholder="...")))
+        parts.append(_("license: {license}").format(license=shorten(row.licence, 24, placeholder="...")))
     if not row.installed:
         parts.append(_("not downloaded, {size:.0f} MB").format(size=row.megabytes))
     return " \u00b7 ".join(parts)

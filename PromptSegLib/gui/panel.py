@@ -17,17 +17,18 @@ from ..session.segments_table import anything_painted, rows
 from ..session.session import Session
 from ..session.view import Notice
 from . import watching
-from .annotate_section import AnnotateSection
+from .action_section import ActionSection
+from .advanced_section import AdvancedSection
 from .binding import Binding
-from .correct_section import CorrectSection
+from .editor_section import EditorSection
 from .history import EditorHistory
 from .input_section import InputSection
+from .look_section import LookSection
+from .options_section import OptionsSection
 from .prompts_section import PromptsSection
-from .result_section import ResultSection
+from .segments_section import SegmentsSection
 from .setup_section import SetupSection
 from .shortcuts import Shortcuts
-from .tune_section import TuneSection
-from .widgets import show_notice
 
 _POLL_MS = 50
 _STROKE_MS = 300  # after a stroke, before anything is made of it
@@ -57,31 +58,35 @@ class Panel:
             recovery=Recovery(),
         )
         self.session.on_change(self.render_soon)
-        self._place, self._closed = "tune", False
-        self._said = Notice()
+        self._closed = False
+        self._said = self._own = Notice()  # what the session said last; a sentence that is not the session's
         self._binding = Binding(self.ui, self.parameters, self._parameters_changed)
         self._scene_watch, self._segments_watch, self._volume_watch = (watching.Watch() for _ in range(3))
         self._entered = False
         self._poll_timer = self._timer(_POLL_MS, self._poll, repeat=True)
         self._render_timer = self._timer(0, self.render)
         self._stroke_timer = self._timer(_STROKE_MS, self._stroke_ended)
-        self.input, self.annotate = InputSection(self), AnnotateSection(self)
+        self.input, self.editor, self.segments = InputSection(self), EditorSection(self), SegmentsSection(self)
+        self.actions = ActionSection(self)
         self.sections: list[Any] = [
             SetupSection(self),
             self.input,
-            self.annotate,
-            TuneSection(self),
-            ResultSection(self),
-            CorrectSection(self),
+            self.editor,
+            self.segments,
+            LookSection(self),
             PromptsSection(self),
+            OptionsSection(self),
+            AdvancedSection(self),
         ]
         self.shortcuts = Shortcuts(
             {
-                "tune": partial(self.act, "tune", self.tune_or_cancel),
-                "apply": partial(self.act, "result", self.session.apply),
-                "discard": partial(self.act, "result", self.session.discard),
-                "look": partial(self.act, "correct", self.session.look_next),
-                "map": partial(self.act, "correct", self.toggle_map),
+                "tune": self.actions.clicked,
+                "apply": self.actions.apply,
+                "discard": self.actions.discard,
+                "look": partial(self.act, self.session.look_next),
+                "map": partial(self.act, self.toggle_map),
+                "next": self.segments.paint_next,
+                "background": self.segments.paint_background,
             }
         )
         self._scene_watch.on(scene, *watching.scene_events(self.render_soon))
@@ -98,7 +103,7 @@ class Panel:
         """The module was opened."""
         self.setup.refresh()
         self.input.look_again()
-        self.annotate.enter()
+        self.editor.enter()
         self.shortcuts.install(slicer.util.mainWindow())
         self._entered = True
         self.render()
@@ -107,11 +112,11 @@ class Panel:
         """Another module was opened; a job goes on."""
         self._entered = False
         self.shortcuts.remove()
-        self.annotate.exit()
+        self.editor.exit()
 
     def scene_closing(self) -> None:
         """The scene is about to be closed; :meth:`set_parameters` and :meth:`enter` follow when it is."""
-        self.annotate.scene_closing()
+        self.editor.scene_closing()
         self.set_parameters(None)
 
     def close(self) -> None:
@@ -131,12 +136,10 @@ class Panel:
 
     # What users do
 
-    def act(self, place: str, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something; what is to be said about it appears in the section ``place``."""
-        before, self._place = (self._place, self.session.view().notice), place
+    def act(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Do something; what is to be said about it appears in the status line."""
+        self._own = Notice()
         action(*arguments)
-        if self._place == place and self.session.view().notice is before[1]:
-            self._place = before[0]  # an older sentence stays where it is
         self.render()
 
     def tune_or_cancel(self) -> None:
@@ -145,7 +148,7 @@ class Panel:
         if self.session.view().busy:
             self.session.cancel()
         elif reason and not self.session.view().reasons["tune"]:  # what the session does not know of
-            self.say("tune", Notice(reason, "error"))
+            self.say(Notice(reason, "error"))
         else:
             self.session.tune()
 
@@ -154,10 +157,10 @@ class Panel:
 
     # Showing
 
-    def say(self, place: str, notice: Notice) -> None:
-        """Show a sentence that is not the session's; it stays until something is done in the panel."""
-        self._place = ""
-        self._show_notices(notice, place)
+    def say(self, notice: Notice) -> None:
+        """Show a sentence that is not the session's; it stays until something is done, or the session has news."""
+        self._own = notice
+        self.render_soon()
 
     def render_soon(self, *_args: Any) -> None:
         """Bring the widgets up to date when the event loop comes to it, once for many changes."""
@@ -175,20 +178,14 @@ class Panel:
         self._watch_nodes()
         for section in self.sections:
             section.render(view)
-        if not self._place and view.notice is not self._said:
-            self._place = "tune"  # the session has something new to say
-        self._said = view.notice
-        if self._place:
-            self._show_notices(view.notice, self._place)
+        if view.notice is not self._said:
+            self._said, self._own = view.notice, Notice()  # the session has something new to say
+        self.actions.render(view, self._own)
         if self._working and not self._poll_timer.active:
             self._poll_timer.start()
 
     def _view(self) -> Any:
         return self.setup.gate(self.session.view(), self.parameters)
-
-    def _show_notices(self, notice: Notice, place: str) -> None:
-        for name in ("input", "annotate", "tune", "result", "correct", "prompts"):
-            show_notice(getattr(self.ui, f"{name}Notice"), notice if name == place else Notice())
 
     # What happens by itself
 

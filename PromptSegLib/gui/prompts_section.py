@@ -8,8 +8,8 @@ import qt
 
 from ..session import volume_list
 from ..session.view import PromptsRow, View
-from .annotate_section import check_item
 from .i18n import _, said
+from .options_section import check_item
 from .widgets import allow, quietly
 
 _FILES = "*.safetensors"
@@ -103,24 +103,24 @@ class PromptsSection:
         if row is None or column != 0 or row.name == item.text(0):
             return
         self._rows = ()  # whatever became of it, the list is shown anew
-        self.panel.act("prompts", self.session.rename_prompts, row.key, item.text(0))
+        self.panel.act(self.session.rename_prompts, row.key, item.text(0))
 
     # What can be done
 
     def segment(self, *_args: Any) -> None:
         if self.selected is not None:
-            self.panel.act("prompts", self.session.segment, self.selected.key)
+            self.panel.act(self.session.segment, self.selected.key)
 
     def segment_volumes(self, *_args: Any) -> None:
         volumes = [self.panel.scene.GetNodeByID(key) for key in self._checked()]
         if self.selected is not None:
-            self.panel.act("prompts", self.session.segment, self.selected.key, volumes)
+            self.panel.act(self.session.segment, self.selected.key, volumes)
 
     def load(self, *_args: Any) -> None:
         kind = _("Prompts") + f" ({_FILES})"
         path = qt.QFileDialog.getOpenFileName(self.panel.widget, _("Load prompts"), "", kind)
         if path:
-            self.panel.act("prompts", self.session.load_prompts, path)
+            self.panel.act(self.session.load_prompts, path)
 
     def save(self, *_args: Any) -> None:
         row = self.selected
@@ -130,7 +130,7 @@ class PromptsSection:
         start = row.name.replace("/", "_") + _FILES[1:]
         path = qt.QFileDialog.getSaveFileName(self.panel.widget, _("Save prompts"), start, kind)
         if path:
-            self.panel.act("prompts", self.session.save_prompts, row.key, path)
+            self.panel.act(self.session.save_prompts, row.key, path)
 
     def rename(self, *_args: Any) -> None:
         items = self.ui.promptsTree.selectedItems()
@@ -139,7 +139,7 @@ class PromptsSection:
 
     def delete(self, *_args: Any) -> None:
         if self.selected is not None:
-            self.panel.act("prompts", self.session.delete_prompts, self.selected.key)
+            self.panel.act(self.session.delete_prompts, self.selected.key)
 
     # Other volumes
 

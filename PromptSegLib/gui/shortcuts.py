@@ -16,6 +16,8 @@ KEYS = {
     "discard": "Ctrl+Shift+Backspace",
     "look": "Ctrl+Shift+N",
     "map": "Ctrl+Shift+M",
+    "next": "Ctrl+Shift+K",
+    "background": "Ctrl+Shift+B",
 }
 
 

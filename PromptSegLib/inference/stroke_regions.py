@@ -10,15 +10,14 @@ import SimpleITK as sitk
 from ..annotation.classes import ClassInfo
 from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
-from ..growing.grow import COARSE
 from ..growing.guard import Verdict
-from ..growing.locality import growing_steps, near_corrections
 from ..imaging.checking import check_image
-from ..imaging.geometry import Grid, resample
+from ..imaging.geometry import Grid
 from ..progress import Job
 from .native import labels_on_native
 from .regions import grown_regions, notes_of
 from .result import Segmentation
+from .retuning import keep_accepted
 from .segmenting import honour
 
 
@@ -50,17 +49,6 @@ def segment_strokes(
     numbers = labels_on_native(fields, native, np.arange(len(lookup), dtype=np.uint16), lambda _: job.check())
     honour(numbers, painted, np.arange(len(lookup)))
     if accepted is not None:
-        before = _numbers(accepted, native, lookup)
-        np.copyto(numbers, before, where=before == len(lookup))
-        numbers = near_corrections(before, numbers, painted, steps=growing_steps(native, painted, COARSE))
-        numbers[numbers == len(lookup)] = 0
+        numbers = keep_accepted(numbers, accepted, painted, native, lookup)
     notes = notes_of([info.name for info in infos], grown.verdicts) if grown is not None else ()
     return Segmentation(native.image(lookup[numbers]), tuple(infos), notes=notes)
-
-
-def _numbers(labels: sitk.Image, native: Grid, lookup: np.ndarray) -> np.ndarray:
-    """A label image as numbers of classes (z, y, x) on another grid; another value becomes a number of no class."""
-    values = sitk.GetArrayFromImage(resample(labels, native, sitk.sitkNearestNeighbor, 0))
-    table = np.full(max(int(values.max()), int(lookup.max())) + 1, len(lookup), np.uint16)
-    table[lookup] = np.arange(len(lookup))
-    return table[values]

@@ -74,6 +74,9 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         complete = plan.unpainted == "volume"
         examples.append(requests.annotated(part.image, part.name, each.codes, own, taken, complete))
     again = start is not None and all(name in start.names for name in names)
+    accepted, applied = None, _applied(main)
+    if again and applied is not None and contradicted(first.codes, applied):  # what nobody corrected is to stay
+        accepted = _accepted(main, applied, values)
     request = contract.Tune(
         **common,
         classes={name: values[name] for name in names},
@@ -83,6 +86,7 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         others=[value for name, value in values.items() if name not in names],
         appearance=[replace(plan.infos[name], value=values[name]) for name in names],
         start=start,
+        accepted=accepted,
     )
     return Request(
         request,
@@ -109,15 +113,10 @@ def growing_of(plan: Plan) -> Optional[Request]:
     own = {number: values[name] for number, name in part.names.items() if name in names}
     complete = plan.unpainted == "volume"
     example = requests.annotated(part.image, part.name, known.codes, own, list(values.values()), complete)
-    accepted, applied = None, part.version.applied if part.version else None
-    if applied is not None and sitk.GetArrayViewFromImage(applied).any():
-        if not contradicted(known.codes, applied):
-            return None
-        numbers = sitk.GetArrayViewFromImage(applied)
-        table = np.zeros(max(int(numbers.max()), *(number + 1 for number in part.names)) + 1, np.uint16)
-        for number, name in part.names.items():
-            table[number + 1] = values[name]
-        accepted = Grid.of(applied).image(table[numbers])
+    applied = _applied(part)
+    if applied is not None and not contradicted(known.codes, applied):
+        return None
+    accepted = _accepted(part, applied, values) if applied is not None else None
     request = contract.Grow(
         classes={name: values[name] for name in names},
         example=example,
@@ -127,6 +126,21 @@ def growing_of(plan: Plan) -> Optional[Request]:
     ids = {name: plan.segment_ids[name] for name in names}
     numbered = {name: number for number, name in part.names.items()}
     return Request(request, [part.image], tuple(names), ids, numbered, known)
+
+
+def _applied(part: Part) -> Optional[sitk.Image]:
+    """The result that is corrected; None without one."""
+    applied = part.version.applied if part.version else None
+    return applied if applied is not None and sitk.GetArrayViewFromImage(applied).any() else None
+
+
+def _accepted(part: Part, applied: sitk.Image, values: Mapping[str, int]) -> sitk.Image:
+    """The result that is corrected, with the values of the classes; 0 for those that have none."""
+    numbers = sitk.GetArrayViewFromImage(applied)
+    table = np.zeros(max([int(numbers.max()), *(number + 1 for number in part.names)]) + 1, np.uint16)
+    for number, name in part.names.items():
+        table[number + 1] = values.get(name, 0)
+    return Grid.of(applied).image(table[numbers])
 
 
 def _overlaps(part: Part, known: Known, where: str = "", refuse: bool = False) -> list[str]:

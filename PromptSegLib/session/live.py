@@ -90,6 +90,15 @@ class Live:
         self._grown = grown
 
 
+def shown_by(result: Any) -> dict[str, str]:
+    """What a view says of a result that is shown as a preview, or of none."""
+    if result is None:
+        return {}
+    if result.run.kind == KIND:
+        return {"shows": "grown", "preview": WORDS}
+    return {"shows": "final", "preview": "Result"} if result.final else {"shows": "early", "preview": "Preview"}
+
+
 def _asked(plan: Plan) -> tuple[Optional[Request], str]:
     """The request, and what tells it from others."""
     request = growing_of(plan)

@@ -60,9 +60,9 @@ class Places:
         count = len(self._points)
         return f"Place {self._at + 1} of {count}" if self._at >= 0 else f"{count} place{'s' if count > 1 else ''}"
 
-    def go(self) -> None:
-        """Move the slice views to the next place."""
-        self._at = (self._at + 1) % len(self._points)
+    def go(self, step: int = 1) -> None:
+        """Move the slice views to the next place, or to the one before."""
+        self._at = (max(self._at, 0 if step < 0 else -1) + step) % len(self._points)
         looking.jump_to(self._scene, looking.in_world(self._volume, self._points[self._at])[0].tolist(), centered=True)
 
     def show(self, shown: bool) -> None:

@@ -16,13 +16,17 @@ from .places import Places
 
 @dataclass(frozen=True)
 class Situation:
-    """What there is, for the panel's actions; nodes are None where they are not chosen or gone."""
+    """What there is, for the panel's actions; nodes are None where they are not chosen or gone.
+
+    :param choice: whether the result is there with and without what nobody corrected.
+    """
 
     parameters: Any
     volume: Any
     segmentation: Any
     running: bool
     result: bool
+    choice: bool
     places: Places
     history: Any
 
@@ -33,6 +37,8 @@ def why_not(action: str, now: Situation) -> str:
         return "" if now.running else "Nothing is running."
     if action in ("apply", "discard"):
         return "" if now.result else "There is no preview; tune first."
+    if action == "keep":
+        return "" if now.choice else "No retuning is shown that would change much that nobody corrected."
     if action in ("undo", "redo"):
         return _why_no_history(action, now)
     if action == "look":
@@ -41,7 +47,7 @@ def why_not(action: str, now: Situation) -> str:
         return "" if now.places.has_map(now.volume) else "Tune or segment first; the map comes with the result."
     if action in ("save", "load", "rename", "delete"):
         return ""
-    if action == "example":
+    if action in ("example", "name"):
         return "" if now.volume is not None else "Choose a volume first."
     if action == "grow":
         return _why_no_growing(now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Mapping, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -64,6 +64,12 @@ def segmentation_of(event: Event) -> Segmentation:
     """The labels of a ``preview`` or ``done``, with their classes, where to look, and what there is to say of them."""
     without = {name: array for name, array in event.arrays.items() if name != "prompts"}
     return Reply.unpack(event.values, without).result
+
+
+def full_of(event: Event) -> Optional[sitk.Image]:
+    """Labels of a ``done`` as the retuned prompts have them everywhere; None where they are those of the event."""
+    without = {name: array for name, array in event.arrays.items() if name != "prompts"}
+    return Reply.unpack(event.values, without).full
 
 
 def prompts_of(event: Event) -> Prompts:

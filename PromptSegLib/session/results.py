@@ -17,6 +17,7 @@ from ..scene.lattices import cropped
 from ..scene.preview import Preview
 from ..scene.segmentations import apply_result, check_writable, segments, show_surfaces
 from . import prompts_list
+from .differences import with_differences
 from .memory import CLASS, NUMBER, TAG, Memory, Version, current_tag, note_numbers, numbers
 from .names import renamed_since, with_names
 from .repainting import repaint
@@ -27,13 +28,20 @@ from .view import Notice
 
 @dataclass
 class Result:
-    """What waits for Apply or Discard. ``raw`` is the segmentation before clean-up."""
+    """What waits for Apply or Discard. ``raw`` is the segmentation before clean-up.
+
+    :param other: the labels that it would have instead: with what nobody corrected as the retuned prompts have it, or
+        as it was; None where there is no such choice.
+    :param keeps: whether ``raw`` keeps what nobody corrected.
+    """
 
     run: Run
     raw: Segmentation
     shown: Segmentation
     prompts: Optional[Prompts]
     final: bool
+    other: Optional[sitk.Image] = None
+    keeps: bool = True
 
 
 class Results:
@@ -72,10 +80,18 @@ class Results:
         self._task = None
         return then(task.result())
 
-    def arrive(self, run: Run, raw: Segmentation, prompts: Optional[Prompts], final: bool) -> Optional[Notice]:
+    def arrive(
+        self,
+        run: Run,
+        raw: Segmentation,
+        prompts: Optional[Prompts],
+        final: bool,
+        other: Optional[sitk.Image] = None,
+    ) -> Optional[Notice]:
         """Show a preview or a result; one that nobody looks at is applied."""
         classes = tuple(info for info in raw.classes if info.name in run.classes)
-        result = Result(run, replace(raw, classes=classes), replace(raw, classes=classes), prompts, final)
+        mine = replace(raw, classes=classes)
+        result = Result(run, mine, mine, prompts, final, other)
         if final and self._cleaning:
             self._clean(result)
             return None
@@ -85,6 +101,18 @@ class Results:
         """The clean-up choices changed: show the result with them."""
         if self.result is not None and self.result.final:
             self._clean(self.result)
+
+    def keep_previous(self, keeps: bool) -> None:
+        """Leave what nobody corrected as it was, or take it as the retuned prompts have it."""
+        result = self.result
+        if result is None or result.other is None or result.keeps == keeps:
+            return
+        raw = replace(result.raw, labels=result.other)
+        turned = replace(result, raw=raw, shown=raw, other=result.raw.labels, keeps=keeps)
+        if self._cleaning:
+            self._clean(turned)
+        else:
+            self._show(turned)
 
     def dress(self) -> None:
         """The preview's opacity or its surfaces were chosen."""
@@ -166,7 +194,10 @@ class Results:
             return self._apply(result)
         self._preview.opacity = self.parameters.opacity
         self._preview.visible_3d = bool(self.parameters.show3D)
-        self._preview.show(result.run.segmentation, result.run.volume, result.shown)
+        seen = result.shown
+        if result.other is not None and not result.keeps:
+            seen = with_differences(seen, result.other)
+        self._preview.show(result.run.segmentation, result.run.volume, seen)
         self.result = result
         return None
 

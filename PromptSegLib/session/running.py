@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Generic, Mapping, Optional, TypeVar
 
+from ..errors import Sentence
 from .view import Notice
 
 Result = TypeVar("Result")
@@ -76,6 +77,7 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     notes: tuple[str, ...] = ()  # sentences for the user: what of that does not count
     task: Optional[Task] = None  # the thread that puts the job together
+    again: bool = False  # whether it goes on from prompts
     missed: bool = False  # whether something was painted since the click
 
     def ask(self, request: Any, worker: Any) -> None:
@@ -106,6 +108,13 @@ class Run:
         before = self.means.get(name, math.nan)
         self.means[name] = value if math.isnan(before) else before if math.isnan(value) else 0.8 * before + 0.2 * value
         return self.means[name]
+
+    @property
+    def doing(self) -> str:
+        """What it does, a few words."""
+        if self.kind == "tune":
+            return "Retuning" if self.again else "Tuning prompts"
+        return Sentence("Segmenting {volume}", volume=self.volume.GetName() or "the volume")
 
     @property
     def seconds_left(self) -> Optional[float]:

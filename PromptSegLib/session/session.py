@@ -37,6 +37,7 @@ from .repainting import repainted
 from .rescue import Rescue
 from .results import Results
 from .running import Run, Task
+from .segment_edits import SegmentEdits, add_background
 from .view import ACTIONS, Notice, View
 
 _MISSED = "Retune to include the new strokes."
@@ -72,6 +73,7 @@ class Session:
         self._rescue = Rescue(scene, recovery)
         self._results = Results(scene, parameters, self._history_of, self._rescue.note)
         self._places = Places(scene)
+        self.edits = SegmentEdits(self._history_of)
         self._run: Optional[Run] = None
         self._queue: list[Callable[[], None]] = []
         self._curve: tuple[tuple[float, float, float], ...] = ()
@@ -89,10 +91,6 @@ class Session:
         run, result = self._run, self._results.result
         segmentation = self._segmentation()
         tuned = segmentation is not None and current_tag(segmentation) and prompt_nodes.linked(segmentation) is not None
-        preview = ""
-        if result is not None:
-            preview = "Result" if result.final else "Preview, still improving" if run else "Preview"
-            preview = live.WORDS if result.run.kind == live.KIND else preview
         return View(
             busy=run is not None,
             tune_text="Cancel" if run is not None else "Retune" if tuned else "Tune prompts",
@@ -101,11 +99,13 @@ class Session:
             seconds_left=run.seconds_left if run else None,
             curve=tuple(run.curve) if run and run.kind == "tune" else self._curve,
             notice=self._notice,
-            preview=preview,
+            **live.shown_by(result),
+            doing=run.doing if run else "",
             frame=looking.sequence_frame_name(self.parameters.volume) if self._volume() is not None else "",
             device=self._device,
             look=self._places.text(self._volume()),
             map_shown=self._places.shown,
+            keeps=result is None or result.keeps,
             recovery=self._rescue.text,
             reasons={action: self._reason(action) for action in ACTIONS},
             prompts=prompts_list.rows(self.scene, self.parameters.model, segmentation),
@@ -157,7 +157,9 @@ class Session:
         with self._refusing():
             if self._segmentation() is None and self._volume() is not None:
                 volume = self._volume()
-                self.choose_segmentation(links.new_segmentation(self.scene, volume, f"{volume.GetName()} segmentation"))
+                made = links.new_segmentation(self.scene, volume, f"{volume.GetName()} segmentation")
+                add_background(made)
+                self.choose_segmentation(made)
         return self._segmentation()
 
     def add_example(self, volume) -> None:
@@ -174,6 +176,21 @@ class Session:
         """Let a volume no longer teach; nothing in the scene changes."""
         with self._refusing():
             self.parameters.examples = [each for each in self.parameters.examples if each is not volume]
+
+    # Segments
+
+    def name_segment(self, typed: str) -> str:
+        """The ID of the segment of that name in the segmentation, made where there is none; "" where that failed."""
+        with self._refusing():
+            self._require("name")
+            self.ensure_segmentation()
+            return self.edits.name(self._segmentation(), typed)
+        return ""
+
+    def edit_segment(self, edit: str, segment_id: str, *value: Any) -> None:
+        """``rename``, ``color`` or ``remove`` a segment, see :class:`~.segment_edits.SegmentEdits`."""
+        with self._refusing():
+            getattr(self.edits, edit)(self._segmentation(), segment_id, *value)
 
     # Tuning
 
@@ -283,6 +300,12 @@ class Session:
         with self._refusing():
             self._results.clean_up()
 
+    def keep_previous(self, keeps: bool) -> None:
+        """Whether a retuning leaves what nobody corrected; else the preview shows what it adds and removes."""
+        with self._refusing():
+            self._require("keep")
+            self._results.keep_previous(keeps)
+
     def show_opacity(self) -> None:
         """The preview's opacity or its surfaces were chosen."""
         with self._refusing():
@@ -295,6 +318,12 @@ class Session:
         with self._refusing():
             self._require("look")
             self._places.go()
+
+    def look_back(self) -> None:
+        """Move the slice views to the place before."""
+        with self._refusing():
+            self._require("look")
+            self._places.go(-1)
 
     def show_map(self, shown: bool) -> None:
         """Show or hide the uncertainty over the volume."""
@@ -437,6 +466,7 @@ class Session:
             segmentation,
             self._run is not None,
             self._results.result is not None,
+            self._results.result is not None and self._results.result.other is not None,
             self._places,
             self._history_of(segmentation) if segmentation is not None else None,
         )
@@ -719,7 +749,8 @@ class Session:
             )
             text += f" {_MISSED}" if run.missed else ""
             self._end_run(Notice() if run.direct else run.told(" ".join([text, *raw.notes])))
-        self._notice = self._results.arrive(run, raw, prompts, final) or self._notice
+        other = requests.full_of(event)
+        self._notice = self._results.arrive(run, raw, prompts, final, other) or self._notice
         self._changed()
 
     def _leave(self) -> None:

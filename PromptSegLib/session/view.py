@@ -20,6 +20,8 @@ ACTIONS = (
     "rename",
     "delete",
     "example",
+    "name",
+    "keep",
 )
 
 
@@ -58,6 +60,9 @@ class View:
     :param curve: (share, loss, agreement) of the running or last tuning; nan where unknown.
     :param recovery: what a killed application has left, one sentence; "" for nothing.
     :param preview: what the preview shows, a few words; "" without one.
+    :param shows: of the preview: ``grown``, ``early`` (a tuning is still at it), ``final``; "" without one.
+    :param keeps: whether the preview leaves what nobody corrected as it was.
+    :param doing: what the running job does, a few words; "" without one.
     """
 
     busy: bool = False
@@ -68,10 +73,13 @@ class View:
     curve: tuple[tuple[float, float, float], ...] = ()
     notice: Notice = Notice()
     preview: str = ""
+    shows: str = ""
+    doing: str = ""
     device: str = ""
     frame: str = ""
     look: str = ""
     map_shown: bool = False
+    keeps: bool = True
     recovery: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
     prompts: tuple[PromptsRow, ...] = ()

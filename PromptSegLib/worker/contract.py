@@ -108,6 +108,7 @@ class Tune:
     :param others: values of other classes that are painted too.
     :param appearance: names, colors and terminology of new classes.
     :param start: prompts to go on from.
+    :param accepted: a result that is corrected, as label values: what nobody corrected stays as it is.
     """
 
     name: ClassVar[str] = "tune"
@@ -121,6 +122,7 @@ class Tune:
     appearance: Sequence[ClassInfo] = ()
     previews: bool = True
     start: Optional[Prompts] = None
+    accepted: Optional[sitk.Image] = None
 
     def pack(self) -> Packed:
         values: dict[str, Any] = {
@@ -136,7 +138,10 @@ class Tune:
         if self.wanted is not None:
             values["wanted"] = list(self.wanted)
         arrays = {f"annotation{index}": each.voxels for index, each in enumerate(self.examples)}
-        return values, arrays if self.start is None else {**arrays, "start": packed_prompts(self.start)}
+        if self.start is not None:
+            arrays["start"] = packed_prompts(self.start)
+        _pack_image("accepted", self.accepted, values, arrays)
+        return values, arrays
 
     @classmethod
     def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Tune:
@@ -150,6 +155,7 @@ class Tune:
             infos_of(values.get("appearance", [])),
             bool(values.get("previews", True)),
             prompts_of(arrays["start"]) if "start" in arrays else None,
+            _unpack_image("accepted", values, arrays),
         )
 
 
@@ -203,9 +209,7 @@ class Grow:
             "examples": [self.example.values()],
         }
         arrays = {"annotation0": self.example.voxels}
-        if self.accepted is not None:
-            values["accepted"] = grid_values(Grid.of(self.accepted))
-            arrays["accepted"] = sitk.GetArrayFromImage(self.accepted)
+        _pack_image("accepted", self.accepted, values, arrays)
         return values, arrays
 
     @classmethod
@@ -215,7 +219,7 @@ class Grow:
             Annotated.of(values["examples"][0], arrays["annotation0"]),
             infos_of(values.get("appearance", [])),
             bool(values.get("previews", True)),
-            grid_of(values["accepted"]).image(arrays["accepted"]) if "accepted" in arrays else None,
+            _unpack_image("accepted", values, arrays),
         )
 
 
@@ -237,10 +241,13 @@ class Reply:
 
     :param result: on the image's own grid; once unpacked, on the part of it that is not empty.
     :param prompts: those that it was made with, of a tuning; None for the first look, and of other jobs.
+    :param full: of a retuning that keeps what nobody corrected, the labels as the prompts have them everywhere; None
+        where that is not much different.
     """
 
     result: Segmentation
     prompts: Optional[Prompts] = None
+    full: Optional[sitk.Image] = None
 
     def pack(self) -> Packed:
         grid, labels = packed_labels(self.result.labels)
@@ -257,6 +264,8 @@ class Reply:
             arrays["map"] = np.round(np.clip(unsure, 0, 1) * 255).astype(np.uint8)
         if self.prompts is not None:
             arrays["prompts"] = packed_prompts(self.prompts)
+        if self.full is not None:
+            values["full"], arrays["full"] = packed_labels(self.full)
         return values, arrays
 
     @classmethod
@@ -267,11 +276,21 @@ class Reply:
         notes = tuple(str(each) for each in values.get("notes", []))
         unsure = grid_of(values["map_grid"]).image(arrays["map"]) if "map" in arrays else None
         result = Segmentation(labels, infos_of(values["classes"]), uncertainty=unsure, places=places, notes=notes)
-        return cls(result, prompts_of(arrays["prompts"]) if "prompts" in arrays else None)
+        prompts = prompts_of(arrays["prompts"]) if "prompts" in arrays else None
+        return cls(result, prompts, _unpack_image("full", values, arrays))
 
 
 def _place(values: Mapping[str, Any]) -> tuple[str, str]:
     return str(values.get("model") or ""), str(values.get("device") or "auto")
+
+
+def _pack_image(name: str, image: Optional[sitk.Image], values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    if image is not None:
+        values[name], arrays[name] = grid_values(Grid.of(image)), sitk.GetArrayFromImage(image)
+
+
+def _unpack_image(name: str, values: Mapping[str, Any], arrays: Arrays) -> Optional[sitk.Image]:
+    return grid_of(values[name]).image(arrays[name]) if name in arrays else None
 
 
 def _classes(values: Mapping[str, Any]) -> dict[str, int]:

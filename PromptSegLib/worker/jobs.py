@@ -114,6 +114,7 @@ class Jobs:
 
     def _tune(self, request: Tune, job: Job, emit: Emit) -> Reply:
         from ..annotation.checking import check_examples
+        from ..inference.retuning import retuned
         from ..tuning.kept_strokes import without
 
         backbone = self._backbone(request, job.part(0.0, 0.02))
@@ -126,7 +127,7 @@ class Jobs:
 
         def preview(prompts: Prompts) -> None:
             result = self._segmented(backbone, prompts, examples[0], wanted, silent, around=True)
-            emit(*Reply(result, prompts).pack())
+            emit(*Reply(retuned(result, examples[0], request.accepted, wanted).local, prompts).pack())
 
         began, looked = time.monotonic(), None
         if request.previews and self._tuned is None:
@@ -140,7 +141,9 @@ class Jobs:
             self._tuned = self._tuned_by(request, backbone, examples, job.part(0.02, 0.85), on_preview, looked)
         prompts = self._tuned
         result = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
-        return Reply(replace(result, notes=tuple(dict.fromkeys([*prompts.notes, *result.notes]))), prompts)
+        result = replace(result, notes=tuple(dict.fromkeys([*prompts.notes, *result.notes])))
+        both = retuned(result, examples[0], request.accepted, wanted)
+        return Reply(both.local, prompts, both.full)
 
     def _tuned_by(self, request: Tune, backbone, examples, job, on_preview, looked) -> Any:
         """Prompts tuned with as many classes at once as memory is thought to hold."""

@@ -99,10 +99,8 @@ class Tour:
         print("   ", self.session.view().notice.text, flush=True)
 
     def scroll_to(self, section: Any, above: int = 4) -> None:
-        """Show a section at the top of the panel."""
-        area = self.module.parent()
-        while area is not None and not hasattr(area, "verticalScrollBar"):
-            area = area.parent()
+        """Show a section at the top of what scrolls in the panel."""
+        area = self.ui.workArea
         self.settle()
         area.verticalScrollBar().value = section.mapTo(area.widget(), qt.QPoint(0, 0)).y() - above
         self.settle()
@@ -232,7 +230,9 @@ class Patient:
         tour.open()
         self.segmentation = tour.panel.parameters.segmentation
         segments = self.segmentation.GetSegmentation()
-        self.ids = {name: segments.AddEmptySegment(name, name, rgb(color)) for name, color in COLORS.items()}
+        there = {segments.GetSegment(each).GetName(): each for each in segments.GetSegmentIDs()}
+        colors = {name: rgb(color) for name, color in COLORS.items()}
+        self.ids = {name: there.get(name) or segments.AddEmptySegment(name, name, colors[name]) for name in colors}
 
     def voxels(self, name: str) -> np.ndarray:
         array = slicer.util.arrayFromSegmentBinaryLabelmap(self.segmentation, self.ids[name], self.volume)
@@ -275,16 +275,13 @@ def main(folder: Path = PICTURES, second: Optional[Path] = None) -> None:
     editor.setActiveEffectByName("Paint")
     editor.setCurrentSegmentID(patient.ids["liver"])
     tour.show(RED, there)
-    tour.scroll_to(ui.inputCollapsibleButton)
-    tools = {each.objectName: each for each in editor.findChildren(qt.QAbstractButton)}
-    tour.picture("1-paint.jpg", (ui.volumeSelector, 0.9), (tools["AddSegmentButton"], 0.8), (tools["Paint"], -0.2))
+    tour.picture("1-paint.jpg", (ui.inputCollapsibleButton, 0.9), (ui.segmentNameEdit, 0.9), (ui.segmentsTable, 0.5))
 
     editor.setActiveEffect(None)
     tour.show(RED, there)
     ui.tuneButton.click()
     tour.wait(lambda: session.view().preview != "" and session.view().share > 0.4)
-    tour.scroll_to(ui.tuneCollapsibleButton)
-    tour.picture("2-tune.jpg", (ui.tuneButton, 0.1), (ui.curveLabel, 0.93), (ui.opacitySlider, 0.72))
+    tour.picture("2-tune.jpg", (ui.tuneButton, 0.1), (ui.statusArea, 0.9))
     tour.wait(lambda: not session.busy)
     tour.click(ui.applyButton)
     patient.say_dice(truth)
@@ -294,14 +291,12 @@ def main(folder: Path = PICTURES, second: Optional[Path] = None) -> None:
     patient.segmentation.CreateClosedSurfaceRepresentation()
     tour.show(FOUR, there)
     tour.front()
-    tour.scroll_to(ui.resultCollapsibleButton)
     tour.picture("3-apply.jpg", (ui.applyButton, 0.0), (ui.undoButton, 0.0))
 
     display.SetVisibility2DFill(False)
     tour.show(RED, there)
     ui.lookButton.click()
     ui.mapCheckBox.click()
-    tour.scroll_to(ui.resultCollapsibleButton)
     tour.picture("4-look.jpg")
     ui.mapCheckBox.click()
     display.SetVisibility2DFill(True)

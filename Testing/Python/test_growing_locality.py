@@ -118,3 +118,48 @@ def test_the_steps_are_those_of_the_grid_that_growing_takes():
     painted[5:35, 10:290, 10:290] = 1
     z, y, x = growing_steps(native, painted, 500_000)
     assert z == 1 and y == x > 1.5
+
+
+# A change that touches a correction, and goes against other strokes
+
+
+def strokes_in_the_first_organ() -> np.ndarray:
+    painted = nothing_painted()
+    for z in (8, 12, 16):
+        painted[z, 12:23, 17] = 1
+    return painted
+
+
+@pytest.mark.parametrize("value", [0, barred_label(1)], ids=["background", "erased"])
+def test_a_class_that_collapses_where_something_was_erased_stays(accepted, value):
+    painted = strokes_in_the_first_organ()
+    painted[10:12, 17:19, 23:26] = value
+    grown = np.where(accepted == 1, 0, accepted)
+    grown[(painted == 1)] = 1
+    result = near_corrections(accepted, grown, painted)
+    assert not (result[10:12, 17:19, 23:26] == 1).any()
+    lost = (accepted == 1) & (result != 1)
+    assert 0 < lost.sum() < 0.35 * (accepted == 1).sum()  # what is near; without strokes elsewhere, all would go
+    assert (result == 1)[5:18, 10:25, 10:18].all()
+
+
+def test_a_leak_that_touches_a_correction_and_swallows_strokes_of_background_is_not_taken(accepted):
+    painted = strokes_in_the_first_organ()
+    painted[12, 30, 12:50:2] = 0
+    painted[12, 22:24, 26:28] = 1  # a bit more of the first organ
+    grown = accepted.copy()
+    grown[6:17, 10:38, 10:55] = np.where(accepted[6:17, 10:38, 10:55] == 2, 2, 1)
+    grown[painted == 0] = 0
+    result = near_corrections(accepted, grown, painted)
+    assert (result[12, 22:24, 26:28] == 1).all()
+    assert (result != accepted).sum() < 0.3 * (grown != accepted).sum()
+
+
+def test_a_leak_beside_which_strokes_end_still_goes(accepted):
+    """Strokes of the organ that come near the leak are no reason to keep it."""
+    painted = strokes_in_the_first_organ()
+    painted[11, 17, 24] = 1  # where the leak begins
+    painted[10:12, 17:19, 44:46] = 0
+    grown = accepted.copy()
+    grown[10:12, 17:19, 25:50] = 0
+    assert not near_corrections(accepted, grown, painted)[10:12, 17:19, 26:50].any()

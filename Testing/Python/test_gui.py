@@ -94,18 +94,12 @@ def finish(widget) -> None:
 def tune(widget) -> None:
     widget.ui.tuneButton.click()
     finish(widget)
-    assert widget.ui.applyButton.enabled, widget.ui.tuneNotice.text
+    assert widget.ui.applyButton.enabled, widget.ui.statusLabel.text
 
 
 def said(widget) -> str:
-    """The sentence that the panel shows, wherever it is."""
-    labels = [getattr(widget.ui, f"{name}Notice") for name in stand_in_notices]
-    shown = [label.text for label in labels if label.text]
-    assert len(shown) <= 1
-    return shown[0] if shown else ""
-
-
-stand_in_notices = ("input", "annotate", "tune", "result", "correct", "prompts")
+    """The one line on how things stand."""
+    return widget.ui.statusLabel.text
 
 
 # The whole job
@@ -123,12 +117,14 @@ def test_from_strokes_to_corrected_segments(ready, tmp_path):
     ui.tuneButton.click()
     assert ui.tuneButton.text == "Cancel"
     assert ui.tuneProgressBar.visible
-    process(lambda: bool(ui.previewLabel.text) or not session.busy)
-    assert ui.previewLabel.text == "Preview, still improving"
+    process(lambda: bool(session.view().preview) or not session.busy)
+    assert session.view().shows == "early"
+    assert said(widget).startswith("Tuning prompts")
+    widget.panel.actions._clicked = 0.0  # somewhat later
     ui.tuneButton.click()
     assert ui.tuneButton.text == "Tune prompts"
     assert said(widget) == "Cancelled; nothing was changed."
-    assert not ui.previewLabel.text
+    assert not session.view().preview
     finish(widget)
     assert content(segmentation) == before
 
@@ -136,12 +132,11 @@ def test_from_strokes_to_corrected_segments(ready, tmp_path):
     tune(widget)
     assert said(widget).startswith("Done in ")
     assert not ui.curveLabel.pixmap.isNull()
-    assert ui.previewLabel.text == "Result"
+    assert session.view().preview == "Result"
     assert content(segmentation) == before
     ui.applyButton.click()
     finish(widget)
     assert said(widget).startswith("Applied ball, rod.")
-    assert ui.resultNotice.text
     assert mask_of(segmentation, volume, "ball").sum() > 100
     assert ui.tuneButton.text == "Retune"
     process()
@@ -181,7 +176,6 @@ def test_from_strokes_to_corrected_segments(ready, tmp_path):
     FileDialog.answers = [str(tmp_path / "mine.safetensors"), str(tmp_path / "mine.safetensors")]
     ui.saveButton.click()
     assert said(widget).startswith("Saved mine.safetensors")
-    assert ui.promptsNotice.text
     ui.loadButton.click()
     assert said(widget) == "Loaded 'mine'."
 
@@ -298,15 +292,15 @@ def test_a_volume_brings_its_own_segmentation(app, widget):
 
 def test_roles_are_chosen_in_the_table(ready):
     widget, _volume, segmentation, _reference = ready
-    table = widget.ui.rolesTable
-    assert [table.item(n, 0).text() for n in range(table.rowCount)] == ["ball", "rod", "background"]
-    assert [table.cellWidget(n, 1).currentText for n in range(3)] == ["Tune", "Tune", "Background"]
-    combo = table.cellWidget(1, 1)
+    table = widget.ui.segmentsTable
+    assert [table.item(n, 1).text() for n in range(table.rowCount)] == ["ball", "rod", "background"]
+    assert [table.cellWidget(n, 2).currentText for n in range(3)] == ["Tune", "Tune", "Background"]
+    combo = table.cellWidget(1, 2)
     combo.currentIndex = combo.findText("Locked")
     process()
     roles = {each.name: each.role for each in _segments(segmentation)}
     assert roles == {"ball": "tune", "rod": "locked", "background": "background"}
-    assert table.cellWidget(1, 1).currentText == "Locked"
+    assert table.cellWidget(1, 2).currentText == "Locked"
     before = mask_of(segmentation, _volume, "rod")
     tune(widget)
     widget.ui.applyButton.click()
@@ -325,14 +319,16 @@ def test_what_is_painted_is_shown_while_painting(ready):
     ui, before = widget.ui, content(segmentation)
     assert ui.liveCheckBox.checked
     widget.panel._stroke()  # as the editor's event does; the fixture painted before the panel had looked
-    process(lambda: ui.previewLabel.text != "")
-    assert ui.previewLabel.text == "Grown from strokes; Tune prompts refines it"
+    session = widget.panel.session
+    process(lambda: session.view().preview != "")
+    assert session.view().preview == "Grown from strokes; Tune prompts refines it"
     finish(widget)
     assert ui.tuneButton.text == "Tune prompts" and ui.tuneButton.enabled and ui.applyButton.enabled
-    assert not ui.tuneProgressBar.visible and said(widget) == "" and content(segmentation) == before
+    assert not ui.tuneProgressBar.visible and said(widget) == "Grown from strokes; Tune prompts refines it."
+    assert content(segmentation) == before
     ui.liveCheckBox.click()
     assert not widget.panel.parameters.live
-    process(lambda: not ui.previewLabel.text)
+    process(lambda: not session.view().preview)
     assert not ui.applyButton.enabled
     ui.liveCheckBox.click()
     process(lambda: ui.applyButton.enabled)
@@ -454,8 +450,7 @@ def test_a_damaged_prompts_file(widget, tmp_path):
     FileDialog.answers = [str(tmp_path / "bad.safetensors"), ""]
     widget.ui.loadButton.click()
     assert "bad.safetensors" in said(widget)
-    assert widget.ui.promptsNotice.text
-    color = widget.ui.promptsNotice.palette.color(QtGui.QPalette.ColorRole.WindowText)
+    color = widget.ui.statusLabel.palette.color(QtGui.QPalette.ColorRole.WindowText)
     assert color.red() > 2 * color.green()
     widget.ui.loadButton.click()  # nothing was chosen in the dialog
     assert FileDialog.answers == []
@@ -490,7 +485,7 @@ def test_shortcuts_go_with_the_module(app, ready):
     widget, *_ = ready
     shortcuts = app.window.findChildren(QtGui.QShortcut)
     keys = {each.key.toString() for each in shortcuts}
-    assert len(keys) == len(shortcuts) == 5
+    assert len(keys) == len(shortcuts) == 7
     # The Segment Editor's own, and those of Slicer's toolbars.
     taken = {"Ctrl+Shift+A", "Ctrl+Shift+T", "Ctrl+Shift+Space", "Ctrl+Shift+Z", "Ctrl+Z", "Ctrl+Y"}
     taken |= {f"Ctrl+Shift+{arrow}" for arrow in ("Down", "Left", "Right")}
@@ -507,7 +502,7 @@ def test_shortcuts_go_with_the_module(app, ready):
     finish(widget)  # the job goes on meanwhile
     widget.enter()
     widget.enter()
-    assert len(app.window.findChildren(QtGui.QShortcut)) == 5
+    assert len(app.window.findChildren(QtGui.QShortcut)) == 7
     assert widget.ui.applyButton.enabled
 
 
@@ -825,9 +820,10 @@ def test_what_is_shown_went_through_the_translation(ready):
     widget, *_ = ready
     stand_in.TRANSLATED.clear()
     widget.ui.tuneButton.click()
+    widget.panel.actions._clicked = 0.0
     widget.ui.tuneButton.click()
     process()
-    assert widget.ui.tuneNotice.text in stand_in.TRANSLATED
+    assert widget.ui.statusLabel.text in stand_in.TRANSLATED
     assert widget.ui.tuneButton.text in stand_in.TRANSLATED
 
 

@@ -14,6 +14,7 @@ import tempfile
 import types
 import typing
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Iterator, Optional
@@ -26,6 +27,8 @@ from PySide6.QtCore import Property, Signal
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE_FILE = ROOT / "PromptSeg" / "PromptSeg.py"
+EFFECTS = ("Threshold", "Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
+OPTIONS = (400, 96)  # pixels: about what Paint's options ask for
 TRANSLATED: set[str] = set()  # every text that went through tr()
 
 
@@ -235,17 +238,47 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self.entered = self.with_shortcuts = False
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        self._label = QtWidgets.QLabel("(Segment Editor)")
-        self._label.setFrameShape(QtWidgets.QFrame.Shape.StyledPanel)
-        self._label.setMinimumHeight(60)
-        layout.addWidget(self._label)
-        row = QtWidgets.QHBoxLayout()
+        self._current, self._effect = "", None
+        above = QtWidgets.QHBoxLayout()
+        for name in ("AddSegmentButton", "RemoveSegmentButton", "Show3DButton"):
+            button = QtWidgets.QPushButton(name.removesuffix("Button"))
+            button.setObjectName(name)
+            above.addWidget(button)
+        layout.addLayout(above)
+        beside = QtWidgets.QHBoxLayout()
+        beside.setObjectName("horizontalLayout")
+        layout.addLayout(beside)
+        left, right = QtWidgets.QVBoxLayout(), QtWidgets.QVBoxLayout()
+        beside.addLayout(left)
+        beside.addLayout(right)
+        self._grid, self._buttons_of = QtWidgets.QGridLayout(), []
+        for name in ("None", *EFFECTS):
+            button = QtWidgets.QToolButton()
+            button.setObjectName(name)
+            button.setText(name)
+            button.clicked.connect(partial(self._toggle_effect, name))
+            self._buttons_of.append(button)
+        left.addLayout(self._grid)
+        self._columns = 2
+        self._lay_out()
+        group = QtWidgets.QFrame()
+        group.setObjectName("UndoRedoGroupBox")
+        row = QtWidgets.QHBoxLayout(group)
         self._undo, self._redo = QtWidgets.QToolButton(), QtWidgets.QToolButton()
         for button, name in ((self._undo, "Undo"), (self._redo, "Redo")):
             button.setObjectName(f"{name}Button")
             button.setText(name)
             row.addWidget(button)
-        layout.addLayout(row)
+        left.addWidget(group)
+        table = QtWidgets.QTableWidget()
+        table.setObjectName("SegmentsTableView")
+        table.setMinimumHeight(100)
+        right.addWidget(table)
+        self._options = QtWidgets.QGroupBox("Options")
+        self._options.setObjectName("OptionsGroupBox")
+        self._options.setMinimumSize(*OPTIONS)
+        self._options.hide()
+        right.addWidget(self._options)
         self._undo.clicked.connect(self.undo)
         self._redo.clicked.connect(self.redo)
         self._buttons()
@@ -254,6 +287,35 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def setEffectNameOrder(self, names: Any) -> None:
         self.effectNameOrder = tuple(names)
+
+    def currentSegmentID(self) -> str:
+        known = self._segmentation.GetSegmentation().GetSegmentIDs() if self._segmentation is not None else ()
+        if self._current not in known:
+            self._current = known[0] if known else ""
+        return self._current
+
+    def setCurrentSegmentID(self, segment_id: str) -> None:
+        self._current = segment_id
+
+    def activeEffect(self) -> Any:
+        return self._effect
+
+    def _lay_out(self) -> None:
+        for number, button in enumerate(self._buttons_of):
+            button.setText(button.objectName()[: 2 if self._columns > 2 else None])
+            self._grid.addWidget(button, number // self._columns, number % self._columns)
+
+    def _set_columns(self, count: int) -> None:
+        self._columns = count
+        self._lay_out()
+
+    effectColumnCount = Property(int, lambda self: self._columns, _set_columns)
+
+    def _toggle_effect(self, name: str, *_args: Any) -> None:
+        self.setActiveEffect(None if self._effect == name else name)
+
+    def setActiveEffectByName(self, name: str) -> None:
+        self.setActiveEffect(name)
 
     def mrmlSegmentEditorNode(self) -> Any:
         return self._editor_node
@@ -314,7 +376,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self.entered = False
 
     def setActiveEffect(self, effect: Any) -> None:
-        pass
+        self._effect = effect
+        self._options.setVisible(effect is not None)
 
     def updateWidgetFromMRML(self) -> None:
         pass

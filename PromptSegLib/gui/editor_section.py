@@ -1,0 +1,77 @@
+"""Slicer's own Segment Editor, without what stands above it: its effects and their options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+import slicer
+
+from ..session.view import View
+
+_TAG = "PromptSegEditor"
+# What strokes and corrections need, in one row of buttons: the Segment Editor module has the others.
+_EFFECTS = ("Threshold", "Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
+# Its list of segments with what belongs to that, and undo: the panel has its own, which never scroll.
+_INSTEAD = ("SegmentsTableView", "AddSegmentButton", "RemoveSegmentButton", "Show3DButton", "UndoRedoGroupBox")
+
+
+class EditorSection:
+    """Painting."""
+
+    def __init__(self, panel: Any):
+        self.panel, self.editor = panel, panel.ui.segmentEditorWidget
+        # First the parameter set, then the scene: the editor keeps its selections there.
+        self._select_editor_node()
+        self.editor.setMRMLScene(panel.scene)
+        self.editor.setEffectNameOrder(_EFFECTS)
+        self.editor.unorderedEffectsVisible = False
+        self._make_narrow()
+
+    def enter(self) -> None:
+        """Keys and mouse of the views go to the editor while the module is open."""
+        self._select_editor_node()
+        self.editor.setupViewObservations()
+        self.editor.installKeyboardShortcuts()
+        self.editor.updateWidgetFromMRML()
+
+    def exit(self) -> None:
+        self.editor.setActiveEffect(None)
+        self.editor.uninstallKeyboardShortcuts()
+        self.editor.removeViewObservations()
+
+    def scene_closing(self) -> None:
+        self.editor.setSegmentationNode(None)
+        self.editor.removeViewObservations()
+
+    def render(self, view: View) -> None:
+        parameters = self.panel.parameters
+        if self.editor.segmentationNode() is not parameters.segmentation:
+            self.editor.setSegmentationNode(parameters.segmentation)
+        if self.editor.sourceVolumeNode() is not parameters.volume:
+            self.editor.setSourceVolumeNode(parameters.volume)
+
+    def _make_narrow(self) -> None:
+        """One row of effects with their options below it, not beside: so wide would be no panel on a laptop.
+
+        What another version of the editor calls otherwise stays as it is there.
+        """
+        self.editor.effectButtonStyle = qt.Qt.ToolButtonIconOnly
+        self.editor.effectColumnCount = len(_EFFECTS) + 1
+        for name in _INSTEAD:
+            part = self.editor.findChild(qt.QWidget, name)
+            if part is not None:
+                part.visible = False
+        beside = self.editor.findChild(qt.QHBoxLayout, "horizontalLayout")
+        if beside is not None and beside.count() == 2:
+            beside.setDirection(qt.QBoxLayout.TopToBottom)
+
+    def _select_editor_node(self) -> None:
+        scene = self.panel.scene
+        node = scene.GetSingletonNode(_TAG, "vtkMRMLSegmentEditorNode")
+        if node is None:
+            node = slicer.vtkMRMLSegmentEditorNode()
+            node.SetSingletonTag(_TAG)
+            node = scene.AddNode(node)
+        if self.editor.mrmlSegmentEditorNode() is not node:
+            self.editor.setMRMLSegmentEditorNode(node)
