@@ -6,7 +6,8 @@ import hashlib
 from functools import partial
 from typing import Any, Optional
 
-from ..worker.client import GONE, Event, Worker
+from ..worker.carrier import Carrier
+from ..worker.client import GONE, Event
 from .asking import Request, growing_of
 from .engine import Engine
 from .planning import Plan

@@ -31,6 +31,7 @@ SIZE = 0.15  # of convolutions: Adam's usual rate for networks that begin from n
 class ThinNetwork(Method):
     name = "side network"
     offered = False
+    output_tokens = False
     pointwise = False
     all_maps = True
     kinds = ("side_last", "side_kernel", "side_meet", "side_maps", "side_bias", "side_norm")
