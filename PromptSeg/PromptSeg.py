@@ -70,7 +70,7 @@ class PromptSegParameterNode:
     device: str = "auto"
     host: str = ""
     unpainted: str = "unknown"
-    method: str = "punet"
+    method: str = "auto"
     mode: str = "decoder"
     seconds: Annotated[float, WithinRange(1.0, 3600.0)] = 30.0
     threads: Annotated[int, WithinRange(0, 256)] = 0

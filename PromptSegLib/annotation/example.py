@@ -20,6 +20,8 @@ class Example:
     :param barred: annotation value -> value of the class that its voxels certainly are not (what a user erased
         from a result); what they are instead is unknown.
     :param name: what the user calls it, for messages and provenance.
+    :param painted: 3D integer volume, any grid, not 0 where the user painted or erased himself; of a complete
+        annotation, training looks there more often.
     """
 
     image: sitk.Image
@@ -28,3 +30,4 @@ class Example:
     complete: bool = False
     name: str = "image"
     barred: Mapping[int, int] = field(default_factory=dict)
+    painted: Optional[sitk.Image] = None

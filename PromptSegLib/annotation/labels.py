@@ -11,7 +11,7 @@ Arrays are (z, y, x); everything runs in blocks, so that the memory beyond the r
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, Mapping
+from typing import Callable, Iterator, Mapping, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -49,6 +49,14 @@ def labels_on_grid(example: Example, classes: Mapping[str, int], grid: Grid) -> 
     if not example.complete:
         _add_strokes(labels, example, classes, grid)
     return labels
+
+
+def painted_on_grid(example: Example, grid: Grid) -> Optional[np.ndarray]:
+    """Where the user painted himself, bool (z, y, x) of ``grid``; None where the example does not say."""
+    if example.painted is None:
+        return None
+    marked = sitk.Cast(example.painted != 0, sitk.sitkUInt8)
+    return labels_on_grid(Example(example.image, marked), {"painted": 1}, grid) == 1
 
 
 def barred_label(index: int) -> int:

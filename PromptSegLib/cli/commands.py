@@ -92,7 +92,7 @@ def tune(options: argparse.Namespace) -> None:
 
     settings = Settings(
         mode=options.mode or (start.mode if start else "decoder"),
-        method=options.method or (start.method if start else "punet"),
+        method=options.method,
         outputs=options.outputs,
         passes=options.passes,
         seconds=options.seconds,

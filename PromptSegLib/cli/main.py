@@ -107,7 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--mode", choices=MODES, help="blocks that hold tokens (default: decoder)")
     tune.add_argument("--outputs", choices=OUTPUTS, default="all", help="maps with output tokens (default: all)")
     tune.add_argument("--passes", choices=PASSES, default="joint", help="one for all classes, or each its own")
-    tune.add_argument("--method", choices=registry.offered(), help="how prompts steer the network (default: punet)")
+    tune.add_argument(
+        "--method",
+        choices=("auto", *registry.offered()),
+        default="auto",
+        help="how prompts steer the network (default: that of --start; else by what is annotated)",
+    )
     budget = tune.add_mutually_exclusive_group()
     budget.add_argument("--seconds", type=float, help="time budget (default: 60)")
     budget.add_argument("--steps", type=int, help="step budget; reproducible for a seed on the CPU")

@@ -33,6 +33,7 @@ class PromptsSection:
         ui.renameButton.clicked.connect(self.rename)
         ui.deletePromptsButton.clicked.connect(self.delete)
         ui.volumesList.itemChanged.connect(self._selected)
+        ui.volumesCollapsibleButton.contentsCollapsed.connect(self._turned_to_others)
 
     def render(self, view: View) -> None:
         self._reasons = view.reasons
@@ -67,6 +68,8 @@ class PromptsSection:
                 reason = said(row.reason) if row.reason else ", ".join(row.classes)
                 if row.current:
                     reason += "\n" + _("Retune goes on from these.")
+                if row.taught:
+                    reason += "\n" + _("Learned from {examples}.").format(examples=row.taught)
                 for column in range(2):
                     item.setToolTip(column, reason)
                 if not row.shipped:
@@ -142,6 +145,10 @@ class PromptsSection:
             self.panel.act(self.session.delete_prompts, self.selected.key)
 
     # Other volumes
+
+    def _turned_to_others(self, collapsed: bool) -> None:
+        if not collapsed:
+            self.panel.act("prompts", self.session.other_volumes)
 
     def _checked(self) -> list[str]:
         items = [self.ui.volumesList.item(n) for n in range(self.ui.volumesList.count)]

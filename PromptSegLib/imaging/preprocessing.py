@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Optional
 
 import numpy as np
+
+_LARGEST = 1024  # voxels of a crop along an axis
 
 
 @dataclass(frozen=True)
@@ -13,12 +16,14 @@ class Preprocessing:
 
     ``rule`` is ``window`` (fixed limits in the image's unit, HU for CT) or ``percentile``
     (limits are percentiles of the image, for MR's arbitrary units). What becomes of one image is
-    decided in :mod:`.intensity`.
+    decided in :mod:`.intensity`. ``crop`` are the extents, voxels (z, y, x), of the crops that a task was trained on
+    where these are its own.
     """
 
     spacing: tuple[float, float, float] = (3.0, 2.0, 2.0)
     intensity: tuple[float, float] = (-125.0, 275.0)
     rule: str = "window"
+    crop: Optional[tuple[int, int, int]] = None
 
     @classmethod
     def from_dict(cls, values: dict) -> Preprocessing:
@@ -33,7 +38,11 @@ class Preprocessing:
             raise ValueError("there is no such intensity rule")
         if rule == "percentile" and not 0 <= intensity[0] < intensity[1] <= 100:
             raise ValueError("the intensity window is not two percentiles")
-        return cls(spacing, intensity, rule)
+        crop = values.get("crop")
+        if crop is not None and not (len(crop) == 3 and all(type(n) is int and 0 < n <= _LARGEST for n in crop)):
+            raise ValueError("the crop is not three small positive numbers")
+        return cls(spacing, intensity, rule, None if crop is None else tuple(crop))
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        values = asdict(self)
+        return values if self.crop is not None else {key: values[key] for key in values if key != "crop"}

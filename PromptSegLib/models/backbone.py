@@ -55,7 +55,7 @@ class Backbone:
         """
         if preprocessing == self.preprocessing:
             return self
-        return replace(self, preprocessing=preprocessing, tile=self.crop, shipped=None)
+        return replace(self, preprocessing=preprocessing, tile=preprocessing.crop or self.crop, shipped=None)
 
     @property
     def crop(self) -> tuple[int, int, int]:

@@ -7,7 +7,6 @@ docs/methods.md#punet (among it the cheaper layout: no attention at the finest l
 
 from __future__ import annotations
 
-import math
 from typing import Any, Optional, Sequence, cast
 
 import torch
@@ -17,53 +16,13 @@ from torch.nn import functional as F
 
 from .attention import AttentionPair, PromptTensors
 from .config import NetworkConfig, outputs_of
+from .convolution import Convolution
 from .methods.registry import acting
-from .precision import on_cpu_casts
 from .similarity import similarity
 
-SLOW_BELOW = 20480  # batch x channels x depth x height
 # An unbounded scale drifts to 50-90 and makes probabilities over-confident (docs/methods.md#measured-with-a-prototype).
 MAX_SCALE = 30.0
 FURTHER_SCALE = 14.0  # of every map but the last; chosen on BTCV 14 and 15: better than 1.5
-
-
-class Convolution(nn.Conv3d):
-    """A 3D convolution in full precision where bfloat16 goes wrong, and by oneDNN where torch would take the slow way.
-
-    oneDNN's bfloat16 weight gradient of a kernel of 3 or 4 reads memory that nobody wrote where an extent of the
-    input is 2 (torch 2.13): another result each time, at times NaN. Such maps are tiny, so precision costs nothing.
-
-    A single small image in float32, as on CPUs without AVX-512 BF16, goes to ``slow_conv3d`` instead of oneDNN: five
-    to six times slower on maps of 32 x 24^3, forward and backward. Two halves of it are a batch, which does not.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cpu" and 2 in input.shape[2:] and self.weight.requires_grad:
-            with torch.autocast("cpu", enabled=False):
-                return self._convolved(input.float())
-        return self._convolved(input)
-
-    def _convolved(self, x: Tensor) -> Tensor:
-        if not self._slow(x):
-            return super().forward(x)
-        depth, half = x.shape[2], -(-x.shape[2] // 2)
-        x = F.pad(x, (0, 0, 0, 0, 1, 1 + 2 * half - depth))
-        halves = torch.cat([x[:, :, : half + 2], x[:, :, half : 2 * half + 2]])
-        found = F.conv3d(halves, self.weight, self.bias, padding=(0, 1, 1))
-        return torch.cat([found[:1], found[1:]], 2)[:, :, :depth]
-
-    def _slow(self, x: Tensor) -> bool:
-        """Whether torch's choice of a convolution is the slow one (``use_mkldnn`` of ATen's Convolution.cpp)."""
-        return (
-            x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and not on_cpu_casts()
-            and torch.backends.mkldnn.is_available()
-            and x.shape[0] == 1
-            and x.shape[2] > 1
-            and math.prod(x.shape[:4]) <= SLOW_BELOW
-            and (self.kernel_size, self.stride, self.padding) == ((3, 3, 3), (1, 1, 1), (1, 1, 1))
-        )
 
 
 class ResidualConvolution(nn.Sequential):

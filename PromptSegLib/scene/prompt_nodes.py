@@ -14,12 +14,14 @@ import slicer
 
 from ..errors import PromptSegError
 from ..prompts.store import Prompts
+from ..prompts.teachers import taught_by
 
 PROMPTS_ROLE = "PromptSegPrompts"
 _MARK = "PromptSeg.Prompts"
 _BACKBONE = "PromptSeg.Backbone"
 _SHA256 = "PromptSeg.BackboneSHA256"
 _CLASSES = "PromptSeg.Classes"
+_TAUGHT = "PromptSeg.Taught"
 _CONTENT = "PromptSeg.Content"
 _LONGEST_TEXT = 200  # a text node of 256 letters gets a file
 
@@ -36,8 +38,8 @@ def add_prompts(scene, prompts: Prompts, name: str):
 def update_prompts(node, prompts: Prompts) -> None:
     """Put other prompts into a node of :func:`add_prompts`; its name stays.
 
-    What a list shows is in the attributes "PromptSeg.Backbone", "PromptSeg.BackboneSHA256" and "PromptSeg.Classes"
-    (names, joined by commas).
+    What a list shows is in the attributes "PromptSeg.Backbone", "PromptSeg.BackboneSHA256", "PromptSeg.Classes"
+    (names, joined by commas) and "PromptSeg.Taught" (what they have learned from, in words).
     """
     was_modifying = node.StartModify()
     try:
@@ -46,6 +48,7 @@ def update_prompts(node, prompts: Prompts) -> None:
         node.SetAttribute(_BACKBONE, prompts.backbone)
         node.SetAttribute(_SHA256, prompts.sha256)
         node.SetAttribute(_CLASSES, ", ".join(prompts.names))
+        node.SetAttribute(_TAUGHT, taught_by(prompts))
     finally:
         node.EndModify(was_modifying)
 
@@ -72,6 +75,11 @@ def backbone_of(node) -> tuple[str, str]:
     """Name and SHA-256 of the backbone that the prompts in a node belong to, without decoding them; "" where the node
     does not say."""
     return node.GetAttribute(_BACKBONE) or "", node.GetAttribute(_SHA256) or ""
+
+
+def taught(node) -> str:
+    """What the prompts in a node have learned from, in words; "" where the node does not say."""
+    return node.GetAttribute(_TAUGHT) or ""
 
 
 def prompts_of(node) -> Prompts:

@@ -12,7 +12,14 @@ LOOK = {"opacity", "show3D"}
 CLEAN_UP = {"largestComponent", "fillHoles", "smoothing"}
 _NAMES = tuple(each.name for each in fields(Parameters))
 
-METHODS = {name: (each.title, each.tip) for name, each in registry.known().items() if each.offered}
+AUTO = "auto"
+METHODS = {
+    AUTO: (
+        "By what is annotated",
+        "Tokens for strokes and known organs, a thin network for complete new structures.",
+    ),
+    **{name: (each.title, each.tip) for name, each in registry.known().items() if each.offered},
+}
 MODES = {
     "decoder": ("Decoder only (quick)", "The encoder runs once; tuning takes seconds on it."),
     "full": ("Encoder and decoder (slow)", "Prompts in all blocks: more can be learned, and every step costs more."),

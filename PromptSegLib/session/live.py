@@ -6,7 +6,8 @@ import hashlib
 from functools import partial
 from typing import Any, Optional
 
-from ..worker.client import GONE, Event, Worker
+from ..worker.carrier import Carrier
+from ..worker.client import GONE, Event
 from .asking import Request, growing_of
 from .engine import Engine
 from .planning import Plan
@@ -60,7 +61,7 @@ class Live:
             self.run, self._grown = run, digest
         return False
 
-    def takes(self, worker: Worker, event: Event) -> bool:
+    def takes(self, worker: Carrier, event: Event) -> bool:
         """Whether an event is of the job in the worker; at its end, that is no more."""
         run = self.run
         if run is None or run.worker is not worker or event.job not in ((0,) if event.kind == GONE else (run.job,)):

@@ -43,7 +43,7 @@ class Parameters:
     device: str = "auto"
     host: str = ""
     unpainted: str = "unknown"
-    method: str = "punet"
+    method: str = "auto"
     mode: str = "decoder"
     seconds: float = 30.0
     threads: int = 0

@@ -14,6 +14,7 @@ from ..scene import painting
 from ..scene.segmentations import Segment, segments
 from ..worker.client import Sent
 from . import prompts_list, requests
+from .choices import AUTO
 from .codes import Known, compose
 from .memory import Version, next_number, numbers
 from .names import called_as_now
@@ -98,7 +99,8 @@ def plan_tuning(
     settings = {"mode": parameters.mode, "method": parameters.method, "seconds": float(parameters.seconds)}
     if start is not None:
         sha256 = prompts_list.sha256_of_model(parameters.model)
-        fits = (start.sha256, start.mode, start.method) == (sha256, parameters.mode, parameters.method)
+        method = start.method if parameters.method == AUTO else parameters.method
+        fits = (start.sha256, start.mode, start.method) == (sha256, parameters.mode, method)
         start = called_as_now(start, segmentation, tuned.values()) if fits else None
     parts = [_part(volume, segmentation, version, tuned)]
     notes: list[str] = []

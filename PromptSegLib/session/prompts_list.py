@@ -29,7 +29,8 @@ def rows(scene, model: str, segmentation=None) -> tuple[PromptsRow, ...]:
         backbone, sha256 = prompt_nodes.backbone_of(node)
         reason = _misfit(backbone, sha256, own, titles)
         names = tuple(name for name in (node.GetAttribute("PromptSeg.Classes") or "").split(", ") if name)
-        found.append(PromptsRow(node.GetID(), node.GetName(), names, False, reason, node is current))
+        taught = prompt_nodes.taught(node)
+        found.append(PromptsRow(node.GetID(), node.GetName(), names, False, reason, node is current, taught))
     return tuple(found)
 
 

@@ -51,7 +51,10 @@ def why_not(action: str, now: Situation) -> str:
         return "" if now.volume is not None else "Choose a volume first."
     if action == "grow":
         return _why_no_growing(now)
-    return _why_no_job(now) or (_why_no_tuning(now) if action == "tune" else "")
+    reason = _why_no_job(now)
+    if action == "learn":
+        return reason or _why_no_learning(now)
+    return reason or (_why_no_tuning(now) if action == "tune" else "")
 
 
 def _why_no_history(action: str, now: Situation) -> str:
@@ -92,6 +95,15 @@ def _why_no_growing(now: Situation) -> str:
     if painted.count("tune") + painted.count("background") < 2 and not current_tag(now.segmentation):
         return "Paint some background, or another structure, too."
     return _why_no_host(now) or _why_not_there(now)
+
+
+def _why_no_learning(now: Situation) -> str:
+    """Prompts for other volumes are tuned on a result that was accepted."""
+    if now.segmentation is None or not current_tag(now.segmentation):
+        return "Apply a result first; prompts for other volumes are tuned on it."
+    if now.result:
+        return "Apply or discard the preview first."
+    return _why_not_there(now)
 
 
 def _why_no_tuning(now: Situation) -> str:

@@ -16,6 +16,7 @@ from ..inference.result import Segmentation
 from ..models import catalogue
 from ..prompts import beside
 from ..prompts.store import Prompts
+from ..prompts.teachers import taught_by
 from ..scene import links, looking, memory, painting, prompt_nodes
 from ..scene.history import History, OneOrder
 from ..scene.placement import label_of
@@ -23,14 +24,14 @@ from ..scene.segmentations import check_writable, segments
 from ..scene.storage import spoils_scene
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
-from . import live, prompts_list, requests
-from .asking import request_of
+from . import learning, live, prompts_list, requests
+from .asking import Request, request_of
 from .engine import Engine
 from .memory import Version, current_tag
 from .names import up_to_date
 from .parameters import Parameters
 from .places import Places
-from .planning import Plan, plan_tuning
+from .planning import Part, Plan, plan_tuning
 from .reasons import Situation, why_not
 from .recovery import Recovery
 from .repainting import repainted
@@ -234,7 +235,22 @@ class Session:
             if self._results.result is None or self._results.result.run.kind != live.KIND:
                 self._results.drop()  # what was grown is looked at until there is something better
             plan = plan_tuning(self.parameters, volume, segmentation, self._version(segmentation), self._examples())
-            self._begin(Run("tune", volume, segmentation), plan)
+            self._begin(Run("tune", volume, segmentation), plan.parts[0], partial(request_of, plan))
+
+    def learn(self) -> None:
+        """Tune prompts for other volumes on what was applied; they are a row of their own in the list."""
+        with self._refusing():
+            self._require("learn")
+            volume, segmentation = self._volume(), self._segmentation()
+            version, run = self._version(segmentation), Run(learning.KIND, volume, segmentation)
+            lessons = learning.lessons_of(self.parameters, volume, segmentation, version, self._examples())
+            self._begin(run, lessons.parts[0], partial(learning.request_of, lessons))
+
+    def other_volumes(self) -> None:
+        """The user turned to other volumes: let prompts learn from what was applied, where they have not yet."""
+        segmentation = self._segmentation()
+        if segmentation is not None and not self._reason("learn") and not learning.is_learned(segmentation):
+            self.learn()
 
     def cancel(self) -> None:
         """Stop the job; the scene is as it was before it. Takes effect at once."""
@@ -534,22 +550,24 @@ class Session:
             # What was painted since the click can no longer be told from what was undone.
             self._stop(Notice())
             self._results.drop()
-            self._notice = Notice("The preview went with the result that it was to improve; tune again.")
+            gone = "The preview went with the result that it was to improve; tune again."
+            learned = "What prompts for other volumes were learning from is no longer there, so that was stopped."
+            self._notice = Notice(learned if run.kind == learning.KIND else gone)
 
     def _common(self) -> dict[str, Any]:
         model = self.parameters.model or catalogue.entries()[0].name
         return {"model": model, "device": requests.device_of(self.parameters)}
 
-    def _begin(self, run: Run, plan: Plan) -> None:
-        """Begin a job: put together in a thread what is known, then send it."""
+    def _begin(self, run: Run, part: Part, ask: Callable[[dict[str, Any]], Request]) -> None:
+        """Begin a job on a volume: put together in a thread what is known, then send it."""
         self._live.stop()
         self._run, self._notice = run, Notice()
-        self._describe(run, plan)
-        run.task = Task(partial(request_of, plan, self._common()))
+        self._describe(run, part)
+        run.task = Task(partial(ask, self._common()))
         self._rescue.note(run.segmentation, run.volume)
 
-    def _describe(self, run: Run, plan: Plan) -> None:
-        run.key, run.painting = plan.parts[0].image.key, plan.parts[0].painted
+    def _describe(self, run: Run, part: Part) -> None:
+        run.key, run.painting = part.image.key, part.painted
         run.tag = current_tag(run.segmentation) if run.segmentation is not None else ""
 
     def _step(self) -> None:
@@ -618,7 +636,7 @@ class Session:
             run.segment_ids = {name: names[each] for name, each in called.items() if each is not None}
         version = self._version(segmentation) if segmentation is not None else None
         plan = Plan.for_prompts(self.parameters, volume, segmentation, version, prompts, run.segment_ids)
-        self._begin(run, plan)
+        self._begin(run, plan.parts[0], partial(request_of, plan))
 
     def _take(self, worker: Carrier, event: Event) -> None:
         """One thing that a worker said."""
@@ -636,6 +654,8 @@ class Session:
         if event.kind == "report":
             run.report(event.values)
             self._stale = True
+        elif event.kind == "done" and run.kind == learning.KIND:
+            self._keep_learned(run, event)
         elif event.kind in ("preview", "done"):
             self._device = str(event.values.get("device", self._device))
             self._show(run, event)
@@ -646,6 +666,18 @@ class Session:
             self._fail(event.message, keep=event.kind == "failed")
         elif event.kind == "cancelled":
             self._end_run(Notice("Cancelled; nothing was changed."))
+
+    def _keep_learned(self, run: Run, event: Event) -> None:
+        """Prompts for other volumes came."""
+        prompts = requests.prompts_of(event)
+        run.note = str(event.values.get("note", ""))
+        node = learning.keep(self.scene, run.segmentation, prompts, run.tag)
+        text = Sentence(
+            "'{node}' have learned from {examples}; segment other volumes with them.",
+            node=node.GetName(),
+            examples=taught_by(prompts),
+        )
+        self._end_run(run.told(" ".join([text, *event.values.get("notes", [])])))
 
     def _grow(self) -> None:
         """Begin to grow what is painted; prompts and further examples have nothing to do with it."""
@@ -659,7 +691,7 @@ class Session:
             self._notice = Notice(str(error), "warning")
             return
         run = Run(live.KIND, volume, segmentation)
-        self._describe(run, plan)
+        self._describe(run, plan.parts[0])
         self._live.begin(run, plan)
 
     def _step_live(self) -> None:
@@ -758,7 +790,8 @@ class Session:
         self._live.stop()
         if self._segmentation() is not None:
             self._history_of(self._segmentation()).leave()
-        volume, running = self._volume(), self._run is not None
+        # What is learned for other volumes goes on while the user turns to them.
+        volume, running = self._volume(), self._run is not None and self._run.kind != learning.KIND
         if running:
             self._stop(Notice("Cancelled; nothing was changed."))
         if self._results.park() and volume is not None:

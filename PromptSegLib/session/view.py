@@ -7,6 +7,7 @@ from typing import Mapping, Optional
 
 ACTIONS = (
     "tune",
+    "learn",
     "cancel",
     "apply",
     "discard",
@@ -40,6 +41,7 @@ class PromptsRow:
     :param key: ``shipped:<model>`` or the ID of the node.
     :param reason: why they cannot be used with the chosen model; "" when they can.
     :param current: whether the segmentation goes on with them.
+    :param taught: what they have learned from, a few words; "" where that is not known.
     """
 
     key: str
@@ -48,6 +50,7 @@ class PromptsRow:
     shipped: bool
     reason: str = ""
     current: bool = False
+    taught: str = ""
 
 
 @dataclass(frozen=True)

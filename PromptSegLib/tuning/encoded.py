@@ -19,7 +19,8 @@ from ..progress import Job
 from .crops import Crop
 
 THINNED = 2048
-ALL_MAPS_THINNED = 12_000  # of all crops together
+ALL_MAPS_THINNED = 12_000  # of a class in all crops together
+MOST_ROWS = 48_000  # of all classes and crops together; all maps of so many voxels are 250 MB
 
 
 class EncodedCrops:
@@ -95,6 +96,9 @@ class EncodedCrops:
         # All maps have some 40 times the channels of the last: as many voxels as fit into memory.
         most = min(THINNED, max(1, ALL_MAPS_THINNED // len(self))) if outputs == "all" else THINNED
         with torch.no_grad():
+            kinds = max([len(labels.unique()) for labels in self.labels], default=1)
+            if outputs == "all":
+                most = max(1, min(most, MOST_ROWS // (len(self) * max(kinds, 1))))
             for index, image in enumerate(self.images):
                 job.report("features", index / len(self.images))
                 features = self.features(index, prompts, outputs)

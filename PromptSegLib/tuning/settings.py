@@ -11,6 +11,7 @@ from ..network.config import MODES, OUTPUTS, PASSES
 from ..network.methods import registry
 
 DEFAULT_SECONDS = 60.0
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Settings:
     """How to tune. ``seconds`` (from the call to the end) or ``steps`` bounds it; steps are reproducible.
 
     :param mode: which blocks hold tokens; ``decoder`` lets the encoder be computed once.
-    :param method: one of :mod:`..network.methods`.
+    :param method: one of :mod:`..network.methods`, or ``auto``: that of the start; else :mod:`.choosing` says.
     :param outputs: output tokens for the ``last`` map alone, as published, or for ``all`` where a class needs them:
         what the last does not carry of a structure that is new to the body is often found in the others.
     :param passes: ``joint``: the classes share a pass, in which they compete, and its cost; ``each``: one pass for
@@ -33,7 +34,7 @@ class Settings:
     """
 
     mode: str = "decoder"
-    method: str = "punet"
+    method: str = AUTO
     outputs: str = "all"
     passes: str = "joint"
     training: Optional[bool] = None
@@ -53,11 +54,11 @@ class Settings:
             raise PromptSegError(
                 "There is no mode {mode}; choose one of {modes}.", mode=repr(self.mode), modes=", ".join(MODES)
             )
-        if self.method not in registry.known():
+        if self.method not in (AUTO, *registry.known()):
             raise PromptSegError(
                 "There is no method {method}; choose one of {offered}.",
                 method=repr(self.method),
-                offered=", ".join(registry.offered()),
+                offered=", ".join([AUTO, *registry.offered()]),
             )
         if self.outputs not in OUTPUTS:
             raise PromptSegError(

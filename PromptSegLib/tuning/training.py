@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional, Sequence
 
 import numpy as np
@@ -26,24 +26,28 @@ from .warm_start import WarmStart
 MARGIN = 1.35  # cut out that much more, so that a rotation brings in no border
 MEMBERS = 20_000  # voxels of a class and volume that crops are centred on
 BACKGROUND = 0.25  # share of the crops that are centred anywhere
+PAINTED = 0.3  # share of those centred on what the user painted, where that is known
 AHEAD = 2  # crops that are prepared while a step is made
 CHECKS = (0.4, 0.55, 0.7, 0.85)  # shares of the budget at which the held-out parts are looked at
-PATIENCE = 2  # checks without anything better, after which it stops
+PATIENCE = 2  # checks in a row that are worse than the best by more than BETTER, after which it stops
+BETTER = 0.02  # held-out boxes are small: what agrees with them by less than that more is not better for it
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """A volume and its labels (z, y, x) on the working grid, labels as in ``annotation.labels``."""
+    """A volume and its labels (z, y, x) on the working grid, labels as in ``annotation.labels``; where the user
+    painted himself, bool, if that is known."""
 
     array: np.ndarray
     labels: np.ndarray
+    painted: Optional[np.ndarray] = None
 
     def alone(self, index: int) -> Annotated:
         """For the class with label ``index`` alone, as :meth:`~.encoded.EncodedCrops.alone`."""
         labels = np.where(self.labels == index, 1, np.minimum(self.labels, 0))
         labels[self.labels < UNKNOWN] = UNKNOWN
         labels[self.labels == barred_label(index)] = barred_label(1)
-        return Annotated(self.array, labels.astype(self.labels.dtype))
+        return replace(self, labels=labels.astype(self.labels.dtype))
 
 
 def hold_out(
@@ -68,14 +72,14 @@ def hold_out(
             only[box], labels[box] = labels[box], UNKNOWN
             corner = np.clip(start + extents // 2 - np.asarray(size) // 2, 0, np.maximum(shape - size, 0))
             held.append(cut(each.array, only, corner, np.asarray(size)))
-        rest.append(Annotated(each.array, labels))
+        rest.append(replace(each, labels=labels))
     return rest, held
 
 
 class RandomCrops:
     """Crops number 0, 1, ... of volumes, each a function of the seed and its number alone, prepared ahead.
 
-    Classes are centred on equally often, and a part of the crops lies anywhere.
+    Classes are centred on equally often, and a part of the crops lies anywhere, another where the user painted.
     """
 
     def __init__(self, volumes: Sequence[Annotated], classes: int, size: tuple[int, int, int], seed: int):
@@ -89,6 +93,8 @@ class RandomCrops:
             found = [(place, np.argwhere(each.labels == index)) for place, each in enumerate(volumes)]
             thinned = [(place, own[draw.permutation(len(own))[:MEMBERS]]) for place, own in found if len(own)]
             self.members += [thinned] if thinned else []
+        own = [(place, np.argwhere(each.painted)) for place, each in enumerate(volumes) if each.painted is not None]
+        self.painted = [(place, where[draw.permutation(len(where))[:MEMBERS]]) for place, where in own if len(where)]
         self._threads = ThreadPoolExecutor(1)
         self._ahead: deque[Future] = deque()
         self._next = 0
@@ -121,6 +127,8 @@ class RandomCrops:
             place = int(draw.integers(len(self.volumes)))
             return place, draw.integers(0, np.asarray(self.volumes[place].array.shape))
         holders = self.members[draw.integers(len(self.members))]
+        if self.painted and draw.random() < PAINTED:
+            holders = self.painted
         place, own = holders[draw.integers(len(holders))]
         reach = np.asarray(self.size) // 4
         return place, own[draw.integers(len(own))] + draw.integers(-reach, reach + 1)
@@ -163,21 +171,26 @@ class Trainer(Tuner):
         self._check(self.trusted())
         return self._since >= PATIENCE
 
-    def _check(self, prompts: PromptTensors) -> float:
+    def _check(self, prompts: PromptTensors) -> None:
+        """Look at the held-out parts. The latest prompts are kept as the best, unless earlier ones were clearly better:
+        rates end at nearly nothing, so that the last steps gain most."""
         assert self.held is not None
         score = mean(self._on_crops(prompts, Job(), self.held))
         self.checks.append(round(score, 4))
         self._since += 1
-        if score > self._best[0]:
-            self._best, self._since = (score, {name: tensor.clone() for name, tensor in prompts.items()}), 0
-        return score
+        if score > self._best[0] - BETTER:
+            best = max(score, self._best[0])
+            self._best, self._since = (best, {name: tensor.clone() for name, tensor in prompts.items()}), 0
 
     def best(self, first: list[float], job: Job) -> tuple[PromptTensors, list[float]]:
         """The prompts that agreed best with the held-out parts; without any, as a tuner has it."""
         if self.held is None or not (self.step or self.token_steps):
             return super().best(first, job)
-        self._check(self.warm.prompts)
-        self._check(self.trusted())
+        final = self.trusted()
+        began = mean(self._on_crops(self.warm.prompts, Job(), self.held))
+        self._check(final)
+        if began > self._best[0] + BETTER:
+            return self.warm.prompts, first
         chosen = self._best[1]
         assert chosen is not None
         return chosen, self._on_crops(chosen, job, self.encoded)

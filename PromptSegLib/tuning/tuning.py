@@ -15,7 +15,7 @@ import torch
 from ..annotation.checking import check_examples
 from ..annotation.classes import ClassInfo, describe
 from ..annotation.example import Example
-from ..annotation.labels import barred_label, labels_on_grid
+from ..annotation.labels import barred_label, labels_on_grid, painted_on_grid
 from ..annotation.strokes import Strokes
 from ..errors import PromptSegError
 from ..imaging.checking import check_extent
@@ -28,6 +28,7 @@ from ..network.methods.registry import method as method_called
 from ..network.tokens import unstack
 from ..progress import Job
 from ..prompts.store import MAX_CLASSES, ClassPrompts, Prompts
+from .choosing import chosen_method
 from .crops import Crop, cover
 from .encoded import EncodedCrops
 from .kept_strokes import strokes_to_keep, without
@@ -36,7 +37,7 @@ from .settings import Settings
 from .training import Annotated, RandomCrops, Trainer, hold_out
 from .tuner import Previews, Tuner
 from .warm_start import Beginning, warm_start
-from .working_grid import working_preprocessing
+from .working_grid import said_of, working_preprocessing
 
 _TOKENS = 0.6  # share of the budget after which output tokens alone are no longer tuned
 
@@ -87,19 +88,24 @@ def tune(
         start = Prompts.load(Path(start))
     if start is not None:
         start = start.called(classes)
+    named = chosen_method(settings, examples, classes, backbone, start, workspace, job.part(0.0, 0.02))
+    settings = replace(settings, method=named)
+    if start is not None:
         _check_start(start, backbone, settings, classes)
     training = settings.training if settings.training is not None else all(each.complete for each in examples)
+    notes: list[str] = []
     if start is not None:
         backbone = backbone.working_at(start.preprocessing)
     elif training and not method_called(settings.method).output_tokens:
-        backbone = backbone.working_at(working_preprocessing(examples, backbone.preprocessing))
+        chosen = working_preprocessing(examples, backbone)
+        notes += said_of(examples, backbone.preprocessing, chosen)
+        backbone = backbone.working_at(chosen)
     infos = _infos(classes, appearance, start)
     rng = np.random.default_rng(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
 
     crops, shapes, volumes = [], [], []
     intensity = start.intensity if start else None
-    notes: list[str] = []
     for index, example in enumerate(examples):
         job.part(0.0, 0.05).report("reading examples", index / len(examples))
         check_extent(Grid.of(example.image), backbone.preprocessing.spacing, example.name)
@@ -108,8 +114,9 @@ def tune(
         if volume.rule.sentence:
             notes.append(volume.rule.sentence if len(examples) == 1 else f"{example.name}: {volume.rule.sentence}")
         labels = labels_on_grid(example, classes, volume.grid)
-        volumes.append(Annotated(volume.array, labels))
-        shapes.append({"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)})
+        volumes.append(Annotated(volume.array, labels, painted_on_grid(example, volume.grid) if training else None))
+        described = {"name": example.name, "shape": list(volume.native.shape), "spacing": _rounded(volume.native)}
+        shapes.append({**described, "complete": example.complete})
     strokes = strokes_to_keep(given, classes, start, workspace, notes, others) if keep_strokes else []
     held: list[Crop] = []
     if training:

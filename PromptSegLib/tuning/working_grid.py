@@ -1,38 +1,90 @@
-"""The grid and the intensity rule of a task, from its examples, for methods that lean on no shipped class."""
+"""Grid, crops and intensity rule of a task, from its examples, for methods that lean on no shipped class."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Sequence
+from typing import Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.example import Example
+from ..errors import Sentence
 from ..imaging.geometry import Grid
 from ..imaging.intensity import decide
 from ..imaging.preprocessing import Preprocessing
+from ..models.backbone import Backbone
 
 MOST_VOXELS = 1_500_000  # of a volume: tiles of it are what the next patient costs
 THICK = 2.0  # the longest step of the grid, in shortest ones: bodies were trained on nearly cubic voxels
+COVERED = 0.85  # share of a volume that half a crop has to hold, to be enough
+DIFFERENT = 1.5  # times as long along an axis: worth a sentence
 PERCENTILES = (0.5, 99.5)
 
 
-def working_preprocessing(examples: Sequence[Example], body: Preprocessing) -> Preprocessing:
+def working_preprocessing(examples: Sequence[Example], backbone: Backbone) -> Preprocessing:
     """The examples' own spacing, and percentiles where one of them does not fit the body's intensity window.
 
     The spacing is the median over the examples, no axis more than ``THICK`` times the finest, and coarser where a
-    volume would have more than ``MOST_VOXELS``.
+    volume would have more than ``MOST_VOXELS``. Crops are the body's, but half as long along an axis along which half
+    a crop covers nearly all of a volume: what a crop holds beside it is air.
     """
+    body = backbone.preprocessing
     steps = np.median([upright_spacing(Grid.of(each.image)) for each in examples], axis=0)
     steps = np.minimum(steps, THICK * steps.min())
     volumes = [np.prod(np.asarray(each.image.GetSize()) * np.asarray(each.image.GetSpacing())) for each in examples]
     steps = steps * max(1.0, (float(np.median(volumes)) / float(np.prod(steps)) / MOST_VOXELS) ** (1 / 3))
     z, y, x = (round(float(step), 3) for step in steps)
-    chosen = replace(body, spacing=(z, y, x))
+    extents = [_upright_length(Grid.of(each.image)) / np.asarray((z, y, x)) for each in examples]
+    chosen = replace(body, spacing=(z, y, x), crop=_crop(np.max(extents, axis=0), backbone))
     if body.rule == "window" and not all(_fits(each.image, body) for each in examples):
         chosen = replace(chosen, rule="percentile", intensity=PERCENTILES)
     return chosen
+
+
+def said_of(examples: Sequence[Example], body: Preprocessing, chosen: Preprocessing) -> list[str]:
+    """What the user should know of examples that differ: one sentence for spacings, one for intensities."""
+    said: list[str] = []
+    steps = np.array([upright_spacing(Grid.of(each.image)) for each in examples])
+    if (steps.max(0) > DIFFERENT * steps.min(0)).any():
+        said.append(
+            Sentence(
+                "The examples' voxels differ, from {least} to {most} mm; all are read at {common} mm.",
+                least=_voxels(steps.min(0)),
+                most=_voxels(steps.max(0)),
+                common=_voxels(chosen.spacing),
+            )
+        )
+    fitting = [_fits(each.image, body) for each in examples]
+    if body.rule == "window" and any(fitting) and not all(fitting):
+        said.append(
+            Sentence(
+                "Some examples are CT in Hounsfield units and others are not ({others}); all are read by the range of "
+                "their own intensities, and so are the images to come.",
+                others=", ".join(each.name for each, fits in zip(examples, fitting) if not fits),
+            )
+        )
+    return said
+
+
+def _voxels(steps: Sequence[float]) -> str:
+    return " x ".join(f"{step:g}" for step in np.round(steps, 2)[::-1])
+
+
+def _crop(extents: np.ndarray, backbone: Backbone) -> Optional[tuple[int, int, int]]:
+    """The crop for volumes of at most these extents, voxels (z, y, x); None for the body's own."""
+    z, y, x = (
+        crop // 2 if crop % (2 * step) == 0 and crop // 2 >= COVERED * extent else crop
+        for crop, step, extent in zip(backbone.crop, backbone.config.stride, extents)
+    )
+    return None if (z, y, x) == backbone.crop else (z, y, x)
+
+
+def _upright_length(grid: Grid) -> np.ndarray:
+    """How long (z, y, x) an image is along the patient's axes, mm: along the image axis that runs along each."""
+    directions = np.abs(np.reshape(grid.direction, (3, 3)))
+    lengths = np.asarray(grid.size) * np.asarray(grid.spacing)
+    return np.asarray([lengths[row.argmax()] for row in directions])[::-1]
 
 
 def upright_spacing(grid: Grid) -> tuple[float, float, float]:

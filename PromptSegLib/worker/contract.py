@@ -33,6 +33,7 @@ class Annotated:
     :param image: the key of an image that was sent.
     :param voxels: values of the annotation, (z, y, x) on ``grid``.
     :param barred: value of a voxel -> value of the class that it is not.
+    :param painted: not 0 where the user painted or erased himself, on any grid; None where that is not said.
     """
 
     image: str
@@ -42,9 +43,12 @@ class Annotated:
     complete: bool = False
     barred: Mapping[int, int] = field(default_factory=dict)
     name: str = "The volume"
+    painted: Optional[sitk.Image] = None
 
     def values(self) -> dict[str, Any]:
+        painted = {} if self.painted is None else {"painted": grid_values(Grid.of(self.painted))}
         return {
+            **painted,
             "image": self.image,
             "name": self.name,
             "grid": grid_values(self.grid),
@@ -53,8 +57,15 @@ class Annotated:
             "barred": {str(value): other for value, other in self.barred.items()},
         }
 
+    def arrays(self, index: int) -> dict[str, np.ndarray]:
+        """Those of the message, for the example at ``index`` in it."""
+        painted = {} if self.painted is None else {f"painted{index}": sitk.GetArrayFromImage(self.painted)}
+        return {f"annotation{index}": self.voxels, **painted}
+
     @classmethod
-    def of(cls, values: Mapping[str, Any], voxels: np.ndarray) -> Annotated:
+    def of(cls, values: Mapping[str, Any], arrays: Arrays, index: int) -> Annotated:
+        voxels = arrays[f"annotation{index}"]
+        marked = grid_of(values["painted"]).image(arrays[f"painted{index}"]) if "painted" in values else None
         return cls(
             values["image"],
             grid_of(values["grid"]),
@@ -63,6 +74,7 @@ class Annotated:
             bool(values.get("complete")),
             {int(value): int(other) for value, other in values.get("barred", {}).items()},
             str(values.get("name", "The volume")),
+            marked,
         )
 
     @property
@@ -137,7 +149,7 @@ class Tune:
         }
         if self.wanted is not None:
             values["wanted"] = list(self.wanted)
-        arrays = {f"annotation{index}": each.voxels for index, each in enumerate(self.examples)}
+        arrays = _arrays(self.examples)
         if self.start is not None:
             arrays["start"] = packed_prompts(self.start)
         _pack_image("accepted", self.accepted, values, arrays)
@@ -148,7 +160,7 @@ class Tune:
         return cls(
             *_place(values),
             _classes(values),
-            [Annotated.of(each, arrays[f"annotation{index}"]) for index, each in enumerate(values["examples"])],
+            _examples(values, arrays),
             values.get("settings", {}),
             values.get("wanted"),
             [int(value) for value in values.get("others", [])],
@@ -157,6 +169,35 @@ class Tune:
             prompts_of(arrays["start"]) if "start" in arrays else None,
             _unpack_image("accepted", values, arrays),
         )
+
+
+@dataclass(frozen=True)
+class Learn:
+    """Fit prompts for other images to complete examples; gives :class:`Taught`. Parameters as of :class:`Tune`."""
+
+    name: ClassVar[str] = "learn"
+    model: str
+    device: str
+    classes: Mapping[str, int]
+    examples: Sequence[Annotated]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    appearance: Sequence[ClassInfo] = ()
+
+    def pack(self) -> Packed:
+        values = {
+            "model": self.model,
+            "device": self.device,
+            "settings": dict(self.settings),
+            "classes": dict(self.classes),
+            "appearance": packed_infos(self.appearance),
+            "examples": [each.values() for each in self.examples],
+        }
+        return values, _arrays(self.examples)
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Learn:
+        examples, settings = _examples(values, arrays), values.get("settings", {})
+        return cls(*_place(values), _classes(values), examples, settings, infos_of(values.get("appearance", [])))
 
 
 @dataclass(frozen=True)
@@ -177,12 +218,13 @@ class Segment:
         values: dict[str, Any] = {"model": self.model, "device": self.device, "image": self.image}
         arrays = {"prompts": packed_prompts(self.prompts)}
         if self.strokes is not None:
-            values["strokes"], arrays["annotation0"] = self.strokes.values(), self.strokes.voxels
+            values["strokes"] = self.strokes.values()
+            arrays.update(self.strokes.arrays(0))
         return values, arrays
 
     @classmethod
     def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Segment:
-        strokes = Annotated.of(values["strokes"], arrays["annotation0"]) if values.get("strokes") else None
+        strokes = Annotated.of(values["strokes"], arrays, 0) if values.get("strokes") else None
         image = strokes.image if strokes else values["image"]
         return cls(*_place(values), image, prompts_of(arrays["prompts"]), strokes)
 
@@ -208,7 +250,7 @@ class Grow:
             "previews": self.previews,
             "examples": [self.example.values()],
         }
-        arrays = {"annotation0": self.example.voxels}
+        arrays = self.example.arrays(0)
         _pack_image("accepted", self.accepted, values, arrays)
         return values, arrays
 
@@ -216,14 +258,14 @@ class Grow:
     def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Grow:
         return cls(
             _classes(values),
-            Annotated.of(values["examples"][0], arrays["annotation0"]),
+            Annotated.of(values["examples"][0], arrays, 0),
             infos_of(values.get("appearance", [])),
             bool(values.get("previews", True)),
             _unpack_image("accepted", values, arrays),
         )
 
 
-JOBS: Mapping[str, type[Request]] = {each.name: each for each in (Prepare, Tune, Segment, Grow)}
+JOBS: Mapping[str, type[Request]] = {each.name: each for each in (Prepare, Tune, Learn, Segment, Grow)}
 
 
 def request_of(name: str, values: Mapping[str, Any], arrays: Arrays) -> Request:
@@ -278,6 +320,28 @@ class Reply:
         result = Segmentation(labels, infos_of(values["classes"]), uncertainty=unsure, places=places, notes=notes)
         prompts = prompts_of(arrays["prompts"]) if "prompts" in arrays else None
         return cls(result, prompts, _unpack_image("full", values, arrays))
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What :class:`Learn` gives: prompts, and with them what they have to say to the user."""
+
+    prompts: Prompts
+
+    def pack(self) -> Packed:
+        return {"notes": list(self.prompts.notes)}, {"prompts": packed_prompts(self.prompts)}
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Taught:
+        return cls(prompts_of(arrays["prompts"]))
+
+
+def _arrays(examples: Sequence[Annotated]) -> dict[str, np.ndarray]:
+    return {name: array for index, each in enumerate(examples) for name, array in each.arrays(index).items()}
+
+
+def _examples(values: Mapping[str, Any], arrays: Arrays) -> list[Annotated]:
+    return [Annotated.of(each, arrays, index) for index, each in enumerate(values["examples"])]
 
 
 def _place(values: Mapping[str, Any]) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from ..imaging.intensity import MODALITY
 from ..inference.result import Segmentation
 from ..progress import Job
 from ..prompts.store import Prompts
-from .contract import Annotated, Grow, Packed, Prepare, Reply, Request, Segment, Tune, request_of
+from .contract import Annotated, Grow, Learn, Packed, Prepare, Reply, Request, Segment, Taught, Tune, request_of
 from .messages import Message
 from .packing import grid_of
 from .thrift import Thrift, sparingly
@@ -74,6 +74,8 @@ class Jobs:
             return self._prepare(request, job)
         if isinstance(request, Tune):
             return self._tune(request, job, emit).pack()
+        if isinstance(request, Learn):
+            return self._learn(request, job).pack()
         if isinstance(request, Segment):
             return self._segment(request, job).pack()
         assert isinstance(request, Grow)
@@ -82,7 +84,8 @@ class Jobs:
     def _on_gpu(self, request: Request) -> bool:
         from ..models.backbone import choose_device
 
-        return isinstance(request, (Prepare, Tune, Segment)) and choose_device(request.device).type != "cpu"
+        device = getattr(request, "device", None)  # growing needs none
+        return device is not None and choose_device(device).type != "cpu"
 
     def _release(self) -> None:
         """Let go of all that was computed for later."""
@@ -145,21 +148,30 @@ class Jobs:
         both = retuned(result, examples[0], request.accepted, wanted)
         return Reply(both.local, prompts, both.full)
 
-    def _tuned_by(self, request: Tune, backbone, examples, job, on_preview, looked) -> Any:
+    def _learn(self, request: Learn, job: Job) -> Taught:
+        from ..annotation.checking import check_examples
+
+        backbone = self._backbone(request, job.part(0.0, 0.02))
+        examples = [self._example(each) for each in request.examples]
+        check_examples(examples, request.classes)
+        return Taught(self._tuned_by(request, backbone, examples, job.part(0.02, 1.0), None, None))
+
+    def _tuned_by(self, request: Union[Tune, Learn], backbone, examples, job, on_preview, looked) -> Any:
         """Prompts tuned with as many classes at once as memory is thought to hold."""
         from ..tuning.parts import tune_in_parts
         from ..tuning.tuning import tune
 
         classes, appearance = request.classes, {info.name: info for info in request.appearance}
-        given: dict[str, Any] = {"start": request.start, "appearance": appearance, "job": job}
-        given.update(workspace=self._workspace, others=request.others)
+        given: dict[str, Any] = {"appearance": appearance, "job": job, "workspace": self._workspace}
+        if isinstance(request, Tune):
+            given.update(start=request.start, others=request.others)
         parts = [{name: classes[name] for name in part} for part in self._thrift.parts_of(list(classes))]
         settings = _in_time(self._settings(request), time.monotonic() - self._began, looked)
         if len(parts) > 1:
             return tune_in_parts(examples, parts, backbone, settings=settings, **given)
         return tune(examples, classes, backbone, settings=settings, on_preview=on_preview, looked=looked, **given)
 
-    def _settings(self, request: Tune) -> Any:
+    def _settings(self, request: Union[Tune, Learn]) -> Any:
         """How to tune; another attempt has what is left of the time, or at least half of it."""
         from ..tuning.settings import Settings
 
@@ -232,7 +244,7 @@ class Jobs:
             workspace=self._workspace,
         )
 
-    def _backbone(self, request: Union[Prepare, Tune, Segment], job: Job):
+    def _backbone(self, request: Union[Prepare, Tune, Learn, Segment], job: Job):
         """The backbone of that name on that device, loaded once; of all others, nothing is kept."""
         job.report("loading the model", 0.0)
         from ..models.backbone import load_model
@@ -259,8 +271,8 @@ class Jobs:
         return image
 
     def _example(self, given: Annotated) -> Example:
-        image = self._image(given.image)
-        return Example(image, given.annotation, given.background, given.complete, given.name, dict(given.barred))
+        image, barred = self._image(given.image), dict(given.barred)
+        return Example(image, given.annotation, given.background, given.complete, given.name, barred, given.painted)
 
 
 def _shown(request: Union[Tune, Grow]) -> list[ClassInfo]:

@@ -83,7 +83,8 @@ def test_tune(phantom, tuned):
     assert prompts.sha256 == catalogue.entries()[0].sha256
     record = prompts.tuning["0"]
     assert (record["steps"], record["seed"], record["device"]) == (2, 0, "cpu")
-    assert record["examples"] == [{"name": "scan.nrrd", "shape": [48, 64, 64], "spacing": [3.0, 3.0, 3.0]}]
+    (shown,) = record["examples"]
+    assert shown == {"name": "scan.nrrd", "shape": [48, 64, 64], "spacing": [3.0, 3.0, 3.0], "complete": False}
     assert [each.voxels() for each in prompts.strokes] == [(phantom.painted > 0).sum()]
 
 

@@ -11,9 +11,11 @@ import torch
 
 import PromptSegLib as ps
 from harness.tiny_model import CLASSES, PREPROCESSING, phantom, tiny_backbone
+from harness.tiny_model import example as stroked
 from PromptSegLib.annotation.example import Example
-from PromptSegLib.annotation.labels import UNKNOWN, barred_label
+from PromptSegLib.annotation.labels import UNKNOWN, barred_label, painted_on_grid
 from PromptSegLib.imaging.geometry import Grid
+from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.tuning.training import Annotated, RandomCrops, hold_out
 from PromptSegLib.tuning.working_grid import MOST_VOXELS, upright_spacing, working_preprocessing
@@ -102,7 +104,7 @@ def test_complete_volumes_train_by_every_method(backbone, method, passes):
     after = backbone.net.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     for record in prompts.tuning.values():
-        assert len(record["held_out"]) >= 2  # the start and the end are compared, at least
+        assert record["held_out"]  # the end is looked at, at least
     labels = ps.segment(prompts, phantom(seed=2)[0], backbone).labels
     assert labels.GetSize() == phantom()[0].GetSize()
 
@@ -120,9 +122,7 @@ def test_strokes_are_not_trained_on_and_complete_annotations_need_not_be(backbon
     from PromptSegLib.tuning import tuning as module
 
     monkeypatch.setattr(module, "RandomCrops", None)  # called, it would fail
-    from harness.tiny_model import example
-
-    ps.tune([example()], CLASSES, backbone, settings=BRIEF)
+    ps.tune([stroked()], CLASSES, backbone, settings=BRIEF)
     ps.tune([complete()], CLASSES, backbone, settings=replace(BRIEF, training=False))
     with pytest.raises(TypeError):
         ps.tune([complete()], CLASSES, backbone, settings=BRIEF)
@@ -157,7 +157,7 @@ def test_heads_work_on_the_examples_own_grid(backbone):
         [complete()], {"rod": 9}, backbone, start=prompts, settings=replace(BRIEF, method="linear", training=False)
     )
     assert more.preprocessing == prompts.preprocessing
-    tokens = ps.tune([fine], CLASSES, backbone, settings=BRIEF)
+    tokens = ps.tune([fine], CLASSES, backbone, settings=replace(BRIEF, method="punet"))
     assert tokens.preprocessing == backbone.preprocessing
 
 
@@ -165,7 +165,7 @@ def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
     from PromptSegLib.models.workspace import Workspace
 
     workspace, shown = Workspace(), complete()
-    coarse = ps.tune([shown], CLASSES, backbone, settings=BRIEF, workspace=workspace)
+    coarse = ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method="punet"), workspace=workspace)
     fine = ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method="side"), workspace=workspace)
     for prompts in (coarse, fine, coarse):
         kept, alone = (
@@ -175,22 +175,97 @@ def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
         assert np.array_equal(sitk.GetArrayFromImage(kept.labels), sitk.GetArrayFromImage(alone.labels))
 
 
-def test_the_working_grid_is_bounded():
+def test_the_working_grid_is_bounded(backbone):
     thick = complete(spacing=(1.0, 1.0, 7.7))
-    assert working_preprocessing([thick], PREPROCESSING).spacing == (2.0, 1.0, 1.0)
+    assert working_preprocessing([thick], backbone).spacing == (2.0, 1.0, 1.0)
     large = sitk.Image(400, 400, 300, sitk.sitkInt16)
-    steps = working_preprocessing([Example(large, large, complete=True)], PREPROCESSING).spacing
+    steps = working_preprocessing([Example(large, large, complete=True)], backbone).spacing
     assert 400 * 400 * 300 / np.prod(steps) == pytest.approx(MOST_VOXELS, rel=0.01)
     odd = [complete(spacing=(s, s, s)) for s in (1.0, 1.2, 3.0)]
-    assert working_preprocessing(odd, PREPROCESSING).spacing == (1.2, 1.2, 1.2)
+    assert working_preprocessing(odd, backbone).spacing == (1.2, 1.2, 1.2)
 
 
-def test_intensities_that_do_not_fit_the_window_make_percentiles_the_rule():
+def test_intensities_that_do_not_fit_the_window_make_percentiles_the_rule(backbone):
     fitting, other = complete(), complete()
     other = Example(sitk.Cast(other.image * 1000 + 5000, sitk.sitkFloat32), other.annotation, complete=True)
-    assert working_preprocessing([fitting], PREPROCESSING).rule == "window"
-    mixed = working_preprocessing([fitting, other], PREPROCESSING)
+    assert working_preprocessing([fitting], backbone).rule == "window"
+    mixed = working_preprocessing([fitting, other], backbone)
     assert (mixed.rule, mixed.intensity) == ("percentile", (0.5, 99.5))
+
+
+def test_crops_are_no_longer_than_the_volumes_need(backbone):
+    """Half of a crop is enough where it covers nearly all of a volume; prompts carry what they were trained on."""
+    longer, wider = replace(backbone, tile=(24, 48, 48)), backbone.config.stride
+    assert longer.crop == (16, 32, 32) and wider == (4, 8, 8)
+    shown = complete(shape=(9, 40, 18), spacing=(2.0, 2.0, 2.0))
+    found = working_preprocessing([shown], longer)
+    assert found.crop == (8, 32, 16) and longer.working_at(found).tile == (8, 32, 16)
+    assert Preprocessing.from_dict(found.to_dict()) == found and "crop" not in backbone.preprocessing.to_dict()
+    assert working_preprocessing([complete(shape=(14, 40, 34))], longer).crop is None
+    for bad in ([8, 32], [8, 32, 0], [8, 32, 5000], [8, 32, 1.5], 3):
+        with pytest.raises((ValueError, TypeError)):
+            Preprocessing.from_dict({**found.to_dict(), "crop": bad})
+
+
+def test_where_the_user_painted_is_looked_at_more_often():
+    plain = volumes(1)[0]
+    painted = np.zeros(plain.labels.shape, bool)
+    painted[18, 2:4, 2:4] = True  # a corner of the background
+    shares = []
+    for given in (plain, replace(plain, painted=painted)):
+        crops = RandomCrops([given], 2, SIZE, 0)
+        drawn = [crops._center(np.random.default_rng(number))[1] for number in range(300)]
+        shares.append(np.mean([(np.abs(center - (18, 3, 3)) <= (2, 5, 5)).all() for center in drawn]))
+    assert shares[0] < 0.05 and 0.15 < shares[1] < 0.35
+
+
+def test_strokes_thinner_than_the_grid_are_still_marked():
+    image, reference = phantom()
+    marked = sitk.Image(reference.GetSize(), sitk.sitkUInt8)
+    marked.CopyInformation(reference)
+    marked[5, 6, 7] = 3
+    given = Example(image, reference, complete=True, painted=marked)
+    coarse = Grid((9, 9, 9), (20.0, 20.0, 20.0), image.GetOrigin(), image.GetDirection())
+    found = painted_on_grid(given, coarse)
+    assert found.sum() == 1 and painted_on_grid(replace(given, painted=None), coarse) is None
+
+
+def test_examples_that_differ_are_said_to(backbone):
+    same, coarse = complete(), complete(spacing=(4.0, 4.0, 3.0))
+    other = Example(sitk.Cast(same.image * 1000 + 5000, sitk.sitkFloat32), same.annotation, complete=True, name="MR")
+    settings = replace(BRIEF, method="linear")
+    assert not ps.tune([same, complete(seed=1)], CLASSES, backbone, settings=settings).notes
+    notes = ps.tune([same, coarse], CLASSES, backbone, settings=settings).notes
+    assert notes == ["The examples' voxels differ, from 2 x 2 x 3 to 4 x 4 x 3 mm; all are read at 3 x 3 x 3 mm."]
+    notes = ps.tune([same, other], CLASSES, backbone, settings=settings).notes
+    assert len(notes) == 1 and "others are not (MR); all are read by the range" in notes[0]
+
+
+def test_what_is_new_and_complete_gets_a_network_and_all_else_the_default(backbone):
+    brief = replace(BRIEF, steps=1, token_steps=1)
+    assert BRIEF.method == "auto"
+    # The tiny body's shipped classes are no structure at all, so that everything is new to it.
+    new = ps.tune([complete()], CLASSES, backbone, settings=brief)
+    assert new.method == "side"
+    assert ps.tune([complete()], CLASSES, replace(backbone, shipped=None), settings=brief).method == "side"
+    assert ps.tune([stroked()], CLASSES, backbone, settings=brief).method == "punet"
+    assert ps.tune([complete(), stroked()], CLASSES, backbone, settings=brief).method == "punet"
+    # Where prompts go on, theirs; and what is asked for is done.
+    assert ps.tune([stroked()], {"rod": 9}, backbone, start=new, settings=brief).method == "side"
+    chosen = ps.tune([complete()], CLASSES, backbone, settings=replace(brief, method="linear"))
+    assert chosen.method == "linear"
+    with pytest.raises(ps.PromptSegError, match="no method 'best'; choose one of auto, punet"):
+        ps.tune([complete()], CLASSES, backbone, settings=replace(brief, method="best"))
+
+
+def test_complete_annotations_of_what_the_backbone_ships_keep_its_prompts(backbone, monkeypatch):
+    from PromptSegLib.tuning import choosing
+
+    agreed = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    monkeypatch.setattr(choosing, "nearest_shipped", lambda encoded, classes, job: (agreed, [], []))
+    assert ps.tune([complete()], CLASSES, backbone, settings=replace(BRIEF, steps=0)).method == "punet"
+    agreed[1] = 0.2  # one of them is new
+    assert ps.tune([complete()], CLASSES, backbone, settings=replace(BRIEF, steps=0)).method == "side"
 
 
 def test_spacing_runs_along_the_patients_axes():

@@ -416,13 +416,13 @@ def test_warm_start_takes_the_shipped_class_that_agrees(backbone):
     wanted = int(torch.bincount(torch.cat(said), minlength=4)[1:].argmax()) + 1
     encoded.labels = [(each == wanted).long() for each in said]
     assert shipped.shape[0] == 3 and int((encoded.labels[0] == 1).sum()) > 0
-    warm = warm_start(encoded, [Beginning()], ps.Settings(outputs="last"), torch.Generator(), Job())
+    warm = warm_start(encoded, [Beginning()], ps.Settings(method="punet", outputs="last"), torch.Generator(), Job())
     prompts, origin = warm.prompts, warm.origin
     name = backbone.shipped.names[wanted - 1]
     assert origin == [f"the shipped class {name}"]
     lent = backbone.shipped.find(name).tensors
     assert all(np.array_equal(tensor[0].numpy(), lent[key]) for key, tensor in prompts.items())
-    everywhere = warm_start(encoded, [Beginning()], ps.Settings(), torch.Generator(), Job())
+    everywhere = warm_start(encoded, [Beginning()], ps.Settings(method="punet"), torch.Generator(), Job())
     assert everywhere.origin == origin
     assert everywhere.prompts.keys() == prompts.keys()  # what it knows is in the last map
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.worker import contract, jobs
-from PromptSegLib.worker.contract import Annotated, Grow, Prepare, Reply, Segment, Tune, request_of
+from PromptSegLib.worker.contract import Annotated, Grow, Learn, Prepare, Reply, Segment, Taught, Tune, request_of
 from PromptSegLib.worker.messages import Channel
 
 GRID = Grid((5, 4, 3), (1.0, 2.0, 3.0), (-4.0, 5.0, 6.0))
@@ -38,6 +38,7 @@ REQUESTS = [
         False,
         some_prompts("liver"),
     ),
+    Learn("ct-body", "cpu", {"liver": 6}, [replace(EXAMPLE, painted=GRID.image(VOXELS))], {"seconds": 9.0}, INFOS),
     Segment("ct-body", "cpu", "a", some_prompts("liver", "spleen")),
     Segment("ct-body", "cpu", "a", some_prompts("liver"), EXAMPLE),
     Grow({"liver": 6}, EXAMPLE),
@@ -72,6 +73,12 @@ def plain(thing: object) -> object:
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda each: each.name)
 def test_requests_arrive_as_they_were_sent(request_):
     assert plain(request_of(request_.name, *sent(*request_.pack()))) == plain(request_)
+
+
+def test_prompts_arrive_with_what_they_have_to_say():
+    taught = Taught(some_prompts("liver"))
+    values, arrays = sent(*taught.pack())
+    assert plain(Taught.unpack(values, arrays)) == plain(taught) and values["notes"] == taught.prompts.notes
 
 
 def test_replies_arrive_as_they_were_sent():

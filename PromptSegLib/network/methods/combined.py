@@ -15,9 +15,9 @@ class Combined(Combination):
     title = "Combined: for structures that are new to the network"
     tip = "A linear head, a thin network beside the frozen one, and small changes of its weights."
     order = 70
-    stored = (2, "combined")
+    stored = (2, "combined network")
     output_tokens = False
-    parts: tuple[Method, ...] = (LINEAR, ThinNetwork(), SCALES, LowRank(1))
+    parts: tuple[Method, ...] = (LINEAR, ThinNetwork(8), SCALES, LowRank(1))
 
     def shapes(self, config: NetworkConfig, mode: str) -> Shapes:
         # With the encoder's, a class would have more than .85 % of the body's numbers.
