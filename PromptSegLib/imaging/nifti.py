@@ -186,7 +186,10 @@ class Header:
         """Whether ITK refuses the file or scales its voxels although the standard says not to."""
         if self.fields["sizeof_hdr"] == _LARGEST or not (self._scaled or self.fields["scl_inter"] == 0):
             return True
-        sform = self.forms().get("sform")
+        forms = self.forms()
+        sform = forms.get("sform")
+        if sform is None and self.fields["sform_code"] > 0 and forms:
+            return True  # the qform is good, but ITK may look at the other
         return sform is not None and skew(np.reshape(sform.direction, (3, 3))) > _ITK_SKEW
 
     @property

@@ -168,6 +168,15 @@ def test_a_run_begins_with_a_network_that_is_there(data, tmp_path):
 
 
 @pytest.mark.training
+def test_what_is_written_may_keep_a_share_of_the_start(data, tmp_path):
+    run = Training(loaded(data, tmp_path, start="bundled", keep=0.25), tmp_path / "run", lambda _: None, workers=0)
+    for tensor in run.average.parameters():
+        tensor.data.add_(1.0)
+    written = load_growing(run.publish()).state_dict()
+    for name, tensor in load_growing().state_dict().items():
+        assert torch.allclose(written[name], (tensor + 0.75).half().float(), atol=1e-2)
+
+
 def test_a_run_goes_on_where_it_was_killed_and_writes_network_and_card(data, tmp_path):
     said: list[str] = []
     Training(loaded(data, tmp_path), tmp_path / "run", said.append, workers=0).run()

@@ -154,10 +154,12 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def position(image: nibabel.Nifti1Image) -> np.ndarray:
-    """The position that counts in ITK, in mm."""
+    """The position that counts in ITK, in mm: an sform that is no rectangular grid does not."""
     scale = {1: 1e3, 3: 1e-3}.get(int(image.header["xyzt_units"]) & 7, 1.0)
     form = image.get_sform(coded=True)
-    if form[1] != 1 or not np.isfinite(form[0]).all():
+    axes = form[0][:3, :3] / np.linalg.norm(form[0][:3, :3], axis=0) if form[0] is not None else np.eye(3)
+    sheared = not np.abs(axes.T @ axes - np.eye(3)).max() < 5e-3  # or not finite
+    if form[1] != 1 or sheared:
         form = image.get_qform(coded=True) if image.header["qform_code"] > 0 else form
     return np.diag([scale, scale, scale, 1]) @ form[0]
 

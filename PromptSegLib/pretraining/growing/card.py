@@ -17,7 +17,7 @@ from.
 |---|---|---|
 {rows}
 
-Besides tubes, sheets, nested and touching blobs made by code. {steps} steps of {views} views of about {voxels:,} voxels
+Besides tubes, sheets, blobs and layered bodies made by code. {steps} steps of {views} views of about {voxels:,} voxels
 in {minutes:g} minutes on a CPU, by `promptseg train-growing`. {synthesized:.0%} of the views of images had every tissue
 drawn anew, {redrawn:.0%} of the others another contrast; label maps have no image, theirs were synthesized. Strokes
 were simulated, in {corrections:.0%} of the views as corrections of the network's own last answer too.

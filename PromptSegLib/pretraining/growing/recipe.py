@@ -52,6 +52,7 @@ class Recipe:
     :param coarse: share of the views whose evidence is the network's own answer on coarser voxels, as at use.
     :param turns: how often a view is learned from, each time mirrored and turned anew.
     :param start: weights file to begin with, ``bundled`` for those that come with PromptSeg; None for random ones.
+    :param keep: share of the weights that the run started with in those that it writes.
     :param backbone: whose evidence is shown where a source names classes for it; None for simulated evidence alone.
     """
 
@@ -72,6 +73,7 @@ class Recipe:
     coarse: float = 0.0
     turns: int = 1
     start: Optional[str] = None
+    keep: float = 0.0
     backbone: Optional[str] = None
     rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -104,7 +106,7 @@ class Recipe:
         for name in ("voxels", "asked", "views", "turns", "rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f'"{name}" must be above 0')
-        for name in ("synthesized", "redrawn", "evidence", "corrections", "coarse", "warm_up", "ema"):
+        for name in ("synthesized", "redrawn", "evidence", "corrections", "coarse", "keep", "warm_up", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'"{name}" must lie between 0 and 1')
         for source in self.sources:

@@ -45,8 +45,7 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.net = GrowingNet().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if recipe.start is not None and not self.checkpoint.exists():
-            bundled = recipe.start == "bundled"
-            self.net.load_state_dict(load_growing(None if bundled else Path(recipe.start)).state_dict())
+            self.net.load_state_dict(_start(recipe.start))
         self.average = copy.deepcopy(self.net).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
         self.step, self.seconds = 0, 0.0
@@ -150,6 +149,15 @@ class Training:
         names = dict(self.net.named_parameters())
         checkpoint.save(self.checkpoint, names, dict(self.average.named_parameters()), self.optimizer, state)
 
+    def _published(self) -> dict[str, Tensor]:
+        """The averaged weights, and among them those of the start: the mean of a network and of what became of it keeps
+        what either does well (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022)."""
+        trained = {name: tensor.detach() for name, tensor in self.average.named_parameters()}
+        if self.recipe.start is None or not self.recipe.keep:
+            return trained
+        before = _start(self.recipe.start)
+        return {name: torch.lerp(tensor, before[name], self.recipe.keep) for name, tensor in trained.items()}
+
     def publish(self) -> Path:
         """Write the averaged weights in half precision, with their card."""
         path = self.folder / f"{self.recipe.name}.safetensors"
@@ -164,10 +172,14 @@ class Training:
             "sources": sources,
             "recipe": json.loads(json.dumps(self.recipe.to_dict())),
         }
-        save_growing(path, dict(self.average.named_parameters()), card)
+        save_growing(path, self._published(), card)
         path.with_suffix(".md").write_text(card_text(self.recipe.name, card), encoding="utf-8")
         self.log(f"wrote {path}")
         return path
+
+
+def _start(name: str) -> dict[str, Tensor]:
+    return load_growing(None if name == "bundled" else Path(name)).state_dict()
 
 
 def train(recipe: Path, folder: Path, log: Callable[[str], None] = print, workers: int = 1) -> None:
