@@ -292,7 +292,6 @@ def _may_pass(error: Exception) -> bool:
 def _unreachable(part: Download, path: Path, error: Exception) -> PromptSegError:
     """One sentence on a failed request."""
     import requests
-    from urllib3.exceptions import MaxRetryError
 
     host, by_hand = _host(part), f"{_BY_HAND} {path.parent} by hand"
     answer = getattr(error, "response", None)
@@ -317,7 +316,7 @@ def _unreachable(part: Download, path: Path, error: Exception) -> PromptSegError
             host=host,
             by_hand=by_hand,
         )
-    if error.args and isinstance(error.args[0], MaxRetryError):  # nothing was ever answered
+    if error.args and type(error.args[0]).__name__ == "MaxRetryError":  # of urllib3: nothing was ever answered
         return PromptSegError(
             "There is no connection to {host}; check the network and the proxy settings, {by_hand}.",
             host=host,

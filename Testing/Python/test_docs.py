@@ -454,4 +454,3 @@ def test_sections_follow_what_contributing_says():
         kind = f"{name.capitalize()}Section"
         assert defined(path, f"{kind}.render"), name
         assert f"{kind}(self)" in panel
-        assert f'"{name}"' in panel or name == "setup"

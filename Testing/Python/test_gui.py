@@ -362,7 +362,7 @@ def test_choices_are_the_parameter_node_s(app, widget):
     ui, node = widget.ui, widget.panel.parameters
     ui.unpaintedComboBox.currentIndex = 1
     ui.overlapComboBox.currentIndex = 2
-    ui.methodComboBox.currentIndex = 1
+    ui.methodComboBox.currentIndex = 2
     ui.modeComboBox.currentIndex = 1
     ui.deviceComboBox.currentIndex = 4
     ui.secondsSpinBox.value = 45.0

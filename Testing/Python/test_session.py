@@ -47,7 +47,7 @@ def test_from_the_first_stroke_to_the_next_day(oblique_desk, tmp_path):
     session.tune()
     assert session.view().busy and session.view().tune_text == "Cancel"
     run(session)
-    assert ("Preview, still improving", "Cancel") in seen and session.view().preview == "Result"
+    assert ("Preview", "Cancel") in seen and session.view().preview == "Result"
     assert content(segmentation) == before
     assert not session.view().busy
 
@@ -331,7 +331,7 @@ def test_cancel_of_a_retuning_keeps_what_was_applied(desk):
 
 def test_apply_while_it_still_improves_ends_the_tuning(desk):
     desk.begin_long()
-    assert desk.session.view().preview == "Preview, still improving"
+    assert desk.session.view().preview == "Preview"
     desk.apply()
     view = desk.session.view()
     assert not view.busy and not view.preview and view.tune_text == "Retune"

@@ -140,7 +140,7 @@ def test_tuning_goes_first_and_the_grown_preview_stays_until_its_own(desk):
     desk.begin_long(until=lambda session: session.view().stage not in ("", "preparing"))
     assert desk.session._live.run is None and not desk.session._live.busy
     run(desk.session, until=shows_tuned)
-    assert desk.session.view().preview == "Preview, still improving"
+    assert desk.session.view().preview == "Preview"
     desk.session.cancel()
     run(desk.session)
     assert not desk.session.view().preview

@@ -102,7 +102,6 @@ def test_painting_outside_the_volume(desk, share):
         desk.segmentation,
         desk.volume,
         Segmentation(large.image(strokes), (ClassInfo("ball", 1, (1, 0, 0)),)),
-        True,
         ids,
     )
     before = desk.state()

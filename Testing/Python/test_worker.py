@@ -201,7 +201,7 @@ def test_bad_input_is_refused_with_the_sentence_of_the_library(worker, models, c
     ],
 )
 def test_what_cannot_be_done_is_refused(worker, models, expected, name, changes, words):
-    values = {"model": str(models / "tiny0.safetensors"), "device": "cpu", **changes}
+    values = {"model": str(models / "tiny0.safetensors"), "device": "cpu", "image": "never sent", **changes}
     job = worker.worker.submit(name, values, {"prompts": packed_prompts(expected.prompts)})
     message = worker.last("refused", job).message
     assert message.endswith(".") and all(word in message for word in words)
