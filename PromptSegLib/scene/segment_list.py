@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
+import vtk
 
 from ..annotation.classes import ClassInfo
 from ..errors import PromptSegError
+from .labelmaps import BINARY
 from .links import segment_of
 from .placement import label_of
+
+_REFERENCE = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
 def add_segment(segmentation_node, info: ClassInfo) -> str:
@@ -28,7 +32,25 @@ def add_segment(segmentation_node, info: ClassInfo) -> str:
             what=label_of(segmentation_node),
             name=info.name,
         )
+    place_empty(segmentation)
     return str(segmentation.GetSegmentIdBySegment(segment))
+
+
+def place_empty(segmentation) -> None:
+    """Give empty segments the grid of their segmentation.
+
+    Slicer makes them on axes of their own, and brings all segments to the grid of the first when it saves: what was
+    painted would be resampled for an empty one.
+    """
+    geometry, given = slicer.vtkOrientedImageData(), segmentation.GetConversionParameter(_REFERENCE)
+    if not given or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(given, geometry, False):
+        return
+    matrix = vtk.vtkMatrix4x4()
+    geometry.GetImageToWorldMatrix(matrix)
+    for segment_id in segmentation.GetSegmentIDs():
+        labelmap = segmentation.GetSegment(segment_id).GetRepresentation(BINARY)
+        if labelmap is not None and labelmap.IsEmpty():
+            labelmap.SetImageToWorldMatrix(matrix)
 
 
 def is_shown(segmentation_node, segment_id: str) -> bool:

@@ -24,6 +24,7 @@ from .layers import accepted, give_way, leave_layers, renew_derived
 from .painting import look, snapshot
 from .placement import image_to_world, label_of, node_to_world, orthogonal, volume_to_world
 from .roles import role_of
+from .segment_list import place_empty
 
 _SURFACE = "Closed surface"
 RESULT_TAG = "PromptSeg.Result"  # marks segments that a result made, so that the next result may replace them
@@ -174,6 +175,7 @@ def apply_result(
                     raise RuntimeError(f"{what} did not accept segment '{info.name}'")
             ids[info.name] = segmentation.GetSegmentIdBySegment(segment)
         renew_derived(segmentation, [*kept.values(), *changed])
+        place_empty(segmentation)
     return ids
 
 

@@ -29,6 +29,7 @@ from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.inference.writing import write_segmentation  # noqa: E402
 from PromptSegLib.scene import storage  # noqa: E402
 from PromptSegLib.scene.placement import node_to_world  # noqa: E402
+from PromptSegLib.scene.segment_list import add_segment  # noqa: E402
 from PromptSegLib.scene.segmentations import annotation_from_segmentation, apply_result, segments_by_name  # noqa: E402
 from PromptSegLib.scene.storage import load_scene, new_scene, save_scene, save_segmentation  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
@@ -118,6 +119,29 @@ def test_saved_segmentation(tmp_path, direction):
     check_segments(read_segmentation(path), labels, CLASSES)
     assert [one.name for one in tmp_path.iterdir()] == ["node.seg.nrrd"]
     assert node.GetStorageNode() is None, "the node is not tied to the file"
+
+
+@pytest.mark.parametrize("made", ["here", "by Slicer"])
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_an_empty_segment_before_the_others_changes_no_grid(tmp_path, direction, made):
+    """Slicer saves all segments on the grid of the first, which an empty one had none of."""
+    scene, volume, node = setup_nodes(direction=direction)
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    if made == "here":
+        add_segment(node, ClassInfo("background", 1, (0.5, 0.5, 0.5)))
+    else:
+        node.GetSegmentation().AddEmptySegment("background", "background")
+    labels = labels_like(image_from_volume(volume))
+    ids = apply_result(node, volume, Segmentation(labels, CLASSES))
+    save_scene(scene, tmp_path / "saved.mrb")
+    opened = load_scene(tmp_path / "saved.mrb")
+    for each in (node, opened.GetNodeByID(node.GetID())):
+        found = annotation_from_segmentation(each, volume, {ids[info.name]: info.value for info in CLASSES})
+        truth = sitk.GetArrayFromImage(sitk.Resample(labels, found, sitk.Transform(), sitk.sitkNearestNeighbor))
+        assert np.array_equal(sitk.GetArrayFromImage(found), truth)
+        assert (truth > 0).sum() == (sitk.GetArrayFromImage(labels) > 0).sum()
+        labelmap = each.GetSegmentation().GetSegment(segments_by_name(each)[CLASSES[0].name])
+        assert np.allclose(labelmap.GetRepresentation("Binary labelmap").GetSpacing(), volume.GetSpacing())
 
 
 def test_failed_saving_leaves_the_old_file(tmp_path, monkeypatch):
