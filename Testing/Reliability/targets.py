@@ -417,6 +417,7 @@ class CommandLine:
     leaves, refuses = True, (Refused,)
 
     def __init__(self, folder: Path):
+        import requests  # noqa: F401, looks for IPv6 while it is imported, which opens no connection
         import SimpleITK as sitk
 
         from harness.tiny_model import example, tiny_backbone
