@@ -97,9 +97,9 @@ def benchmark_module() -> Iterator[Callable[[str], ModuleType]]:
         yield importlib.import_module
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    """A folder with two tiny backbones that ship prompts."""
+    """A folder with two tiny backbones that ship prompts; nobody changes it."""
     from harness.tiny_model import tiny_backbone  # not at the top: it needs torch, which most tests do not
 
     folder = tmp_path_factory.mktemp("models")
@@ -108,7 +108,7 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def case() -> Any:
     """An example for jobs of a worker: the phantom with its strokes."""
     from harness.tiny_model import example
@@ -116,7 +116,7 @@ def case() -> Any:
     return example()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected(models, case) -> SimpleNamespace:
     """What those jobs give without a worker."""
     from harness.worker_harness import given_without_a_worker
@@ -124,9 +124,9 @@ def expected(models, case) -> SimpleNamespace:
     return given_without_a_worker(models, case)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workers() -> Iterator[Any]:
-    """Worker processes that the sessions of a module share."""
+    """A worker process that sessions share, of all modules; one that a test ends is started again."""
     from harness.mrml_fixtures import Workers
 
     lent = Workers()

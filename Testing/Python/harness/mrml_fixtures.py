@@ -25,6 +25,7 @@ from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.session.requests import start_worker
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.client import Worker
+from PromptSegLib.worker.launch import environment, local_command
 
 BACKGROUND_VALUE = 7
 
@@ -186,6 +187,36 @@ class Lent:
             self.worker.kill()
 
 
+# What the worker of a session's test does without, since the test is of the session: waiting for a window that is not
+# there, most of the growing, and packages that MONAI loads where they are installed, as in no user's application.
+BRISK = """
+import sys
+sys.modules.update(dict.fromkeys(("ignite", "matplotlib", "nibabel", "sklearn", "tensorboard", "torchvision")))
+from PromptSegLib.worker import serving
+serving._BREATH, serving._NICE, begun = 0.0, 0, serving._import_torch
+
+def import_torch():
+    begun()
+    from PromptSegLib.growing import grow, guard
+    grow.COARSE = grow.QUICK = grow.FINE = grow.GUARD = grow._GUARDED = 6_000
+    guard.FOLDS = 1
+
+serving._import_torch = import_torch
+"""
+
+
+def brisk_worker(parameters: Parameters) -> Worker:
+    """A real worker process that is not thorough: for what a session does with answers, whatever they are."""
+    if parameters.device == "ssh":
+        return start_worker(parameters)
+
+    def command(folder: Path | None) -> list[str]:
+        python, option, begin, *rest = local_command(folder)
+        return [python, option, f"{BRISK}\n{begin}", *rest]
+
+    return Worker(command, environment(parameters.threads))
+
+
 class Workers:
     """Lends the same worker process to one session after the other: starting one takes seconds.
 
@@ -198,7 +229,7 @@ class Workers:
 
     def __call__(self, parameters) -> Lent:
         if self.worker is None or self.worker.gone:
-            self.worker = start_worker(parameters)
+            self.worker = brisk_worker(parameters)
         return Lent(self.worker, self.jobs)
 
     def end(self) -> None:
