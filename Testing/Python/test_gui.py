@@ -70,7 +70,7 @@ def widget(app, model, workers):
 
 @pytest.fixture
 def own_worker(widget) -> None:
-    """The panel starts its worker as in the application; to be named before ``ready``."""
+    """The panel starts its worker as in the application, and ends it; to be named before ``ready``."""
     widget.panel.session._engine._make = start_worker
 
 
@@ -189,6 +189,16 @@ def test_from_strokes_to_corrected_segments(own_worker, ready, tmp_path):
     assert said(widget).startswith("Saved mine.safetensors")
     ui.loadButton.click()
     assert said(widget) == "Loaded 'mine'."
+
+    # Closing ends the worker's process, whatever it is doing.
+    ui.secondsSpinBox.value = LONG
+    ui.tuneButton.click()
+    process(lambda: session.view().share > 0)
+    worker = session._engine.worker
+    widget.cleanup()
+    process(lambda: worker.gone)
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker.pid, 0)
 
 
 def test_where_to_look(ready):
@@ -532,14 +542,13 @@ def test_reload_drops_the_library(app, widget):
         sys.modules.update(kept)
 
 
-def test_closing_ends_everything(app, own_worker, ready):
+def test_closing_ends_everything(app, ready):
     widget, *_ = ready
     widget.panel.parameters.seconds = LONG
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
-    worker = widget.panel.session._engine.worker
     widget.cleanup()
-    process(lambda: worker.gone)
+    assert not widget.panel.session.busy
     assert app.scene.GetFirstNodeByName("PromptSeg preview") is None
     app.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "later")  # nobody listens any more
     process()

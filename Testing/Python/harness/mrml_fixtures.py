@@ -24,7 +24,7 @@ from PromptSegLib.scene.volumes import image_from_volume, volume_from_image
 from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.session.requests import start_worker
 from PromptSegLib.session.session import Session
-from PromptSegLib.worker.client import Worker
+from PromptSegLib.worker.client import GONE, Worker
 from PromptSegLib.worker.launch import environment, local_command
 
 BACKGROUND_VALUE = 7
@@ -151,11 +151,11 @@ class Sent:
 
 
 class Lent:
-    """A worker that outlives the session it is lent to: one that is at no job is kept when the session ends it."""
+    """A worker that outlives the session it is lent to: what that ends is its jobs, not the process."""
 
     def __init__(self, worker: Worker, jobs: list[Sent]):
         self.worker, self._jobs, self._given_back = worker, jobs, False
-        self._at: set[int] = set()
+        self._own: set[int] = set()
 
     @property
     def gone(self) -> bool:
@@ -168,7 +168,7 @@ class Lent:
     def submit(self, name, values, arrays=None, images=()) -> int:
         job = self.worker.submit(name, values, arrays, images)
         self._jobs.append(Sent(name, values, arrays or {}))
-        self._at.add(job)
+        self._own.add(job)
         return job
 
     def cancel(self, job: int) -> None:
@@ -176,15 +176,12 @@ class Lent:
 
     def poll(self) -> list:
         events = [] if self._given_back else self.worker.poll()
-        self._at -= {event.job for event in events if event.kind in ("done", "cancelled", "refused", "failed")}
-        return events
+        return [event for event in events if event.kind == GONE or event.job in self._own]
 
     def kill(self) -> None:
-        if not self._given_back:
-            self.poll()
         self._given_back = True
-        if self._at:
-            self.worker.kill()
+        for job in self._own:
+            self.worker.cancel(job)
 
 
 # What the worker of a session's test does without, since the test is of the session: waiting for a window that is not
