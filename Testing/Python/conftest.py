@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,6 +15,12 @@ import SimpleITK as sitk
 pytest.register_assert_rewrite("harness")
 
 SLOW = ("training", "application")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for the tests stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -118,10 +125,23 @@ def case() -> Any:
 
 @pytest.fixture(scope="session")
 def expected(models, case) -> SimpleNamespace:
-    """What those jobs give without a worker."""
+    """What those jobs give without a worker, where growing is as brisk as in theirs."""
+    from harness import brisk
     from harness.worker_harness import given_without_a_worker
 
-    return given_without_a_worker(models, case)
+    with pytest.MonkeyPatch.context() as patch:
+        brisk.spare(patch.setattr)
+        return given_without_a_worker(models, case)
+
+
+@pytest.fixture(scope="module")
+def brisk_growing() -> Iterator[None]:
+    """Growing takes little of a module's time: it is tested in others."""
+    from harness import brisk
+
+    with pytest.MonkeyPatch.context() as patch:
+        brisk.spare(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="session")

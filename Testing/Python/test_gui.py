@@ -85,7 +85,7 @@ def ready(app, widget):
     return widget, volume, segmentation, reference
 
 
-def process(until=None, seconds: float = 120.0) -> None:
+def process(until=None, seconds: float = 900.0) -> None:
     """Let events come, for a moment or until something is true."""
     end = time.monotonic() + (0.05 if until is None else seconds)
     while not until() if until is not None else time.monotonic() < end:
@@ -765,7 +765,7 @@ print("open")
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=900, cwd=tmp_path
     )
     assert done.stdout.strip() == "open", done.stderr
 

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from vtk.util.numpy_support import vtk_to_numpy
 
+from harness import brisk
 from harness.tiny_model import CLASSES, painted, phantom
 from PromptSegLib.annotation.classes import ClassInfo, describe
 from PromptSegLib.imaging.geometry import Grid
@@ -25,7 +26,7 @@ from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.session.requests import start_worker
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.client import GONE, Worker
-from PromptSegLib.worker.launch import environment, local_command
+from PromptSegLib.worker.launch import environment
 
 BACKGROUND_VALUE = 7
 
@@ -97,8 +98,8 @@ def content(segmentation) -> dict:
     return found
 
 
-def run(session: Session, seconds: float = 120.0, until=None) -> None:
-    """Let a session work until it is idle, or until something is true of it."""
+def run(session: Session, seconds: float = 900.0, until=None) -> None:
+    """Let a session work until it is idle, or until something is true of it; a busy machine has time for that."""
     limit = time.monotonic() + seconds
     while session.busy if until is None else not until(session):
         session.poll()
@@ -184,34 +185,11 @@ class Lent:
             self.worker.cancel(job)
 
 
-# What the worker of a session's test does without, since the test is of the session: waiting for a window that is not
-# there, most of the growing, and packages that MONAI loads where they are installed, as in no user's application.
-BRISK = """
-import sys
-sys.modules.update(dict.fromkeys(("ignite", "matplotlib", "nibabel", "sklearn", "tensorboard", "torchvision")))
-from PromptSegLib.worker import serving
-serving._BREATH, serving._NICE, begun = 0.0, 0, serving._import_torch
-
-def import_torch():
-    begun()
-    from PromptSegLib.growing import grow, guard
-    grow.COARSE = grow.QUICK = grow.FINE = grow.GUARD = grow._GUARDED = 6_000
-    guard.FOLDS = 1
-
-serving._import_torch = import_torch
-"""
-
-
 def brisk_worker(parameters: Parameters) -> Worker:
-    """A real worker process that is not thorough: for what a session does with answers, whatever they are."""
+    """As :func:`start_worker`; but on this machine, one that is not thorough."""
     if parameters.device == "ssh":
         return start_worker(parameters)
-
-    def command(folder: Path | None) -> list[str]:
-        python, option, begin, *rest = local_command(folder)
-        return [python, option, f"{BRISK}\n{begin}", *rest]
-
-    return Worker(command, environment(parameters.threads))
+    return Worker(brisk.command, environment(parameters.threads))
 
 
 class Workers:
