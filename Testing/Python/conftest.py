@@ -36,10 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has no other mark is fast."""
+    """What has no other mark is fast. Files with workers take longest, and come first: cores are busy to the end."""
     for item in items:
         if not any(item.get_closest_marker(mark) for mark in SLOW):
             item.add_marker("fast")
+    long = {item.path for item in items if {"models", "workers"} & set(item.fixturenames)}
+    items.sort(key=lambda item: item.path not in long)
 
 
 LIVER, SPLEEN, BACKGROUND = 6, 300, 255
