@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 
 import PromptSegLib as ps
-from harness.tiny_model import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
+from harness.tiny_model import BACKGROUND, CLASSES, LITTLE, example, painted, phantom, tiny_backbone
 from PromptSegLib.annotation.example import Example
 from PromptSegLib.annotation.strokes import Strokes
 from PromptSegLib.imaging.volume import Volume
@@ -30,7 +30,6 @@ from PromptSegLib.tuning.parts import tune_in_parts
 from PromptSegLib.tuning.warm_start import Beginning, prototypes, warm_start
 
 BRIEF = ps.Settings(steps=4, token_steps=5, seed=3)
-SMALL = (14, 32, 40)  # (z, y, x) of a phantom with most of the strokes
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_every_mode_and_method_tunes_on_a_body_that_never_changes(backbone, monk
     monkeypatch.setattr(tuner, "TOLD_APART", 2.0)  # no map is ever enough
     before = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
     settings = ps.Settings(mode=mode, method=method, outputs=outputs, steps=2, token_steps=2)
-    prompts = ps.tune([example(shape=SMALL)], CLASSES, backbone, settings=settings)
+    prompts = ps.tune([example(shape=LITTLE)], CLASSES, backbone, settings=settings)
     after = backbone.net.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert all(parameter.grad is None for parameter in backbone.net.parameters())
