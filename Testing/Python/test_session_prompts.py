@@ -34,7 +34,7 @@ from PromptSegLib.session.segments_table import choose_role
 
 
 @pytest.fixture
-def listed(models, tmp_path, monkeypatch) -> None:
+def listed(models, tmp_path_factory, monkeypatch) -> None:
     """Both tiny backbones in the catalogue."""
     items = json.loads(catalogue.CATALOGUE.read_text())
     for seed in (0, 1):
@@ -51,7 +51,7 @@ def listed(models, tmp_path, monkeypatch) -> None:
             "sha256": catalogue.sha256_of(path),
         }
         items["models"].append(item)
-    path = tmp_path / "catalogue.json"
+    path = tmp_path_factory.mktemp("catalogue") / "catalogue.json"
     path.write_text(json.dumps(items))
     monkeypatch.setattr(catalogue, "CATALOGUE", path)
 
