@@ -169,7 +169,7 @@ def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
     fine = ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method="side"), workspace=workspace)
     for prompts in (coarse, fine, coarse):
         kept, alone = (
-            ps.segment(prompts, shown.image, backbone, strokes=Example(shown.image, shown.annotation), workspace=each)
+            ps.segment(prompts, shown.image, backbone, workspace=each, grow_strokes=False)
             for each in (workspace, Workspace(0))
         )
         assert np.array_equal(sitk.GetArrayFromImage(kept.labels), sitk.GetArrayFromImage(alone.labels))
