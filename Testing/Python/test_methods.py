@@ -203,7 +203,7 @@ def test_columns_are_a_sink_for_every_query_position():
     got = block._attend(normed, prompts, acting(prompts))
 
     q, k, v = (part.view(64, 2, 8).transpose(0, 1) for part in block.qkv(normed.view(64, 16)).chunk(3, -1))
-    logits = q @ k.transpose(1, 2) * block.scale
+    logits = q @ k.transpose(1, 2) * (block.qkv.weight.shape[1] // block.heads) ** -0.5
     logits += block.relative_bias[relative_index((4, 4, 4), 4)].permute(2, 0, 1)
     embedded = torch.cat([columns.expand(2, -1, -1), logits], -1).softmax(-1)[..., 7:]
     assert float(embedded.sum(-1).max()) < 0.98
