@@ -40,6 +40,7 @@ class Case:
     :param slices: partly labelled class index -> first and last slice (z) between which it is labelled completely.
     :param regions: (z, y, x) uint8, of which images are synthesized, see :func:`~.synthesis.regions_of`.
     :param synthetic: share of views that are.
+    :param alike: (256,) region -> the one that it mostly looks like: parts of one class (vertebrae, both sides).
     :param limits: lowest and highest value of ``image``.
     """
 
@@ -52,6 +53,7 @@ class Case:
     slices: dict[int, tuple[int, int]] = field(default_factory=dict)
     regions: Optional[np.ndarray] = None
     synthetic: float = 0.0
+    alike: Optional[np.ndarray] = None
     limits: tuple[float, float] = (-1.0, 1.0)
 
 
@@ -77,10 +79,20 @@ def read_case(recipe: Recipe, file: CaseFile) -> Case:
             clipped = None if array is None else np.clip(array, -1, 1)
             case.regions = regions_of(clipped, voxels, np.random.default_rng(recipe.seed))
             case.synthetic = source.synthetic
+            case.alike = _alike(case, [index[name] for name in source.classes if len(source.values_of(name)) > 1])
     if array is not None:
         case.image = array.astype(np.float16)
         case.limits = float(case.image.min()), float(case.image.max())
     return case
+
+
+def _alike(case: Case, classes: list[int]) -> np.ndarray:
+    """:attr:`Case.alike`, of the classes (from 1) that have several label values."""
+    alike = np.arange(256)
+    for k in classes:
+        parts = np.unique(case.regions[case.label == k]) if case.regions is not None else alike[:0]
+        alike[parts] = parts[:1]
+    return alike
 
 
 def _read_image(recipe: Recipe, source: Source, path: Path) -> tuple[np.ndarray, Grid]:

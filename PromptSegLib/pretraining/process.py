@@ -55,4 +55,4 @@ def asked_to_end(alone: bool) -> Iterator[Callable[[], bool]]:
 
 
 def device_name(device: torch.device) -> str:
-    return torch.cuda.getdevice_name(device) if device.type == "cuda" else device.type.upper()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -65,11 +65,14 @@ def _clusters(image: np.ndarray, free: np.ndarray, rng: np.random.Generator) -> 
     return regions
 
 
-def synthesized_from(regions: np.ndarray, image: Optional[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+def synthesized_from(
+    regions: np.ndarray, image: Optional[np.ndarray], rng: np.random.Generator, alike: Optional[np.ndarray] = None
+) -> np.ndarray:
     """An image (z, y, x) float32 in units of its own, in which every region looks anew and air is mostly dark.
 
     :param regions: as :func:`regions_of` says.
     :param image: the image of which they are, in [-1, 1]; its contrast or its texture is kept at times.
+    :param alike: (256,) region -> the one whose intensity it mostly has.
     """
     count = int(regions.max()) + 1
     if image is None and rng.random() < 0.5:  # nothing is known of what is not labeled: it may be of several tissues
@@ -80,14 +83,16 @@ def synthesized_from(regions: np.ndarray, image: Optional[np.ndarray], rng: np.r
     else:
         shaded = False
     means = rng.random(count)
-    if rng.random() < 0.4:  # some tissues look the same
+    if rng.random() < 0.3:  # some tissues look the same
         kinds = rng.random(max(3, count // int(rng.integers(2, 5))))
         means = rng.choice(kinds, count) + rng.normal(0, 0.03, count)
+    if alike is not None and rng.random() < 0.8:
+        means = np.where(alike[:count] < count, means[np.minimum(alike[:count], count - 1)], means)
     own = None
     if image is not None:
         sizes = np.bincount(regions.ravel(), minlength=count)
         own = np.bincount(regions.ravel(), image.ravel(), count) / np.maximum(sizes, 1)
-        if rng.random() < 0.35:  # another curve of the same contrast, inverted too
+        if rng.random() < 0.4:  # another curve of the same contrast, inverted too
             means = np.interp(own, np.linspace(-1, 1, 5), rng.random(5)) + rng.normal(0, 0.06, count)
     dark = [OUTSIDE] * (not shaded and rng.random() < 0.9) + [GAS] * (image is not None and rng.random() < 0.7)
     means[[each for each in dark if each < count]] = rng.uniform(0, 0.05)
@@ -125,10 +130,9 @@ def spoiled(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def thick(image: np.ndarray, axis: int, factor: float) -> np.ndarray:
     """As if each slice across an axis were ``factor`` voxels thick, and resampled since; float32, same shape."""
-    shape = list(image.shape)
-    shape[axis] = max(2, round(shape[axis] / factor))
+    z, y, x = (max(2, round(n / factor)) if each == axis else n for each, n in enumerate(image.shape))
     volume = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
-    slices = F.adaptive_avg_pool3d(volume, shape)
+    slices = F.adaptive_avg_pool3d(volume, (z, y, x))
     return F.interpolate(slices, image.shape, mode="trilinear", align_corners=False)[0, 0].numpy()
 
 

@@ -91,8 +91,8 @@ def validate(
                 box = tuple(ndimage.find_objects(own.astype(np.uint8)) or [...])[0]
                 own, guess = own[box], guess[box]
             if own.any():
-                pair = (torch.from_numpy(np.ascontiguousarray(each))[None, None] for each in (guess, own))
-                found[name].append(float(compute_dice(*pair)))
+                one, two = (torch.from_numpy(np.ascontiguousarray(each))[None, None] for each in (guess, own))
+                found[name].append(float(compute_dice(one, two)))
     return found
 
 

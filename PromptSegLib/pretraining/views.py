@@ -8,7 +8,7 @@ change.
 from __future__ import annotations
 
 import warnings
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import torch
@@ -237,9 +237,8 @@ def view(
         low, high = window
         arrays["image"] = np.clip((arrays["image"] - low) * np.float32(2 / (high - low)) - 1, -1, 1)
     if drawn:
-        image = synthesized_from(arrays["regions"], arrays.get("image"), draw)
-        # As an image of unknown unit is read, with every other voxel to know its distribution from.
-        arrays["image"] = decide(image[::2, ::2, ::2], Preprocessing(), "MR").normalize(image)
+        image = synthesized_from(arrays["regions"], arrays.get("image"), draw, case.alike)
+        arrays["image"] = _normalized(image, arrays.get("inside"))
     factor = wanted / extent
     affine = torch.diag(torch.from_numpy(np.append(factor, 1.0)))
     affine[:3, 3] = torch.from_numpy(start + 0.5 * factor - 0.5)
@@ -255,9 +254,19 @@ def view(
     return image_, label_, (content["image"].affine.to(torch.float64) @ shift).float()
 
 
+def _normalized(image: np.ndarray, inside: Optional[np.ndarray]) -> np.ndarray:
+    """As an image of unknown unit is read, from every other voxel; air where not ``inside``."""
+    sample = image[::2, ::2, ::2]
+    if inside is not None and inside[::2, ::2, ::2].any():
+        sample = sample[inside[::2, ::2, ::2] > 0][:, None, None]
+    image = decide(sample, Preprocessing(), "MR").normalize(image)
+    return image if inside is None else np.where(inside > 0, image, np.float32(-1))
+
+
 def _zoom(draw: np.random.Generator) -> np.ndarray:
     """Voxels of a view in those of the model, (z, y, x)."""
-    return np.exp(draw.uniform(*np.log(ZOOM), 3 if draw.random() < 0.5 else 1) * np.ones(3))
+    low, high = np.log(ZOOM)
+    return np.exp(draw.uniform(low, high, 3 if draw.random() < 0.5 else 1) * np.ones(3))
 
 
 def _window(case: Case, draw: np.random.Generator) -> tuple[float, float]:
@@ -298,10 +307,10 @@ def asked_label(label: Tensor, active: np.ndarray, count: int) -> Tensor:
 def cut(
     case: Case, center: np.ndarray, size: np.ndarray, drawn: bool = False
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Crop of ``size`` around ``center``, and its first voxel: "image" float32 (z, y, x) and "label"; "regions" where
-    it is to be ``drawn``.
+    """Crop of ``size`` around ``center``, and its first voxel: "image" float32 (z, y, x) and "label"; where it is to be
+    ``drawn``, "regions", and "inside" (1 in the volume) if it is larger than the volume.
 
-    It is moved inside the volume where it fits, and padded with air where not.
+    It is moved inside the volume where it fits, and padded with air where not, or as regions go on at the sides.
     """
     shape = np.asarray(case.label.shape)
     start = np.clip(center - size // 2, 0, np.maximum(shape - size, 0))
@@ -311,10 +320,12 @@ def cut(
     pad = [(int(m // 2), int(m - m // 2)) for m in missing]
     arrays = {"label": np.pad(case.label[box], pad)}
     if case.image is not None:
-        air = min(case.limits[0], -1.0)
-        arrays["image"] = np.pad(case.image[box].astype(np.float32), pad, constant_values=air)
+        more: dict[str, Any] = {"constant_values": min(case.limits[0], -1.0)} if not drawn else {"mode": "edge"}
+        arrays["image"] = np.pad(case.image[box].astype(np.float32), pad, **more)
     if drawn and case.regions is not None:
-        arrays["regions"] = np.pad(case.regions[box], pad, constant_values=OUTSIDE)
+        arrays["regions"] = np.pad(case.regions[box], pad, mode="edge")
+        if missing.any():
+            arrays["inside"] = np.pad(np.ones(stop - start, np.uint8), pad)
     return arrays, start - missing // 2
 
 
