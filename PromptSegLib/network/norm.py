@@ -13,8 +13,8 @@ _ROWS = 2048  # voxels that stay in a CPU's cache while both sums are taken
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, but for the gradient of maps in bfloat16 with channels last on a CPU: there torch 2.13 takes twenty times
-    as long as for the map itself."""
+    """torch's, but for the gradient of bfloat16 maps with channels last on a CPU: there torch 2.13 takes twenty times as
+    long as for the map itself."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.requires_grad and input.device.type == "cpu" and input.ndim == 5 and on_cpu_casts():

@@ -1,8 +1,8 @@
 """Attention of windows and of extra keys by one softmax.
 
 Logits of extra keys are by far the largest there is: 64 voxels of a window see 64 keys of their own and 16 for each
-class. On a CPU they are never written to memory (Dao et al., "FlashAttention", NeurIPS 2022; torch's kernel), and joined
-with those of the windows by the sums of both.
+class. On a CPU they are never written to memory (Dao et al., "FlashAttention", NeurIPS 2022; torch's kernel), and
+joined with those of the windows by the sums of both.
 """
 
 from __future__ import annotations
