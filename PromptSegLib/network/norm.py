@@ -13,8 +13,8 @@ _ROWS = 2048  # voxels that stay in a CPU's cache while both sums are taken
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, but for the gradient of bfloat16 maps with channels last on a CPU: there torch 2.13 takes twenty times as
-    long as for the map itself."""
+    """torch's, but for the gradient of bfloat16 maps with channels last on a CPU: there torch 2.13 takes twenty times
+    as long as for the map itself."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.requires_grad and input.device.type == "cpu" and input.ndim == 5 and on_cpu_casts():
@@ -31,7 +31,7 @@ class _Normed(torch.autograd.Function):
         x = x.contiguous(memory_format=torch.channels_last_3d)
         batch, channels = x.shape[:2]
         found: tuple[Tensor, Tensor, Tensor] = torch.native_group_norm(
-            x, weight.to(x.dtype), bias.to(x.dtype), batch, channels, x[0, 0].numel(), groups, eps
+            x, weight, bias, batch, channels, x[0, 0].numel(), groups, eps
         )
         ctx.save_for_backward(x, weight, found[1], found[2])
         return found[0]
@@ -59,7 +59,7 @@ class _Normed(torch.autograd.Function):
         to_slope, to_x = scale * weight.float(), -scale * scale * second
         rest = -scale * first - to_x * mean
         for sample, part in _parts(rows):
-            value = slopes[sample, part].float().mul_(to_slope[sample])
+            value = slopes[sample, part].float() * to_slope[sample]
             value.addcmul_(rows[sample, part].float(), to_x[sample].expand_as(value))
             found[sample, part] = value.add_(rest[sample])
         back = found.unflatten(1, x.shape[2:]).permute(0, 4, 1, 2, 3)
