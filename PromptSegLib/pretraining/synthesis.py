@@ -87,7 +87,8 @@ def synthesized_from(
         kinds = rng.random(max(3, count // int(rng.integers(2, 5))))
         means = rng.choice(kinds, count) + rng.normal(0, 0.03, count)
     if alike is not None and rng.random() < 0.8:
-        means = np.where(alike[:count] < count, means[np.minimum(alike[:count], count - 1)], means)
+        of = alike[:count]  # which may be one less than there are
+        means[: len(of)] = np.where(of < count, means[np.minimum(of, count - 1)], means[: len(of)])
     own = None
     if image is not None:
         sizes = np.bincount(regions.ravel(), minlength=count)

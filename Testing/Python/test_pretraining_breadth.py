@@ -262,3 +262,10 @@ def test_a_partly_labelled_class_is_known_between_its_labels_alone(tmp_path):
         assert bool(sample["known"][0]) == within
         seen.add(within)
     assert seen == {True, False}
+
+
+def test_a_map_with_all_the_regions_that_there_can_be_is_drawn():
+    regions = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+    for seed in range(12):  # half of them make one region more of what is not labeled
+        drawn = synthesized_from(regions, None, np.random.default_rng(seed), np.arange(256))
+        assert drawn.shape == regions.shape and np.isfinite(drawn).all()
