@@ -461,7 +461,7 @@ def test_the_worker_is_killed(ready):
     before = content(segmentation)
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
-    os.kill(widget.panel.session._engine.worker.pid, 9)
+    os.kill(widget.panel.session.engine.worker.pid, 9)
     finish(widget)
     assert "ended from outside" in said(widget)
     assert content(segmentation) == before
@@ -546,6 +546,10 @@ def test_closing_ends_everything(app, ready):
     widget.panel.parameters.seconds = LONG
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
+<<<<<<< HEAD
+=======
+    worker = widget.panel.session.engine.worker
+>>>>>>> main
     widget.cleanup()
     assert not widget.panel.session.busy
     assert app.scene.GetFirstNodeByName("PromptSeg preview") is None

@@ -16,6 +16,7 @@ from harness.library_files import FILES, LIBRARY, ROOT, imported, tree
 HEAVY = ("torch", "monai", "slicer", "vtk", "qt", "ctk", "PythonQt")
 MRML = {"slicer", "vtk"}
 LIGHT_MODULES = ("prompts.store", "models.catalogue", "imaging.reading", "network.config", "inference.writing")
+VIEW_MODELS = ("action_bar", "choices", "installation", "model_list", "segments_table", "volume_list")
 TYPES = {"int", "str", "float", "bool", "bytes", "dict", "list", "tuple", "set", "Path", "Tensor", "None"}
 
 
@@ -63,10 +64,10 @@ def test_the_library_its_light_modules_and_commands_that_only_look_load_nothing_
     assert heavy_modules(*steps) == {}
 
 
-def test_the_session_loads_slicers_mrml_at_most():
-    """It brings that with it through the scene."""
-    loaded = {name for names in heavy_modules(*imports_of("session")).values() for name in names}
-    assert not loaded - MRML
+def test_the_session_and_the_panels_view_models_load_slicers_mrml_at_most():
+    """They bring that with them through the scene, and no widgets."""
+    steps = [*imports_of("session"), *(f"import PromptSegLib.gui.{name}" for name in VIEW_MODELS)]
+    assert not {name for names in heavy_modules(*steps).values() for name in names} - MRML
 
 
 def imports_of(room: str) -> list[str]:
