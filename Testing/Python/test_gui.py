@@ -31,8 +31,8 @@ from harness.worker_harness import is_running
 from PromptSegLib.scene import links, prompt_nodes
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import new_scene, save_scene
+from PromptSegLib.session.engine import start_worker
 from PromptSegLib.session.parameters import Parameters
-from PromptSegLib.session.requests import start_worker
 from PromptSegLib.setup import requirements
 
 GUI = ROOT / "PromptSegLib" / "gui"
@@ -60,7 +60,7 @@ def widget(app, model, workers):
     """The module, open, with the tiny model, a small budget, and a worker that the tests share."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     widget = app.open_module()
-    widget.panel.session._engine._make = workers
+    widget.panel.session.engine._make = workers
     parameters = widget.panel.parameters
     parameters.model, parameters.device, parameters.seconds = str(model), "cpu", BRIEF
     app.window.resize(440, 1300)
@@ -72,7 +72,7 @@ def widget(app, model, workers):
 @pytest.fixture
 def own_worker(widget) -> None:
     """The panel starts its worker as in the application, and ends it; to be named before ``ready``."""
-    widget.panel.session._engine._make = start_worker
+    widget.panel.session.engine._make = start_worker
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_from_strokes_to_corrected_segments(own_worker, ready, tmp_path):
     ui.secondsSpinBox.value = LONG
     ui.tuneButton.click()
     process(lambda: session.view().share > 0)
-    worker = session._engine.worker
+    worker = session.engine.worker
     widget.cleanup()
     process(lambda: worker.gone and not is_running(worker.pid))
 
@@ -546,10 +546,6 @@ def test_closing_ends_everything(app, ready):
     widget.panel.parameters.seconds = LONG
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
-<<<<<<< HEAD
-=======
-    worker = widget.panel.session.engine.worker
->>>>>>> main
     widget.cleanup()
     assert not widget.panel.session.busy
     assert app.scene.GetFirstNodeByName("PromptSeg preview") is None
