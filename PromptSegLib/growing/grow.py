@@ -14,6 +14,7 @@ from ..annotation.labels import UNKNOWN
 from ..imaging.geometry import Grid
 from ..progress import Job
 from .answering import answer, thinned
+from .borders import plain_lies_better
 from .grids import WorkingGrid, domain, working_grid
 from .guard import Verdict, judge
 from .inputs import Ground, robust_limits
@@ -66,8 +67,8 @@ def grow_regions(
 
     :param painted: int16 (z, y, x) on the image's own grid, labels as in ``annotation.labels``.
     :param evidence: used as far as it agrees with what was painted.
-    :param quick: leave out the guard and the passes on finer voxels.
-    :param verdicts: of an earlier call on the same image, so that slices need not predict each other again.
+    :param quick: leave out that slices predict each other, and the passes on finer voxels.
+    :param verdicts: which way each class is grown, instead of what the guard finds.
     """
     job = job or Job()
     native = Grid.of(image)
@@ -76,26 +77,28 @@ def grow_regions(
         return None
     place = working_grid(native, box, QUICK if quick else COARSE)
     ground, shown = _ground(image, painted, place, count, evidence)
-    if verdicts is None:
-        thin = None if quick else _thinned(ground, shown, max(GUARD, _GUARDED // count))
-        verdicts = judge(net, *thin, count, job.part(0.0, 0.2)) if thin else [Verdict.LEARNED] * count
+    guarded, ways = verdicts is None, list(verdicts or [Verdict.LEARNED] * count)
+    if guarded and not quick:
+        ways = list(judge(net, *_thinned(ground, shown, max(GUARD, _GUARDED // count)), count, job.part(0.0, 0.2)))
     regions = []
     for index in range(1, count + 1):
         job.check()
         job.report("growing", 0.2 + 0.4 * (index - 1) / count)
-        verdict = verdicts[index - 1]
-        painted_here = bool((ground.strokes == index).any())
-        regions.append(Region(_asked(net, ground, index, shown.get(index), verdict), place, painted_here))
+        logits = _asked(net, ground, index, shown.get(index), ways[index - 1])
+        if guarded and ways[index - 1] is not Verdict.PLAIN and plain_lies_better(ground, index, logits > 0):
+            ways[index - 1] = Verdict.PLAIN
+            logits = _asked(net, ground, index, None, Verdict.PLAIN)
+        regions.append(Region(logits, place, bool((ground.strokes == index).any())))
     if not quick:
         found = [region.logits for region in regions]
         labels = np.where(np.max(found, 0) > 0, np.argmax(found, 0) + 1, 0).astype(np.int16)
         for index in [index for index, region in enumerate(regions, 1) if region.painted]:
             job.check()
             job.report("growing", 0.6 + 0.4 * (index - 1) / count)
-            coarse, verdict = regions[index - 1], verdicts[index - 1]
-            finer = _finer(image, painted, coarse, labels, index, net, verdict, ground.limits)
+            coarse = regions[index - 1]
+            finer = _finer(image, painted, coarse, labels, index, net, ways[index - 1], ground.limits)
             regions[index - 1] = finer or coarse
-    return Grown(regions, tuple(verdicts))
+    return Grown(regions, tuple(ways))
 
 
 def _ground(

@@ -217,7 +217,7 @@ def test_no_class_painted_gives_nothing():
 def test_plain_growing_is_told_in_one_sentence():
     image, strokes, _ = case()
     notes = grown(image, strokes, verdicts=[Verdict.PLAIN, Verdict.LEARNED]).notes
-    assert notes == ("Grown as Grow from seeds does, which fits the painted slices better: one.",)
+    assert notes == ("Grown as Grow from seeds does, which fits the painted slices or the edges better: one.",)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
