@@ -9,7 +9,7 @@ import torch
 
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.annotation.example import Example
-from PromptSegLib.growing.borders import border_cost, plain_lies_better
+from PromptSegLib.growing.borders import CLEARLY_BETTER, CLEARLY_WORSE, border_cost, border_of_plain
 from PromptSegLib.growing.guard import Verdict
 from PromptSegLib.growing.inputs import Ground
 from PromptSegLib.inference import regions
@@ -43,8 +43,8 @@ def mask(box):
 def test_a_border_on_the_edges_is_preferred_whatever_the_unit(slope, shift):
     array, strokes, truth = scene(slope, shift)
     ground = Ground.of(array, strokes, (1.0, 1.0, 1.0))
-    assert plain_lies_better(ground, 1, mask(WITHIN))  # smooth, smaller, but in the middle of the tissue
-    assert not plain_lies_better(ground, 1, truth)
+    assert border_of_plain(ground, 1, mask(WITHIN)) < CLEARLY_BETTER  # smooth, smaller, but amid the tissue
+    assert border_of_plain(ground, 1, truth) == pytest.approx(1, abs=0.05)
 
 
 def test_a_ragged_border_is_not_preferred():
@@ -52,17 +52,18 @@ def test_a_ragged_border_is_not_preferred():
     ground = Ground.of(array, strokes, (1.0, 1.0, 1.0))
     holes = np.random.default_rng(1).random(SHAPE) < 0.3
     ground.grown[:] = truth & ~holes
-    assert not plain_lies_better(ground, 1, truth)
-    assert not plain_lies_better(ground, 1, mask(WITHIN))
+    assert border_of_plain(ground, 1, truth) > CLEARLY_WORSE
+    assert border_of_plain(ground, 1, mask(WITHIN)) > CLEARLY_WORSE
 
 
 def test_an_empty_region_is_not_compared():
     array, strokes, _ = scene()
     ground = Ground.of(array, strokes, (1.0, 1.0, 1.0))
-    assert not plain_lies_better(ground, 1, np.zeros(SHAPE, bool))
-    assert not plain_lies_better(ground, 2, np.zeros(SHAPE, bool))
+    assert border_of_plain(ground, 1, np.zeros(SHAPE, bool)) == 1
+    assert border_of_plain(ground, 2, mask(BOX)) == 1
     flat = Ground.of(np.zeros(SHAPE, np.float32), strokes, (1.0, 1.0, 1.0))
-    assert not plain_lies_better(flat, 1, flat.grown == 1)
+    assert border_of_plain(flat, 1, flat.grown == 1) == 1
+    assert border_of_plain(flat, 1, np.ones(SHAPE, bool)) == 1  # of which all is border of the image
 
 
 def test_without_edges_a_border_costs_its_area():
