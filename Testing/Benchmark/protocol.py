@@ -29,17 +29,6 @@ from typing import Any, Callable, Optional
 import numpy as np
 import SimpleITK as sitk
 import torch
-from adaptations import (
-    CROP,
-    METHODS,
-    PROMPTED,
-    SCRATCH,
-    Adaptation,
-    adaptation,
-    trained_parameters,
-    trained_share,
-    warm_output,
-)
 from monai.inferers import sliding_window_inference
 from monai.metrics import compute_dice
 from torch import Tensor
@@ -59,6 +48,17 @@ from PromptSegLib.pretraining.objective import segmentation_loss
 from PromptSegLib.pretraining.recipe import Recipe
 from PromptSegLib.pretraining.source import Source
 from PromptSegLib.pretraining.views import Views, collate, to_device
+from PromptSegLib.specializing.adaptations import (
+    CROP,
+    METHODS,
+    PROMPTED,
+    SCRATCH,
+    Adaptation,
+    adaptation,
+    trained_parameters,
+    trained_share,
+    warm_output,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {"esophagus": 5, "stomach": 7, "aorta": 8, "inferior vena cava": 9, "pancreas": 11}

@@ -25,7 +25,6 @@ from typing import Any, Iterator, Optional
 
 import SimpleITK as sitk
 import torch
-from adaptations import adaptation, trained_parameters
 from protocol import one_step, rate_at, segment
 
 import PromptSegLib as ps
@@ -35,6 +34,7 @@ from PromptSegLib.files import replacing
 from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.network.methods.registry import offered
+from PromptSegLib.specializing.adaptations import adaptation, trained_parameters
 from PromptSegLib.tuning.training import Annotated, RandomCrops
 from PromptSegLib.tuning.working_grid import working_preprocessing
 

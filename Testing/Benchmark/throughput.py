@@ -19,7 +19,6 @@ import sys
 import time
 
 import torch
-from adaptations import Prompted, adaptation
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +26,7 @@ from PromptSegLib.models.backbone import choose_device
 from PromptSegLib.network.precision import autocast
 from PromptSegLib.network.punet import PUNet
 from PromptSegLib.pretraining.objective import segmentation_loss
+from PromptSegLib.specializing.adaptations import Prompted, adaptation
 
 NETWORKS = ("PUNet", "SwinUNETR", "DynUNet")
 

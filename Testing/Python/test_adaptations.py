@@ -1,7 +1,8 @@
-"""The benchmark's adaptations train what they say and nothing else; the bench does not repeat what is done."""
+"""Adaptations train what they say and nothing else; the bench does not repeat what is done."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,8 @@ BODIES = (*FROZEN, "full fine-tuning", "decoder fine-tuning", "bias")
 
 
 @pytest.fixture(scope="module")
-def adaptations(benchmark_module):
-    return benchmark_module("adaptations")
+def adaptations():
+    return importlib.import_module("PromptSegLib.specializing.adaptations")
 
 
 @pytest.fixture(scope="module")
