@@ -10,7 +10,7 @@ from typing import Optional, Sequence
 from ..errors import PromptSegError, is_out_of_memory
 from ..network.config import MODES, OUTPUTS, PASSES
 from ..network.methods import registry
-from . import commands, growing
+from . import commands, growing, specializing
 from .saying import visible
 
 BAD_INPUT = 2
@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     what = models.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print JSON")
     what.add_argument("--download", metavar="NAME", help="get a model; goes on where an interrupted download stopped")
-    what.add_argument("--delete", metavar="NAME", help="delete what was downloaded of a model")
+    what.add_argument("--delete", metavar="NAME", help="delete what was downloaded of a model, or one made here")
+    what.add_argument("--share", nargs=2, metavar=("NAME", "FILE"), help="write a model made here as one .zip")
+    what.add_argument("--add", metavar="FILE", help="take a shared model")
     models.set_defaults(run=commands.models)
 
     tune = subparsers.add_parser("tune", help="tune class prompts on annotated images")
@@ -124,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     _device(tune)
     tune.add_argument("-o", "--output", required=True, metavar="PROMPTS", help="prompts file to write (.safetensors)")
     tune.set_defaults(run=commands.tune)
+
+    _device(specializing.add_command(subparsers))
 
     segment = subparsers.add_parser("segment", help="segment images with prompts")
     segment.add_argument("prompts", metavar="PROMPTS", help="prompts file, or a model's name for its shipped prompts")

@@ -7,7 +7,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Optional
 
 from ..annotation.classes import is_name
 from ..errors import PromptSegError
@@ -128,6 +128,32 @@ def share(entry: Entry, target: Path) -> Path:
             if path.is_file():
                 archive.write(path, entry.name + kind)
     return target
+
+
+def files_of(entry: Entry) -> dict[str, bytes]:
+    """The files of a model that a user made, by the ends of their names."""
+    stem = entry.path.name[: -len(_KINDS[0])]
+    paths = {kind: entry.path.with_name(stem + kind) for kind in _KINDS}
+    return {kind: path.read_bytes() for kind, path in paths.items() if path.is_file()}
+
+
+def take(name: str, files: Mapping[str, bytes]) -> Entry:
+    """Put a model that was made on another machine into the model folder; ``files`` as :func:`files_of` gives them.
+
+    Raises :class:`PromptSegError` as :func:`add` does.
+    """
+    weights = place_for(name)
+    try:
+        with _placing(weights, name) as places:
+            for kind in _KINDS:
+                places[kind].write_bytes(files.get(kind, b""))
+    except zipfile.BadZipFile as error:
+        raise PromptSegError("The model {name} did not arrive whole; make it again.", name=name) from error
+    except OSError as error:
+        raise PromptSegError(
+            "Cannot write {path}: {strerror}.", path=weights, strerror=error.strerror or error
+        ) from error
+    return catalogue.find_name(name)
 
 
 def add(source: Path) -> Entry:

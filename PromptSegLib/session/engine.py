@@ -72,7 +72,7 @@ class Engine:
         """Ask the worker to stop a run's job, and see to it that it does."""
         if run.worker is not None and run.job and not run.worker.gone:
             run.worker.cancel(run.job)
-            self._dying = (run.worker, run.job, time.monotonic() + PATIENCE)
+            self._dying = (run.worker, run.job, time.monotonic() + max(PATIENCE, run.patience))
 
     def poll(self) -> Iterator[tuple[Carrier, Event]]:
         """What the worker said; ends it when it has not stopped a cancelled job in time."""

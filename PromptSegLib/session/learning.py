@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 from ..annotation.classes import ClassInfo
 from ..prompts.store import Prompts
+from ..prompts.teachers import agreement_elsewhere, examples_of
 from ..scene import prompt_nodes
 from ..worker import contract
 from . import requests
@@ -20,6 +21,8 @@ KIND = contract.Learn.name
 LONGER = 2.0  # than a tuning on strokes, which somebody waits for
 _LEARNED_ROLE = "PromptSegLearned"
 _TAG = "PromptSeg.LearnedTag"
+AGREED = "PromptSeg.HeldOut"  # agreement with what was held out of the examples, 0..1; "" where nothing was
+COUNT = "PromptSeg.Examples"  # how many volumes they learned from
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,14 @@ def request_of(lessons: Lessons, common: Mapping[str, Any]) -> Request:
     return Request(request, images, tuple(names), ids, {}, known[0], lessons.notes)
 
 
+def node_of(segmentation: Any) -> Any:
+    """The node of prompts for other volumes; None without one."""
+    return segmentation.GetNodeReference(_LEARNED_ROLE)
+
+
 def is_learned(segmentation: Any) -> bool:
     """Whether there are prompts for other volumes that were tuned on what is applied now."""
-    node = segmentation.GetNodeReference(_LEARNED_ROLE)
+    node = node_of(segmentation)
     return node is not None and node.GetAttribute(_TAG) == current_tag(segmentation)
 
 
@@ -94,4 +102,7 @@ def keep(scene: Any, segmentation: Any, prompts: Prompts, tag: str) -> Any:
     else:
         prompt_nodes.update_prompts(node, prompts)
     node.SetAttribute(_TAG, tag)
+    agreed = agreement_elsewhere(prompts)
+    node.SetAttribute(AGREED, "" if agreed is None else f"{agreed:.3f}")
+    node.SetAttribute(COUNT, str(len(examples_of(prompts))))
     return node

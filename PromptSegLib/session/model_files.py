@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from ..errors import PromptSegError, Sentence
-from ..models import catalogue
+from ..models import catalogue, own
 from ..models.download import delete, download
 from ..progress import Cancelled, Job, Report
 from .running import Task
@@ -54,9 +54,12 @@ class ModelFiles:
         self._cancelled = True
 
     def delete(self, name: str) -> None:
-        """Delete what was downloaded of a model."""
+        """Delete what was downloaded of a model, or a model that the user made."""
         try:
-            delete(catalogue.find_name(name))
+            if own.finished(name) is not None:
+                own.delete(name)
+            else:
+                delete(catalogue.find_name(name))
             self.notice = Notice("Deleted the model's files.")
         except PromptSegError as error:
             self.notice = Notice(str(error), "error")

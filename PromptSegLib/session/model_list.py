@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping
 
-from ..models import catalogue
+from ..models import catalogue, own
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class ModelRow:
     :param key: as in the parameters.
     :param expected: seconds to segment a large CT, by ``cpu`` and ``gpu``, where that was measured.
     :param megabytes: of its weights; 0 where it is not known.
+    :param bundled: part of PromptSeg, or a file that the user put there: it is not deleted from the panel.
     """
 
     key: str
@@ -54,5 +55,5 @@ def _row(key: str, entry: catalogue.Entry) -> ModelRow:
         entry.expected,
         entry.size / 1e6,
         entry.installed,
-        entry.bundled,
+        entry.bundled and not own.is_own(entry),
     )

@@ -10,6 +10,7 @@ from ..errors import PromptSegError, Sentence
 from ..models import catalogue
 from ..scene import links
 from ..scene.segmentations import check_writable, segments
+from . import specializing
 from .memory import current_tag
 from .places import Places
 
@@ -54,6 +55,8 @@ def why_not(action: str, now: Situation) -> str:
     reason = _why_no_job(now)
     if action == "learn":
         return reason or _why_no_learning(now)
+    if action == "specialize":
+        return reason or _why_no_learning(now) or specializing.why_not(now.segmentation)
     return reason or (_why_no_tuning(now) if action == "tune" else "")
 
 

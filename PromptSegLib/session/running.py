@@ -43,11 +43,14 @@ class Task(Generic[Result]):
         return self._value  # type: ignore[return-value]
 
 
+_DOING = {"learn": "Learning for other volumes", "specialize": "Training a model of its own"}
+
+
 @dataclass
 class Run:
     """A job from the click to its result.
 
-    :param kind: ``tune``, ``segment`` or ``grow``.
+    :param kind: ``tune``, ``learn``, ``specialize``, ``segment`` or ``grow``.
     :param segment_ids: class name -> ID of the segment that gets it.
     :param numbers: class name -> the number of the class in the segmentation (see :mod:`.codes`).
     :param direct: apply without a preview: for volumes that are not looked at.
@@ -79,6 +82,7 @@ class Run:
     task: Optional[Task] = None  # the thread that puts the job together
     again: bool = False  # whether it goes on from prompts
     missed: bool = False  # whether something was painted since the click
+    patience: float = 0.0  # seconds that a worker gets to stop it, where it needs more than usual
 
     def ask(self, request: Any, worker: Any) -> None:
         """Hand the job to a worker."""
@@ -114,6 +118,8 @@ class Run:
         """What it does, a few words."""
         if self.kind == "tune":
             return "Retuning" if self.again else "Tuning prompts"
+        if self.kind in _DOING:
+            return _DOING[self.kind]
         return Sentence("Segmenting {volume}", volume=self.volume.GetName() or "the volume")
 
     @property

@@ -24,7 +24,7 @@ from ..scene.segmentations import check_writable, segments
 from ..scene.storage import spoils_scene
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
-from . import learning, live, prompts_list, requests
+from . import learning, live, prompts_list, requests, specializing
 from .asking import Request, request_of
 from .engine import Engine
 from .memory import Version, current_tag
@@ -108,6 +108,7 @@ class Session:
             map_shown=self._places.shown,
             keeps=result is None or result.keeps,
             recovery=self._rescue.text,
+            specialize="" if self._reason("specialize") else specializing.offer(segmentation),
             reasons={action: self._reason(action) for action in ACTIONS},
             prompts=prompts_list.rows(self.scene, self.parameters.model, segmentation),
             examples=tuple((volume.GetName(), other.GetName()) for volume, other in self._examples()),
@@ -246,6 +247,17 @@ class Session:
             lessons = learning.lessons_of(self.parameters, volume, segmentation, version, self._examples())
             self._begin(run, lessons.parts[0], partial(learning.request_of, lessons))
 
+    def specialize(self, called: str) -> None:
+        """Make a model of its own, called so, of what was applied to this volume and to further examples."""
+        with self._refusing():
+            self._require("specialize")
+            called = specializing.check_name(called)
+            volume, segmentation = self._volume(), self._segmentation()
+            run = Run(specializing.KIND, volume, segmentation, patience=specializing.PATIENCE)
+            version = self._version(segmentation)
+            lessons = learning.lessons_of(self.parameters, volume, segmentation, version, self._examples())
+            self._begin(run, lessons.parts[0], partial(specializing.request_of, lessons, called))
+
     def other_volumes(self) -> None:
         """The user turned to other volumes: let prompts learn from what was applied, where they have not yet."""
         segmentation = self._segmentation()
@@ -256,7 +268,8 @@ class Session:
         """Stop the job; the scene is as it was before it. Takes effect at once."""
         with self._refusing():
             if self._run is not None:
-                self._stop(Notice("Cancelled; nothing was changed."))
+                kept = self._run.kind == specializing.KIND and bool(self._run.job)
+                self._stop(Notice(specializing.STOPPED if kept else "Cancelled; nothing was changed."))
                 self._results.drop()
 
     # The result
@@ -546,6 +559,8 @@ class Session:
             self._drop_grown()  # the next comes by itself
             waiting = None
         run = self._run or (waiting.run if waiting is not None else None)
+        if run is not None and run.kind == specializing.KIND:
+            run = None  # it has all that it learns from
         if run is not None and run.segmentation is segmentation and run.tag != self._followed:
             # What was painted since the click can no longer be told from what was undone.
             self._stop(Notice())
@@ -656,6 +671,8 @@ class Session:
             self._stale = True
         elif event.kind == "done" and run.kind == learning.KIND:
             self._keep_learned(run, event)
+        elif event.kind == "done" and run.kind == specializing.KIND:
+            self._end_run(specializing.made_by(run, event))
         elif event.kind in ("preview", "done"):
             self._device = str(event.values.get("device", self._device))
             self._show(run, event)
@@ -791,7 +808,10 @@ class Session:
         if self._segmentation() is not None:
             self._history_of(self._segmentation()).leave()
         # What is learned for other volumes goes on while the user turns to them.
-        volume, running = self._volume(), self._run is not None and self._run.kind != learning.KIND
+        volume, running = (
+            self._volume(),
+            self._run is not None and self._run.kind not in (learning.KIND, specializing.KIND),
+        )
         if running:
             self._stop(Notice("Cancelled; nothing was changed."))
         if self._results.park() and volume is not None:

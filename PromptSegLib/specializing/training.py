@@ -49,7 +49,8 @@ def crop_loss(logits: Tensor, labels: Tensor) -> Tensor:
 class Training:
     """The training of one adaptation; when it ends, the adaptation holds the running average of its weights.
 
-    :param seconds: of ``clock``, all attempts together; or ``steps``, which are reproducible for a seed on the CPU.
+    :param seconds: of ``clock`` (by default the time that passes), all attempts together; or ``steps``, which are
+        reproducible for a seed on the CPU.
     :param saved: where the checkpoint is that an interrupted training goes on from; None for none.
     :param task: what the training is about, in a JSON object: only a checkpoint of the same is gone on from.
     """
@@ -64,10 +65,10 @@ class Training:
         saved: Optional[Path] = None,
         task: Optional[dict[str, Any]] = None,
         device: Optional[torch.device] = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Optional[Callable[[], float]] = None,
     ):
         self.made, self.crops, self.seconds, self.steps, self.saved = made, crops, seconds, steps, saved
-        self.task, self.device, self._clock = task or {}, device or torch.device("cpu"), clock
+        self.task, self.device, self._clock = task or {}, device or torch.device("cpu"), clock or time.monotonic
         groups = [{"params": parameters, "lr": rate, "base": rate} for parameters, rate in made.trained]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=made.decay)
         self._weights: dict[str, nn.Parameter] = {

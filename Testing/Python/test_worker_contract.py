@@ -16,7 +16,18 @@ from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.worker import contract, jobs
-from PromptSegLib.worker.contract import Annotated, Grow, Learn, Prepare, Reply, Segment, Taught, Tune, request_of
+from PromptSegLib.worker.contract import (
+    Annotated,
+    Grow,
+    Learn,
+    Prepare,
+    Reply,
+    Segment,
+    Specialize,
+    Taught,
+    Tune,
+    request_of,
+)
 from PromptSegLib.worker.messages import Channel
 
 GRID = Grid((5, 4, 3), (1.0, 2.0, 3.0), (-4.0, 5.0, 6.0))
@@ -39,6 +50,7 @@ REQUESTS = [
         some_prompts("liver"),
     ),
     Learn("ct-body", "cpu", {"liver": 6}, [replace(EXAMPLE, painted=GRID.image(VOXELS))], {"seconds": 9.0}, INFOS),
+    Specialize("ct-body", "cpu", {"liver": 6}, [EXAMPLE], {"seconds": 9.0, "what": "decoder"}, INFOS, "mine", "Mine"),
     Segment("ct-body", "cpu", "a", some_prompts("liver", "spleen")),
     Segment("ct-body", "cpu", "a", some_prompts("liver"), EXAMPLE),
     Grow({"liver": 6}, EXAMPLE),
