@@ -808,10 +808,8 @@ class Session:
         if self._segmentation() is not None:
             self._history_of(self._segmentation()).leave()
         # What is learned for other volumes goes on while the user turns to them.
-        volume, running = (
-            self._volume(),
-            self._run is not None and self._run.kind not in (learning.KIND, specializing.KIND),
-        )
+        volume, elsewhere = self._volume(), (learning.KIND, specializing.KIND)
+        running = self._run is not None and self._run.kind not in elsewhere
         if running:
             self._stop(Notice("Cancelled; nothing was changed."))
         if self._results.park() and volume is not None:

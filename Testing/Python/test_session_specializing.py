@@ -16,8 +16,9 @@ from PromptSegLib.session.model_list import rows
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The folder of models, of this process and of workers that are begun in it."""
+def folder(workers, tmp_path, monkeypatch):
+    """The folder of models, of this process and of the workers that it starts from here on."""
+    workers.end()
     monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "models"))
     return tmp_path / "models"
 

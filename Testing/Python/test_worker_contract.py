@@ -24,6 +24,7 @@ from PromptSegLib.worker.contract import (
     Reply,
     Segment,
     Specialize,
+    Specialized,
     Taught,
     Tune,
     request_of,
@@ -91,6 +92,11 @@ def test_prompts_arrive_with_what_they_have_to_say():
     taught = Taught(some_prompts("liver"))
     values, arrays = sent(*taught.pack())
     assert plain(Taught.unpack(values, arrays)) == plain(taught) and values["notes"] == taught.prompts.notes
+
+
+def test_a_model_arrives_as_it_was_made():
+    made = Specialized("mine", "0" * 64, {".safetensors": b"weights", ".md": b""}, ("One note.",))
+    assert Specialized.unpack(*sent(*made.pack())) == made
 
 
 def test_replies_arrive_as_they_were_sent():
