@@ -29,6 +29,7 @@ from .prompts_section import PromptsSection
 from .segments_section import SegmentsSection
 from .setup_section import SetupSection
 from .shortcuts import Shortcuts
+from .specializing_section import SpecializingSection
 
 _POLL_MS = 50
 _STROKE_MS = 300  # after a stroke, before anything is made of it
@@ -75,6 +76,7 @@ class Panel:
             self.segments,
             LookSection(self),
             PromptsSection(self),
+            SpecializingSection(self),
             OptionsSection(self),
             AdvancedSection(self),
         ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from pathlib import Path
+from typing import Optional, Union
 
 from ..errors import PromptSegError, Sentence
 from ..models import catalogue, own
@@ -61,6 +62,24 @@ class ModelFiles:
             else:
                 delete(catalogue.find_name(name))
             self.notice = Notice("Deleted the model's files.")
+        except PromptSegError as error:
+            self.notice = Notice(str(error), "error")
+
+    def give_away(self, name: str, path: Union[str, Path]) -> None:
+        """Write a model that the user made as one file."""
+        try:
+            written = own.share(catalogue.find_name(name), Path(path))
+            self.notice = Notice(
+                Sentence("Wrote {name}; its card names the volumes that it learned from.", name=written.name)
+            )
+        except PromptSegError as error:
+            self.notice = Notice(str(error), "error")
+
+    def take(self, path: Union[str, Path]) -> None:
+        """Add a model that somebody shared."""
+        try:
+            entry = own.add(Path(path))
+            self.notice = Notice(Sentence("Added {title}; choose it in the list of models.", title=entry.title))
         except PromptSegError as error:
             self.notice = Notice(str(error), "error")
 

@@ -17,6 +17,7 @@ class ModelRow:
     :param expected: seconds to segment a large CT, by ``cpu`` and ``gpu``, where that was measured.
     :param megabytes: of its weights; 0 where it is not known.
     :param bundled: part of PromptSeg, or a file that the user put there: it is not deleted from the panel.
+    :param own: made by a user, with PromptSeg.
     """
 
     key: str
@@ -28,6 +29,7 @@ class ModelRow:
     megabytes: float
     installed: bool
     bundled: bool
+    own: bool = False
 
 
 def rows(model: str = "") -> tuple[ModelRow, ...]:
@@ -56,4 +58,5 @@ def _row(key: str, entry: catalogue.Entry) -> ModelRow:
         entry.size / 1e6,
         entry.installed,
         entry.bundled and not own.is_own(entry),
+        own.is_own(entry),
     )

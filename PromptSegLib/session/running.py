@@ -43,7 +43,8 @@ class Task(Generic[Result]):
         return self._value  # type: ignore[return-value]
 
 
-_DOING = {"learn": "Learning for other volumes", "specialize": "Training a model of its own"}
+TRAINING = "Training a model of its own"
+_DOING = {"learn": "Learning for other volumes", "specialize": TRAINING}
 
 
 @dataclass
