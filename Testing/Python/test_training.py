@@ -258,6 +258,48 @@ def test_what_is_new_and_complete_gets_a_network_and_all_else_the_default(backbo
         ps.tune([complete()], CLASSES, backbone, settings=replace(brief, method="best"))
 
 
+@pytest.mark.parametrize("best", ["side", "punet"])
+def test_of_several_examples_one_is_left_out_to_say_which_method_carries(backbone, monkeypatch, best):
+    from PromptSegLib.tuning import trying
+
+    examples = [replace(complete(seed=seed), name=f"case {seed}") for seed in range(3)]
+    seen = []
+
+    def agreement_on(prompts, example, *_):
+        seen.append((prompts.method, [each["name"] for each in prompts.tuning["0"]["examples"]], example.name))
+        return 0.7 if prompts.method == best else 0.6
+
+    monkeypatch.setattr(trying, "LEAST_STEPS", 12)
+    monkeypatch.setattr(trying, "agreement_on", agreement_on)
+    settings = replace(BRIEF, steps=12)
+    prompts = ps.tune(examples, CLASSES, backbone, settings=settings)
+    assert seen == [(name, ["case 0", "case 1"], "case 2") for name in trying.CANDIDATES]
+    assert prompts.method == best and set(prompts.names) == set(CLASSES) and len(prompts.classes) == len(CLASSES)
+    record = prompts.tuning["0"]
+    assert record["left_out"] == {name: 0.7 if name == best else 0.6 for name in trying.CANDIDATES}
+    assert [each["name"] for each in record["examples"]] == ["case 0", "case 1", "case 2"]
+    # The two trials and what follows share the budget.
+    assert record["steps"] + 2 * record["earlier"][-1]["steps"] == 12
+    # Nothing is tried where somebody said what to use, where nothing can be left out, or in no time.
+    seen.clear()
+    for given, chosen in ((examples, replace(settings, method="linear")), (examples[:1], settings), (examples, BRIEF)):
+        ps.tune(given, CLASSES, backbone, settings=chosen)
+    assert not seen
+
+
+def test_what_an_example_left_out_says(backbone):
+    from PromptSegLib.models.workspace import Workspace
+    from PromptSegLib.tuning.trying import agreement_on
+
+    example = complete()
+    prompts = ps.tune([example], CLASSES, backbone, settings=replace(BRIEF, method="linear", steps=0))
+    found = agreement_on(prompts, example, CLASSES, backbone, Workspace(0))
+    labels = sitk.GetArrayFromImage(ps.segment(prompts, example.image, backbone, keep_islands=True).labels)
+    truth = sitk.GetArrayFromImage(example.annotation)
+    dice = [2 * ((labels == v) & (truth == v)).sum() / ((labels == v).sum() + (truth == v).sum()) for v in (5, 9)]
+    assert found == pytest.approx(np.mean(dice), abs=0.05)  # its own grid here, the task's there
+
+
 def test_complete_annotations_of_what_the_backbone_ships_keep_its_prompts(backbone, monkeypatch):
     from PromptSegLib.tuning import choosing
 
