@@ -153,7 +153,7 @@ class _Task:
     def of(
         cls, examples: Sequence[Example], classes: dict[str, int], parent: Backbone, effort: Effort, job: Job
     ) -> _Task:
-        chosen = working_preprocessing(examples, parent)
+        chosen = working_preprocessing(examples, parent, classes)
         backbone, notes = parent.working_at(chosen), said_of(examples, parent.preprocessing, chosen)
         rng, digest = np.random.default_rng(effort.seed), hashlib.sha256(repr(sorted(classes.items())).encode())
         volumes, shapes, intensity = [], [], None

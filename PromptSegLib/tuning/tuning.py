@@ -102,7 +102,7 @@ def tune(
         _check_start(start, backbone, settings, classes)
     notes: list[str] = []
     if start is None and training and not method_called(settings.method).output_tokens:
-        chosen = working_preprocessing(examples, backbone)
+        chosen = working_preprocessing(examples, backbone, classes)
         notes += said_of(examples, backbone.preprocessing, chosen)
         backbone = backbone.working_at(chosen)
     start = trial.prompts if trial is not None else start

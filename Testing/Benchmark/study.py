@@ -158,7 +158,7 @@ def measure(
         def answer(image: sitk.Image) -> sitk.Image:
             return ps.segment(prompts, image, backbone).labels
     else:
-        preprocessing = working_preprocessing(examples, backbone)
+        preprocessing = working_preprocessing(examples, backbone, of.classes)
         made, steps = fine_tuned(examples, of.classes, method, backbone.working_at(preprocessing), seconds, seed)
         noted = {"steps": steps, "numbers": trained_parameters(made)}
 
