@@ -21,7 +21,7 @@ from .objective import agreement, mean
 from .settings import Settings
 
 CANDIDATES = ("side", "punet")  # where they agree alike, the first
-SHARE = 0.18  # of the budget, for each candidate
+SHARE = 0.15  # of the budget, for each candidate
 TRIALS = SHARE * len(CANDIDATES)
 LEAST_SECONDS, LEAST_STEPS = 20.0, 40  # of a budget that is shared so; below, no trial says anything
 
