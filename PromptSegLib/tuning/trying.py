@@ -96,5 +96,5 @@ def agreement_on(
     said = winner(evidence(own, prompts, volume.array)).ravel()
     labels = labels_on_grid(example, classes, volume.grid).ravel()
     known = labels >= 0
-    pair = (torch.from_numpy(np.asarray(each[known], np.int64)) for each in (said, labels))
-    return mean(agreement(*pair, len(classes)))
+    guess, truth = (torch.from_numpy(np.asarray(each[known], np.int64)) for each in (said, labels))
+    return mean(agreement(guess, truth, len(classes)))
