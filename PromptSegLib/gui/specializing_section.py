@@ -6,9 +6,9 @@ from typing import Any
 
 import qt
 
-from ..session import model_list
-from ..session.running import TRAINING
+from ..session.job import TRAINING
 from ..session.view import View
+from . import model_list
 from .i18n import _, said
 from .widgets import allow, show_text
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .methods.method import ExtraKeys, Method
+from .methods.method import Method
 from .methods.registry import acting
+from .softmax import attended
 
 # Prompt tensors of the active classes, stacked along a leading class axis; names as in
 # NetworkConfig.prompt_shapes.
@@ -96,7 +97,6 @@ class PromptedWindowAttention(nn.Module):
     def __init__(self, name: str, channels: int, heads: int, window: int, shifted: bool):
         super().__init__()
         self.name, self.heads, self.window, self.shifted = name, heads, window, shifted
-        self.scale = (channels // heads) ** -0.5
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.project = nn.Linear(channels, channels)
@@ -130,18 +130,13 @@ class PromptedWindowAttention(nn.Module):
             x = torch.roll(x, [-s for s in shift], dims=(1, 2, 3))
         windows = partition(x, window)
         count, n = windows.shape[1:3]
-        qkv = self.qkv(windows).view(batch, count, n, 3, self.heads, -1).permute(3, 0, 4, 1, 2, 5)
-        q, k, v = qkv[0] * self.scale, qkv[1], qkv[2]  # (B, heads, windows, n, head channels)
-
+        qkv = self.qkv(windows).view(batch, count, n, 3, self.heads, -1)
         bias = self.relative_bias[relative_index(window, self.window).to(x.device)].permute(2, 0, 1)
-        logits = q @ k.transpose(-2, -1) + bias[:, None]
         mask = window_mask(size, padded, window, shift)
         if mask is not None:
-            logits = logits + mask.to(device=x.device, dtype=logits.dtype)
-
-        found = [method.extra_keys(self, q, normed, window, prompts) for method in methods]
-        out = _attended(logits, v, [each for each in found if each is not None])
-        out = self.project(out.permute(0, 2, 3, 1, 4).reshape(batch, count, n, channels))
+            mask = mask.to(x.device)
+        found = [method.extra_keys(self, normed, window, prompts) for method in methods]
+        out = self.project(attended(qkv, bias, mask, [each for each in found if each is not None]))
         out = merge(out, window, padded)
         if any(shift):
             out = torch.roll(out, list(shift), dims=(1, 2, 3))
@@ -156,22 +151,6 @@ class PromptedWindowAttention(nn.Module):
             triples.append((window, -(-extent // window) * window, shift))
         windows, padded, shifts = zip(*triples)
         return windows, padded, shifts
-
-
-def _attended(logits: Tensor, v: Tensor, extra: Sequence[ExtraKeys]) -> Tensor:
-    """What queries take of the values ``v`` of their window and of extra keys, by one softmax over all of them.
-
-    :param logits: (B, heads, windows, n, n); ``v`` and the result (B, heads, windows, n, head channels).
-    """
-    if not extra:
-        return logits.softmax(-1) @ v
-    weights = torch.cat([logits, *(each.logits.to(logits.dtype) for each in extra)], dim=-1).softmax(-1)
-    own, *others = weights.split([logits.shape[-1], *(each.logits.shape[-1] for each in extra)], -1)
-    out = own @ v
-    for share, each in zip(others, extra):
-        if each.values is not None:
-            out = out + (share.flatten(2, 3) @ each.values).view_as(out)
-    return out
 
 
 class AttentionPair(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ def similarity(features: Tensor, background: Tensor, foreground: Tensor) -> Tens
     groups, count, _ = tokens.shape
     flat = F.normalize(features.float().flatten(2), dim=1)
     tokens = (F.normalize(tokens.float(), dim=-1) * tokens.any(-1, keepdim=True)).flatten(0, 1)
-    value: Tensor = _Aggregated.apply(flat, tokens, count, _dtype(flat))
+    tokens = tokens * (1.0 / AGGREGATION_TEMPERATURE)
+    value: Tensor = AGGREGATION_TEMPERATURE * _Aggregated.apply(flat, tokens, count, _dtype(flat))
     classes = groups // 2
     value = torch.cat([value[:, :classes].mean(1, keepdim=True), value[:, classes:]], 1)
     return value.view(features.shape[0], 1 + classes, *features.shape[2:])
@@ -34,19 +35,21 @@ def _dtype(flat: Tensor) -> torch.dtype:
 
 
 class _Aggregated(torch.autograd.Function):
-    """Unit features (B, C, n), unit tokens (groups x count, C) -> mean cosine of each group float32 (B, groups, n).
+    """Features (B, C, n), tokens (groups x count, C) -> mean product of each group float32 (B, groups, n).
 
-    Tokens of a group weigh exp(cosine / temperature); weights are constants to the gradient. Cosines to all tokens are
-    far larger than what goes in and out: they are computed in parts, again in the way back, and never kept.
+    Tokens of a group weigh exp(product); weights are constants to the gradient. Products with all tokens are far larger
+    than what goes in and out: they are computed in parts, again in the way back, and never kept.
     """
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, tokens: Tensor, count: int, dtype: torch.dtype) -> Tensor:
         flat, tokens = flat.to(dtype), tokens.to(dtype)
         value = flat.new_empty((flat.shape[0], len(tokens) // count, flat.shape[2]), dtype=torch.float32)
-        for part in _parts(flat):
-            cosine, weights = _weighed(flat[:, :, part], tokens, count)
-            value[:, :, part] = weights.mul_(cosine).sum(2)
+        for sample, seen, part in _parts(flat):
+            product = (tokens @ seen).unflatten(0, (-1, count))
+            weights = product.exp()
+            total = weights.sum(1).float()
+            value[sample, :, part] = weights.mul_(product).sum(1) / total
         ctx.save_for_backward(flat, tokens)
         ctx.count = count
         return value
@@ -57,25 +60,20 @@ class _Aggregated(torch.autograd.Function):
         to_flat = torch.empty_like(flat) if ctx.needs_input_grad[0] else None
         to_tokens = torch.zeros_like(tokens, dtype=torch.float32)
         turned = tokens.t().contiguous()
-        for part in _parts(flat):
-            seen = flat[:, :, part]
-            _, weights = _weighed(seen, tokens, ctx.count)
-            weights.mul_(slope[:, :, part].unsqueeze(2))
-            rows = weights.flatten(1, 2)
+        for sample, seen, part in _parts(flat):
+            weights = (tokens @ seen).unflatten(0, (-1, ctx.count)).exp_()
+            factor = slope[sample, :, part] / weights.sum(1).float()
+            rows = weights.mul_(factor.to(weights.dtype)[:, None]).flatten(0, 1)
             if to_flat is not None:  # features stay as they are while output tokens alone are fitted
-                to_flat[:, :, part] = turned @ rows
-            to_tokens += (rows @ seen.transpose(1, 2)).sum(0)
+                to_flat[sample, :, part] = turned @ rows
+            to_tokens += rows @ seen.t()
         return None if to_flat is None else to_flat.float(), to_tokens, None, None
 
 
-def _parts(flat: Tensor) -> list[slice]:
+def _parts(flat: Tensor) -> Iterator[tuple[int, Tensor, slice]]:
+    """Sample, its features (C, voxels) and their place. Products are bounded, so a softmax of them needs no maximum."""
     size = CHUNK if flat.device.type == "cpu" else flat.shape[2]
-    return [slice(first, first + size) for first in range(0, flat.shape[2], size)]
-
-
-def _weighed(flat: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Cosines and weights (B, groups, count, n). Cosines are bounded, so the softmax needs no maximum."""
-    cosine = (tokens @ flat).view(flat.shape[0], -1, count, flat.shape[2])
-    weights = (cosine * (1.0 / AGGREGATION_TEMPERATURE)).exp_()
-    weights /= weights.sum(2, keepdim=True)
-    return cosine, weights
+    for sample, features in enumerate(flat):
+        for first in range(0, flat.shape[2], size):
+            part = slice(first, first + size)
+            yield sample, features[:, part], part

@@ -12,7 +12,7 @@ import numpy as np
 from ..models.backbone import load_model, save_backbone
 from ..models.catalogue import CATALOGUE, MODALITIES
 from . import checkpoint
-from .cases import CaseFile, case_key
+from .finding import CaseFile, case_key
 from .learner import Learner
 from .recipe import Recipe
 from .validation import line, means, overall, prompts_of, tile, validate

@@ -19,7 +19,7 @@ from .source import Source
 VARIANTS = ("meta_self", "meta", "self")
 _POSITIVE = ("batch", "body_rate", "prompt_rate", "validations", "cache_gib")
 _NOT_NEGATIVE = ("steps", "minutes", "weight_decay", "seed")
-_SHARES = ("warm_up", "ema", "all_classes", "foreground", "encoder_prompts", "taught", "contrast")
+_SHARES = ("warm_up", "ema", "all_classes", "foreground", "encoder_prompts", "taught", "contrast", "zoom", "windows")
 _GROUPS: dict[str, Any] = {"preprocessing": Preprocessing, "network": NetworkConfig, "assignment": Assignment}
 # What may change while a run is resumed: what is said of it, where its files lie and are kept, how long it goes on.
 _FREE = ("name", "title", "card", "validations", "cache_gib", "folder", "licence", "modality")
@@ -39,6 +39,8 @@ class Recipe:
     :param small_crop: extents of the second student's view.
     :param start: a backbone (name or file) or a checkpoint of another run whose weights this one begins with.
     :param contrast: share of views whose contrast is randomised, so that other windows and modalities stay usable.
+    :param zoom: share of views whose voxels are 0.4 to 1.6 times the model's, along each axis or along all.
+    :param windows: share of the views of a CT whose intensity window is wider than the model's, as far as the CT goes.
     :param all_classes: share of steps that ask for all classes; the others ask for a random subset.
     :param foreground: share of views that are centred on a voxel of an active class.
     :param encoder_prompts: share of steps in which prompts enter the encoder.
@@ -75,6 +77,8 @@ class Recipe:
     encoder_prompts: float = 0.5
     taught: float = 1.0
     contrast: float = 0.25
+    zoom: float = 0.0
+    windows: float = 0.0
     validations: int = 5
     cache_gib: float = 8.0
     clock: str = "wall"
@@ -175,7 +179,7 @@ class Recipe:
 def _flat(recipe: dict) -> dict[str, Any]:
     """Setting -> value of what must stay in a run: "seed", "network.window", "sources.NAME.weight"."""
     defaults = json.loads(json.dumps(asdict(Recipe("", "", "", ()))))
-    of_source = json.loads(json.dumps(asdict(Source("", "", "", "", ""))))
+    of_source = json.loads(json.dumps(asdict(Source("", "", None, "", ""))))
     values = {**defaults, **recipe}
     groups = {name: {**defaults[name], **values.pop(name)} for name in _GROUPS}
     sources = values.pop("sources")

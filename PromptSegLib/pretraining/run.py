@@ -12,8 +12,6 @@ import json
 import math
 import multiprocessing
 import shutil
-import signal
-import threading
 import time
 from contextlib import contextmanager, nullcontext
 from itertools import count
@@ -31,9 +29,12 @@ from ..errors import PromptSegError
 from ..files import check_writable
 from ..network.precision import needs_scaling
 from . import checkpoint
-from .cases import CaseFile, Cases, case_key, check_cases, find_cases
+from .cases import Cases
+from .checking import check_cases
 from .curves import Curves
+from .finding import CaseFile, case_key, find_cases
 from .learner import Learner
+from .process import asked_to_end, deaf_children, device_name, new_scaler
 from .publish import commit
 from .recipe import Recipe
 from .start import begin_with
@@ -41,7 +42,6 @@ from .validation import as_backbone, line, means, overall, prompts_of, validate
 from .views import Views, collate, to_device
 
 REPORT_EVERY = 30.0  # seconds
-_ENDING = (signal.SIGTERM, signal.SIGINT)
 MOST_UNUSABLE = 50  # steps in a row without a finite gradient; a single one is left out
 
 
@@ -97,7 +97,7 @@ class Pretraining:
         self.learner.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.teacher = copy.deepcopy(self.learner).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
-        self.scaler = _scaler(self.device, recipe.mixed_precision and needs_scaling(self.device))
+        self.scaler = new_scaler(self.device, recipe.mixed_precision and needs_scaling(self.device))
         self.step, self.seconds, self.recent, self.unusable, self.validated = 0, 0.0, 0.0, 0, 0
         self.commit = commit()
         if resuming:
@@ -168,7 +168,7 @@ class Pretraining:
             "command": self.command,
             "commit": self.commit,
             "ranks": self.ranks,
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
             "scaler": self.scaler.state_dict(),
             "classes": list(self.recipe.class_names),
             "training": names,
@@ -260,7 +260,7 @@ class Pretraining:
             model = DistributedDataParallel(self.learner, find_unused_parameters=True)  # type: ignore[assignment]
         saved = reported = time.monotonic()
         reported_step = self.step
-        with _asked_to_end(alone=self.ranks == 1) as ended, self._batches(Views(self.recipe, cases)) as batches:
+        with asked_to_end(alone=self.ranks == 1) as ended, self._batches(Views(self.recipe, cases)) as batches:
             curves = Curves(self.folder / "curves", self.step, self.log) if not self.rank else None
             while True:
                 if self._due() > self.validated:  # also one that was due when the run was stopped
@@ -326,7 +326,7 @@ class Pretraining:
         loader: DataLoader = DataLoader(
             views, batch_sampler=mine, num_workers=self.workers, collate_fn=collate, pin_memory=pinned, **more
         )
-        with _deaf_children() if self.workers else nullcontext():
+        with deaf_children() if self.workers else nullcontext():
             batches: Any = iter(loader)
         try:
             yield batches
@@ -395,49 +395,3 @@ class Pretraining:
             points = {f"validation/{name}": value for name, value in scores.items() if value is not None}
             mean = overall(scores)
             curves.add(self.step, {**points, **({"validation/mean": mean} if mean is not None else {})})
-
-
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes forked meanwhile do not hear what asks the whole group to end: they end with the run."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _scaler(device: torch.device, enabled: bool) -> Any:
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(device.type, enabled=enabled)
-    return torch.cuda.amp.GradScaler(enabled=enabled)  # torch < 2.3
-
-
-@contextmanager
-def _asked_to_end(alone: bool) -> Iterator[Callable[[], bool]]:
-    """Whether the process was asked to end (SIGTERM of a cluster, Ctrl+C).
-
-    A second Ctrl+C ends one that is ``alone`` at once; launchers pass on what they and the group were sent already.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before: dict[int, Any] = {}
-
-    def end(number: int, _: Any) -> None:
-        asked.set()
-        if alone and number == signal.SIGINT:
-            signal.signal(number, before[number])
-
-    for each in _ENDING:
-        before[each] = signal.signal(each, end)
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -63,7 +63,8 @@ def _words(kind: Any) -> str:
         count = "" if parts[-1] is ... else f"{len(parts)} "
         return f"a list of {count}{_WORDS.get(parts[0], ('', 'objects'))[1]}"
     if origin is dict:
-        return f"an object of names and {_WORDS[parts[1]][1]}"
+        kinds = [part for part in (get_args(parts[1]) or parts[1:]) if part in _WORDS]
+        return f"an object of names and {_WORDS[kinds[0]][1]}"
     return _WORDS.get(kind, ("an object", ""))[0]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from monai.metrics import compute_dice
+from scipy import ndimage
 
 from ..annotation.classes import ClassInfo, describe
 from ..errors import PromptSegError
@@ -17,7 +18,7 @@ from ..inference.segmenting import segment
 from ..models.backbone import Backbone
 from ..network.tokens import unstack
 from ..prompts.store import ClassPrompts, Prompts
-from .cases import CaseFile, case_key
+from .finding import CaseFile, case_key
 from .learner import Learner
 from .recipe import Recipe
 
@@ -59,7 +60,8 @@ def validate(
     files: Sequence[CaseFile],
     skipped: Optional[dict[str, str]] = None,
 ) -> dict[str, list[float]]:
-    """Dice per class, one number per case in which the class is labelled and there.
+    """Dice per class, one number per case in which the class is labelled and there; of a class that is labelled in
+    part, within the box around its labels.
 
     The label value of a class is looked up by its name.
 
@@ -68,7 +70,7 @@ def validate(
     """
     found: dict[str, list[float]] = {name: [] for name in recipe.class_names}
     for file in files:
-        if file.label is None:
+        if file.label is None or file.image is None:
             continue
         try:
             image, reference = read_image(file.image), read_annotation(file.label)
@@ -82,11 +84,15 @@ def validate(
         if not Grid.of(reference).same_as(grid):
             reference = resample(reference, grid, sitk.sitkNearestNeighbor, 0)
         truth = sitk.GetArrayFromImage(reference)
-        for name, value in recipe.sources[file.source].classes.items():
-            own = torch.from_numpy(truth == value)[None, None]
+        source = recipe.sources[file.source]
+        for name in source.classes:
+            own, guess = np.isin(truth, source.values_of(name)), labels == prompts.values[name]
+            if name in source.partial:  # what lies beyond the labels says nothing
+                box = tuple(ndimage.find_objects(own.astype(np.uint8)) or [...])[0]
+                own, guess = own[box], guess[box]
             if own.any():
-                guess = torch.from_numpy(labels == prompts.values[name])[None, None]
-                found[name].append(float(compute_dice(guess, own)))
+                one, two = (torch.from_numpy(np.ascontiguousarray(each))[None, None] for each in (guess, own))
+                found[name].append(float(compute_dice(one, two)))
     return found
 
 

@@ -8,7 +8,7 @@ change.
 from __future__ import annotations
 
 import warnings
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import torch
@@ -30,13 +30,19 @@ from monai.transforms import (
     Transform,
 )
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from ..imaging.intensity import decide
+from ..imaging.preprocessing import Preprocessing
 from .cases import Case, Cases
 from .recipe import Recipe
+from .synthesis import AIR, OUTSIDE, synthesized_from
 
 MARGIN = 1.35  # the crop handed to the affine transform is this much larger, so that rotation brings in no border
-AIR = -0.95  # of normalised intensities; views without labels to centre on are centred on something brighter
+ZOOM = (0.4, 1.6)  # voxels of zoomed views, in those of the model
+_WITHIN = 0.7  # of views with a partly labelled class, those between the slices where all of it is labelled
+_WINDOW = (-5.5, 8.0)  # how wide a window may get; -1 and 1 are the limits of the model's
 STUDENTS = ("large", "small")
 
 
@@ -68,22 +74,27 @@ class Views(Dataset):
         draw = np.random.default_rng([recipe.seed, 1, index])
         case = self.cases.draw(draw, labelled=not taught)
         center = self._center(case, active, draw)
-        sample: dict[str, Any] = {
-            "active": torch.from_numpy(active),
-            "known": torch.from_numpy(case.known[active]),
-            "encoder": encoder,
-        }
+        sample: dict[str, Any] = {"active": torch.from_numpy(active), "encoder": encoder}
+        known = case.known.copy()
+        known[[k - 1 for k in case.slices]] = True
         reach = np.asarray(recipe.crop) // 4 if taught else np.zeros(3, int)
         for name, (size, changes) in (self.students if taught else self.alone).items():
             place = center + draw.integers(-reach, reach + 1)
-            image, label, affine = view(case, place, size, changes, draw)
-            if draw.random() < recipe.contrast:
+            zoomed = bool(recipe.zoom) and draw.random() < recipe.zoom
+            drawn = case.regions is not None and (case.image is None or draw.random() < case.synthetic)
+            wide = recipe.windows if case.limits[0] < -1.1 or case.limits[1] > 1.1 else 0.0
+            window = _window(case, draw) if wide and draw.random() < wide else (-1.0, 1.0)
+            image, label, affine = view(case, place, size, changes, draw, zoomed, drawn, window)
+            if draw.random() < recipe.contrast and not drawn:
                 image = randomly(self.contrast, {"image": image}, draw)["image"]
             sample[name], sample[f"{name}_affine"] = plain(image), affine
+            known &= _complete(case, affine, size)
             sample[f"{name}_label"] = asked_label(label, active, len(case.known))
         if taught:
-            image, _, sample["teacher_affine"] = view(case, center, recipe.crop, self.teacher, draw)
+            drawn = case.image is None
+            image, _, sample["teacher_affine"] = view(case, center, recipe.crop, self.teacher, draw, drawn=drawn)
             sample["teacher"] = plain(image)
+        sample["known"] = torch.from_numpy(known[active])
         sample["skipped"] = dict(self.cases.skipped)  # worker processes tell the run so
         return sample
 
@@ -103,14 +114,24 @@ class Views(Dataset):
         present = [index + 1 for index in active if index + 1 in case.members]
         crop = np.asarray(self.recipe.crop)
         if present and draw.random() < self.recipe.foreground:
-            members = case.members[present[draw.integers(len(present))]]
-            return members[draw.integers(len(members))] + draw.integers(-crop // 4, crop // 4 + 1)
+            chosen = present[draw.integers(len(present))]
+            members = case.members[chosen]
+            place = members[draw.integers(len(members))] + draw.integers(-crop // 4, crop // 4 + 1)
+            if chosen in case.slices and draw.random() < _WITHIN:
+                first, last = case.slices[chosen]
+                half = min(crop[0] // 2 + 1, (last - first) // 2)
+                place[0] = np.clip(place[0], first + half, last - half)
+            return place
         place = np.zeros(3, int)
         for _ in range(8):
-            place = draw.integers(0, np.asarray(case.image.shape))
-            if case.image[tuple(place)] > AIR:
+            place = draw.integers(0, np.asarray(case.label.shape))
+            if case.image[tuple(place)] > AIR if case.image is not None else self._inside(case, place):
                 break
         return place
+
+    @staticmethod
+    def _inside(case: Case, place: np.ndarray) -> bool:
+        return case.regions is not None and bool(case.regions[tuple(place)] != OUTSIDE)
 
 
 def student_changes(size: Sequence[int], masked: bool) -> Compose:
@@ -193,15 +214,37 @@ def contrast_changes() -> Compose:
 
 
 def view(
-    case: Case, center: np.ndarray, size: Sequence[int], changes: Compose, draw: np.random.Generator
+    case: Case,
+    center: np.ndarray,
+    size: Sequence[int],
+    changes: Compose,
+    draw: np.random.Generator,
+    zoomed: bool = False,
+    drawn: bool = False,
+    window: tuple[float, float] = (-1.0, 1.0),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Image and label (1, D, H, W) of a changed view around ``center`` (voxels), and its affine (4, 4)."""
-    image, label, start = cut(case, center, np.ceil(np.asarray(size) * MARGIN).astype(int))
-    affine = torch.eye(4, dtype=torch.float64)
-    affine[:3, 3] = torch.from_numpy(start.astype(float))
+    """Image and label (1, D, H, W) of a changed view around ``center`` (voxels), and its affine (4, 4).
+
+    :param zoomed: with voxels of another size than the model's; ``drawn``: synthesized from the case's regions.
+    :param window: intensities of the case that become -1 and 1.
+    """
+    extent = np.ceil(np.asarray(size) * MARGIN).astype(int)
+    wanted = np.maximum(np.rint(extent * _zoom(draw)), 2).astype(int) if zoomed else extent
+    arrays, start = cut(case, center, wanted, drawn)
+    if zoomed:
+        arrays = {key: resized(array, extent) for key, array in arrays.items()}
+    if "image" in arrays:
+        low, high = window
+        arrays["image"] = np.clip((arrays["image"] - low) * np.float32(2 / (high - low)) - 1, -1, 1)
+    if drawn:
+        image = synthesized_from(arrays["regions"], arrays.get("image"), draw, case.alike)
+        arrays["image"] = _normalized(image, arrays.get("inside"))
+    factor = wanted / extent
+    affine = torch.diag(torch.from_numpy(np.append(factor, 1.0)))
+    affine[:3, 3] = torch.from_numpy(start + 0.5 * factor - 0.5)
     content = {
-        key: MetaTensor(torch.from_numpy(array[None]), affine=affine)
-        for key, array in (("image", image), ("label", label))
+        key: MetaTensor(torch.from_numpy(arrays[key].astype(np.float32)[None]), affine=affine)
+        for key in ("image", "label")
     }
     content = randomly(changes, content, draw)
     # The crop is still larger where no affine was drawn: take the middle.
@@ -209,6 +252,37 @@ def view(
     shift = torch.eye(4, dtype=torch.float64)
     shift[:3, 3] = torch.as_tensor(first, dtype=torch.float64)
     return image_, label_, (content["image"].affine.to(torch.float64) @ shift).float()
+
+
+def _normalized(image: np.ndarray, inside: Optional[np.ndarray]) -> np.ndarray:
+    """As an image of unknown unit is read, from every other voxel; air where not ``inside``."""
+    sample = image[::2, ::2, ::2]
+    if inside is not None and inside[::2, ::2, ::2].any():
+        sample = sample[inside[::2, ::2, ::2] > 0][:, None, None]
+    image = decide(sample, Preprocessing(), "MR").normalize(image)
+    return image if inside is None else np.where(inside > 0, image, np.float32(-1))
+
+
+def _zoom(draw: np.random.Generator) -> np.ndarray:
+    """Voxels of a view in those of the model, (z, y, x)."""
+    low, high = np.log(ZOOM)
+    return np.exp(draw.uniform(low, high, 3 if draw.random() < 0.5 else 1) * np.ones(3))
+
+
+def _window(case: Case, draw: np.random.Generator) -> tuple[float, float]:
+    """A window at least as wide as the model's, within what the case shows."""
+    low, high = max(case.limits[0], _WINDOW[0]), min(case.limits[1], _WINDOW[1])
+    return float(draw.uniform(min(low, -1.0), -1.0)), float(draw.uniform(1.0, max(high, 1.0)))
+
+
+def _complete(case: Case, affine: Tensor, size: Sequence[int]) -> np.ndarray:
+    """(K,) bool: False for partly labelled classes of which the view shows slices where they are not all labelled."""
+    complete = np.ones(len(case.known), bool)
+    spans = affine[0, :3] * (torch.as_tensor(size) - 1)  # of the view's axes, along z
+    low, high = float(affine[0, 3] + spans.clamp(max=0).sum()), float(affine[0, 3] + spans.clamp(min=0).sum())
+    for k, (first, last) in case.slices.items():
+        complete[k - 1] = first - 1 <= low and high <= last + 1
+    return complete
 
 
 def randomly(changes: Compose, content: dict[str, Any], draw: np.random.Generator) -> dict[str, Any]:
@@ -230,19 +304,38 @@ def asked_label(label: Tensor, active: np.ndarray, count: int) -> Tensor:
     return lookup[plain(label)[0].long()]
 
 
-def cut(case: Case, center: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, label (z, y, x) float32 and first voxel of the crop of ``size`` around ``center``.
+def cut(
+    case: Case, center: np.ndarray, size: np.ndarray, drawn: bool = False
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Crop of ``size`` around ``center``, and its first voxel: "image" float32 (z, y, x) and "label"; where it is to be
+    ``drawn``, "regions", and "inside" (1 in the volume) if it is larger than the volume.
 
-    It is moved inside the volume where it fits, and padded with air where not.
+    It is moved inside the volume where it fits, and padded with air where not, or as regions go on at the sides.
     """
-    shape = np.asarray(case.image.shape)
+    shape = np.asarray(case.label.shape)
     start = np.clip(center - size // 2, 0, np.maximum(shape - size, 0))
     stop = np.minimum(start + size, shape)
-    window = tuple(slice(a, b) for a, b in zip(start, stop))
+    box = tuple(slice(a, b) for a, b in zip(start, stop))
     missing = size - (stop - start)
     pad = [(int(m // 2), int(m - m // 2)) for m in missing]
-    image = np.pad(case.image[window].astype(np.float32), pad, constant_values=-1.0)
-    return image, np.pad(case.label[window], pad).astype(np.float32), start - missing // 2
+    arrays = {"label": np.pad(case.label[box], pad)}
+    if case.image is not None:
+        more: dict[str, Any] = {"constant_values": min(case.limits[0], -1.0)} if not drawn else {"mode": "edge"}
+        arrays["image"] = np.pad(case.image[box].astype(np.float32), pad, **more)
+    if drawn and case.regions is not None:
+        arrays["regions"] = np.pad(case.regions[box], pad, mode="edge")
+        if missing.any():
+            arrays["inside"] = np.pad(np.ones(stop - start, np.uint8), pad)
+    return arrays, start - missing // 2
+
+
+def resized(array: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Image (float32) or classes (uint8) (z, y, x) on ``size`` voxels over the same extent."""
+    volume = torch.from_numpy(np.ascontiguousarray(array))[None, None]
+    shape = tuple(int(extent) for extent in size)
+    if array.dtype == np.uint8:
+        return F.interpolate(volume, shape, mode="nearest-exact")[0, 0].numpy()
+    return F.interpolate(volume, shape, mode="trilinear", align_corners=False)[0, 0].numpy()
 
 
 def center_crop(x: Tensor, size: Sequence[int]) -> tuple[Tensor, list[int]]:

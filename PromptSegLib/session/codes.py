@@ -94,31 +94,8 @@ def compose(
     if unpainted == "unknown":
         grid = _around([Grid.of(each) for each in (*pieces, applied, strokes) if each is not None])
     before = None if applied is None else _Before(applied, [Grid.of(each) for each in pieces])
-    codes = np.zeros(grid.shape, np.uint16) if strokes is None else _on(strokes, grid).astype(np.uint16)
-    old = codes.copy()
-
-    changed: list[int] = []
-    current: dict[int, np.ndarray] = {}
-    for each, number in classes.items():
-        if unpainted != "unknown":
-            current[number] = painted.masks([each], grid)[each]
-        if before is not None and before.holds(number):
-            added, removed = before.changes(painted, each, number)
-            if added is None and removed is None:
-                continue
-            changed.append(number)
-            if removed is not None:
-                gone = _on(removed, grid) > 0
-                codes[gone & (codes == is_class(number))] = UNKNOWN
-                codes[gone & (codes == UNKNOWN)] = is_not_class(number)
-            if added is not None:
-                codes[_on(added, grid) > 0] = is_class(number)
-        else:
-            now = painted.masks([each], grid)[each]
-            codes[(codes == is_class(number)) & ~now] = UNKNOWN  # painted strokes that were erased again
-            codes[now] = is_class(number)
-            if now.any() or (old == is_class(number)).any():
-                changed.append(number)
+    codes = np.zeros(grid.shape, np.uint16) if strokes is None else on_grid(strokes, grid).astype(np.uint16)
+    changed = _correct(codes, painted, classes, before, grid)
     strokes_now = _compact(codes)
     for each, number in classes.items():
         # Only ever erased from, never painted: what the user left in place then stands for the class.
@@ -126,14 +103,9 @@ def compose(
             _mark(codes, painted.masks([each], grid)[each], is_class(number))
     for each in background:
         codes[painted.masks([each], grid)[each]] = BACKGROUND
-
     if unpainted != "unknown":
         where = _slices(codes) if unpainted == "slices" else np.ones(codes.shape, bool)
-        claimed = np.zeros(codes.shape, bool)
-        for number, now in current.items():
-            codes[where & now] = is_class(number)
-            claimed |= now
-        codes[where & ~claimed] = BACKGROUND
+        _complete(codes, painted, classes, grid, where)
     hidden = []
     for each, number in classes.items():
         mask = _said(painted, each, number, before, grid, number in changed, unpainted != "unknown")
@@ -144,13 +116,55 @@ def compose(
     return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held, tuple(hidden))
 
 
+def _correct(
+    codes: np.ndarray, painted: Painted, classes: Mapping[str, int], before: Optional[_Before], grid: Grid
+) -> list[int]:
+    """Bring codes that were known when a result was applied up to what is painted now, in place.
+
+    Gives the numbers of the classes of which something was painted or erased since.
+    """
+    old, changed = codes.copy(), []
+    for each, number in classes.items():
+        if before is not None and before.holds(number):
+            added, removed = before.changes(painted, each, number)
+            if added is None and removed is None:
+                continue
+            changed.append(number)
+            if removed is not None:
+                gone = on_grid(removed, grid) > 0
+                codes[gone & (codes == is_class(number))] = UNKNOWN
+                codes[gone & (codes == UNKNOWN)] = is_not_class(number)
+            if added is not None:
+                codes[on_grid(added, grid) > 0] = is_class(number)
+        else:
+            now = painted.masks([each], grid)[each]
+            codes[(codes == is_class(number)) & ~now] = UNKNOWN  # painted strokes that were erased again
+            codes[now] = is_class(number)
+            if now.any() or (old == is_class(number)).any():
+                changed.append(number)
+    return changed
+
+
+def _complete(codes: np.ndarray, painted: Painted, classes: Mapping[str, int], grid: Grid, where: np.ndarray) -> None:
+    """There the segments hold all there is: make codes of that, in place.
+
+    :param where: bool (z, y, x).
+    """
+    claimed = np.zeros(codes.shape, bool)
+    for each, number in classes.items():
+        now = painted.masks([each], grid)[each]
+        codes[where & now] = is_class(number)
+        claimed |= now
+    codes[where & ~claimed] = BACKGROUND
+
+
 def contradicted(codes: sitk.Image, applied: sitk.Image) -> bool:
     """Whether anything that is known is otherwise in a result.
 
     :param applied: number + 1 of the class where it was applied.
     """
     known = sitk.GetArrayViewFromImage(codes)
-    result, number = _on(applied, Grid.of(codes)), known // 2  # of a class and of what is not it, plus 1
+    result, number = on_grid(applied, Grid.of(codes)), known // 2  # of a class and of what is not it, plus 1
     of_class = (known > BACKGROUND) & (known % 2 == 0) & (result != number)
     erased = (known > BACKGROUND) & (known % 2 == 1) & (result == number)
     return bool((of_class | erased | ((known == BACKGROUND) & (result > 0))).any())
@@ -170,7 +184,7 @@ def _said(
     if all_of_it or (changed and (before is None or not before.holds(number))):
         return painted.masks([segment_id], grid)[segment_id]
     added = before.changes(painted, segment_id, number)[0] if changed and before is not None else None
-    return None if added is None else _on(added, grid) > 0
+    return None if added is None else on_grid(added, grid) > 0
 
 
 def _mark(codes: np.ndarray, where: np.ndarray, code: int) -> None:
@@ -185,7 +199,7 @@ class _Before:
 
     def __init__(self, applied: sitk.Image, others: Sequence[Grid]):
         self._grid = _around([Grid.of(applied), *others])
-        self._labels = _on(applied, self._grid)
+        self._labels = on_grid(applied, self._grid)
 
     def holds(self, number: int) -> bool:
         """Whether anything of a class was applied."""
@@ -228,7 +242,7 @@ def _around(grids: Sequence[Grid]) -> Grid:
     return base.part(low, high)
 
 
-def _on(image: sitk.Image, grid: Grid) -> np.ndarray:
+def on_grid(image: sitk.Image, grid: Grid) -> np.ndarray:
     """Values of a label image on a grid, 0 outside; a plain copy where they share a lattice."""
     return sitk.GetArrayFromImage(resample(image, grid, sitk.sitkNearestNeighbor, 0))
 

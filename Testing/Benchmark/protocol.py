@@ -43,7 +43,8 @@ from PromptSegLib.inference.native import labels_on_native
 from PromptSegLib.inference.tiling import overlaps, steps
 from PromptSegLib.models.backbone import Backbone, load_model
 from PromptSegLib.network.precision import autocast
-from PromptSegLib.pretraining.cases import Cases, find_cases
+from PromptSegLib.pretraining.cases import Cases
+from PromptSegLib.pretraining.finding import find_cases
 from PromptSegLib.pretraining.objective import segmentation_loss
 from PromptSegLib.pretraining.recipe import Recipe
 from PromptSegLib.pretraining.source import Source

@@ -17,7 +17,7 @@ import torch
 
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models.backbone import Backbone, load_model
-from PromptSegLib.pretraining.cases import find_cases
+from PromptSegLib.pretraining.finding import find_cases
 from PromptSegLib.pretraining.recipe import Recipe
 from PromptSegLib.pretraining.validation import validate
 

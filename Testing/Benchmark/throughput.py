@@ -1,28 +1,34 @@
-"""Training speed and memory of PUNet, SwinUNETR and DynUNet at the same patch, and their share of the device's peak.
+"""Speed and memory of PUNet, SwinUNETR and DynUNet at the same patch, and their share of what the machine can do.
 
-``python Testing/Benchmark/throughput.py [--device cuda] [--patch 96 96 96]`` prints a Markdown table. One step is
-forward, Dice + cross-entropy of ``--classes`` classes, backward and AdamW, in the precision that pretraining uses
-on the device. Arithmetic: what torch's flop counter sees in forward and backward. Peak: what one large matrix product
-in that precision reaches on this device now, so that the share is of what is possible here, not of a data sheet.
-Memory: the peak of torch's allocator on CUDA; elsewhere the growth of the process's peak resident memory, each network
-in a process of its own. Seeds are fixed; medians of ``--steps`` steps after three that do not count.
+``python Testing/Benchmark/throughput.py [--device cuda] [--patch 96 96 96]`` prints a Markdown table. One training step
+is forward, Dice + cross-entropy of ``--classes`` classes, backward and AdamW, in the precision that pretraining uses on
+the device; one inference is forward alone. Arithmetic: what torch's flop counter sees, of attention as it is written
+down. Peak: what a 3 x 3 x 3 convolution of 64 channels in that precision reaches on this device now, forward and
+backward together, so that the share is of what is possible here, not of a data sheet. Memory: the peak of torch's
+allocator on CUDA; elsewhere the growth of the process's peak resident memory, each network in a process of its own.
+Seeds are fixed; medians of ``--steps`` steps after three that do not count. ``--clock processor`` counts processor
+seconds, for a machine that has other work.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from typing import Callable, Iterator
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from PromptSegLib.models.backbone import choose_device
+from PromptSegLib.network import softmax
+from PromptSegLib.network.convolution import Convolution
 from PromptSegLib.network.precision import autocast
 from PromptSegLib.network.punet import PUNet
 from PromptSegLib.pretraining.objective import segmentation_loss
@@ -58,59 +64,82 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    def look() -> None:
+        with torch.inference_mode(), autocast(device):
+            net(image)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with _attention_written_down(), FlopCounterMode(display=False) as counter:
+        step()
+    seconds = median(step, options.steps, device, options.clock)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    held = torch.cuda.max_memory_allocated() if device.type == "cuda" else grown
+    net.eval()
+    with _attention_written_down(), FlopCounterMode(display=False) as looked, autocast(device):
+        net(image)
+    return {
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "seconds": seconds,
+        "flop": float(counter.get_total_flops()),
+        "bytes": float(held),
+        "inference": median(look, options.steps, device, options.clock),
+        "inference flop": float(looked.get_total_flops()),
+        "peak": peak(device, options.clock),
+    }
+
+
+@contextlib.contextmanager
+def _attention_written_down() -> Iterator[None]:
+    """The flop counter does not see into torch's kernel for a CPU's attention."""
+    kernel, softmax._FORWARD = softmax._FORWARD, None
+    try:
+        yield
+    finally:
+        softmax._FORWARD = kernel
+
+
+def median(act: Callable[[], None], count: int, device: torch.device, clock: str = "wall") -> float:
+    """Seconds of one ``act``, of ``count`` after two that do not count."""
+    now = time.process_time if clock == "processor" else time.perf_counter
+
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with FlopCounterMode(display=False) as counter:
-        step()
-    for _ in range(2):
-        step()
-    wait()
     seconds = []
-    for _ in range(options.steps):
-        begin = time.perf_counter()
-        step()
+    for _ in range(2 + count):
         wait()
-        seconds.append(time.perf_counter() - begin)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    return {
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "seconds": statistics.median(seconds),
-        "flop": float(counter.get_total_flops()),
-        "bytes": float(torch.cuda.max_memory_allocated() if device.type == "cuda" else grown),
-        "peak": peak(device),
-    }
+        begin = now()
+        act()
+        wait()
+        seconds.append(now() - begin)
+    return statistics.median(seconds[2:])
 
 
-def peak(device: torch.device, size: int = 0) -> float:
-    """Floating-point operations per second of a large matrix product in the precision of training."""
-    size = size or (8192 if device.type == "cuda" else 2048)
-    a, b = (torch.randn(size, size, device=device) for _ in range(2))
-    seconds = []
-    with autocast(device, scaled=True):
-        a, b = (a @ b).to(torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled() else a.dtype), b.clone()
-        b = b.to(a.dtype)
-        for _ in range(8):
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            begin = time.perf_counter()
-            a @ b
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - begin)
-    return 2 * size**3 / statistics.median(seconds[2:])
+def peak(device: torch.device, clock: str = "wall", extent: int = 32) -> float:
+    """Floating-point operations per second of a convolution in the precision of training, forward and backward."""
+    convolution = Convolution(64, 64, 3, padding=1, bias=False).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    shape = (2, 64, extent, extent, extent)
+    image = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last_3d)
+
+    def act() -> None:
+        with autocast(device, scaled=True):
+            seen = image.to(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else image
+            out = convolution(seen.requires_grad_())
+        out.backward(out.detach())
+
+    return 3 * 2 * 27 * 64 * 64 * 2 * extent**3 / median(act, 6, device, clock)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--patch", nargs=3, type=int, default=[64, 64, 64], metavar=("Z", "Y", "X"))
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--patch", nargs=3, type=int, default=[32, 64, 64], metavar=("Z", "Y", "X"))
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--classes", type=int, default=13)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
     parser.add_argument("--network", choices=NETWORKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.network:
@@ -126,16 +155,23 @@ def main() -> None:
     device = choose_device(options.device)
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     size = " x ".join(str(each) for each in options.patch)
-    print(f"Training steps of batch {options.batch}, patch {size}, {options.classes} classes, {what}:\n")
-    titles = ("network", "million parameters", "steps/s", "ratio", "GFLOP/step", "share of peak", "GiB")
+    peaks = statistics.median(row["peak"] for row in rows.values()) / 1e9
+    print(
+        f"Batch {options.batch}, patch {size}, {options.classes} classes, {what}, {options.clock} seconds; a "
+        f"convolution reaches {peaks:.0f} GFLOP/s. Ratios are to SwinUNETR.\n"
+    )
+    titles = ("network", "million parameters", "steps/s", "ratio", "GFLOP/step", "GFLOP/s", "share of peak", "GiB")
+    titles += ("inferences/s", "ratio", "share of peak")
     print(f"| {' | '.join(titles)} |")
     print("|---" * len(titles) + "|")
     for name, row in rows.items():
         ratio = rows["SwinUNETR"]["seconds"] / row["seconds"]
-        share = row["flop"] / row["seconds"] / row["peak"]
+        looked = rows["SwinUNETR"]["inference"] / row["inference"]
+        rate, seen = row["flop"] / row["seconds"], row["inference flop"] / row["inference"]
         print(
             f"| {name} | {row['parameters'] / 1e6:.1f} | {1 / row['seconds']:.2f} | {ratio:.2f} "
-            f"| {row['flop'] / 1e9:.0f} | {share:.0%} | {row['bytes'] / 2**30:.2f} |"
+            f"| {row['flop'] / 1e9:.0f} | {rate / 1e9:.0f} | {rate / row['peak']:.0%} | {row['bytes'] / 2**30:.2f} "
+            f"| {1 / row['inference']:.2f} | {looked:.2f} | {seen / row['peak']:.0%} |"
         )
 
 

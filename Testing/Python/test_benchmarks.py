@@ -93,7 +93,7 @@ def test_the_bench_of_shipped_prompts_without_data(shipped, tmp_path, monkeypatc
 def test_training_speed(benchmark_module):
     """What is measured is a whole training step of the network that is named."""
     throughput = benchmark_module("throughput")
-    options = argparse.Namespace(device="cpu", threads=0, patch=[32, 32, 32], batch=1, classes=2, steps=1)
+    options = argparse.Namespace(device="cpu", threads=0, patch=[32, 32, 32], batch=1, classes=2, steps=1, clock="wall")
     threads = torch.get_num_threads()
     found = throughput.measure("PUNet", options)
     net = throughput.network("PUNet", 2, (32, 32, 32))
@@ -103,3 +103,4 @@ def test_training_speed(benchmark_module):
     with throughput.FlopCounterMode(display=False) as counter:
         net(torch.zeros(1, 1, 32, 32, 32))
     assert found["flop"] > 2 * counter.get_total_flops()  # forward and backward
+    assert found["inference"] > 0 and found["flop"] > 2 * found["inference flop"] >= 2 * counter.get_total_flops()

@@ -13,13 +13,14 @@ from PromptSegLib.errors import PromptSegError
 from PromptSegLib.growing.inputs import CHANNELS
 from PromptSegLib.growing.model import load_growing
 from PromptSegLib.growing.network import GrowingNet
-from PromptSegLib.pretraining.growing.contrast import redrawn, spoiled, synthesized
+from PromptSegLib.pretraining.growing.contrast import redrawn, synthesized
 from PromptSegLib.pretraining.growing.phantoms import phantom
 from PromptSegLib.pretraining.growing.recipe import Recipe
 from PromptSegLib.pretraining.growing.run import Training
 from PromptSegLib.pretraining.growing.users import corrected, painted, simulated_evidence
 from PromptSegLib.pretraining.growing.views import IGNORED, Views
 from PromptSegLib.pretraining.growing.volumes import LabeledVolume, load_source
+from PromptSegLib.pretraining.synthesis import spoiled
 
 
 def truth() -> np.ndarray:

@@ -438,7 +438,7 @@ def test_the_worker_is_killed(ready):
     before = content(segmentation)
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
-    os.kill(widget.panel.session._engine.worker.pid, 9)
+    os.kill(widget.panel.session.engine.worker.pid, 9)
     finish(widget)
     assert "ended from outside" in said(widget)
     assert content(segmentation) == before
@@ -521,7 +521,7 @@ def test_closing_ends_everything(app, ready):
     widget, *_ = ready
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
-    worker = widget.panel.session._engine.worker
+    worker = widget.panel.session.engine.worker
     widget.cleanup()
     process(lambda: worker.gone)
     assert app.scene.GetFirstNodeByName("PromptSeg preview") is None
@@ -874,7 +874,7 @@ def test_screenshots(ready, app, tmp_path):
 
 def test_a_model_of_its_own_is_offered_made_and_given_away(app, ready, tmp_path, monkeypatch):
     from PromptSegLib.models import catalogue
-    from PromptSegLib.session import learning
+    from PromptSegLib.session import learned
 
     monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "models"))
     widget, _volume, segmentation, _reference = ready
@@ -885,9 +885,9 @@ def test_a_model_of_its_own_is_offered_made_and_given_away(app, ready, tmp_path,
     finish(widget)
     widget.panel.session.other_volumes()
     finish(widget)
-    node = learning.node_of(segmentation)
-    node.SetAttribute(learning.COUNT, "3")
-    node.SetAttribute(learning.AGREED, "0.41")
+    node = learned.node_of(segmentation)
+    node.SetAttribute(learned.COUNT, "3")
+    node.SetAttribute(learned.AGREED, "0.41")
     widget.panel.render()
     assert "agree to 41%" in ui.specializeLabel.text
     assert not ui.specializeButton.enabled and ui.specializeButton.toolTip.startswith("Type a name")

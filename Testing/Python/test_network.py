@@ -134,7 +134,7 @@ def test_a_prompt_is_one_more_key_and_value_for_every_voxel(net):
     normed = block.norm1(x).view(64, 16)
     every = torch.cat([normed, block.norm1(tokens[0])])
     q, k, v = (part.view(-1, 2, 8).transpose(0, 1) for part in block.qkv(every).chunk(3, -1))
-    logits = q[:, :64] @ k.transpose(1, 2) * block.scale
+    logits = q[:, :64] @ k.transpose(1, 2) * (block.qkv.weight.shape[1] // block.heads) ** -0.5
     logits[:, :, :64] += block.relative_bias[relative_index((4, 4, 4), 4)].permute(2, 0, 1)
     logits[:, :, 64:] += scores[0][:, None]
     want = block.project((logits.softmax(-1) @ v).transpose(0, 1).reshape(64, 16))

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.tiny_model import CLASSES, phantom, recipe_values
 from PromptSegLib import files
-from PromptSegLib.cli import commands
+from PromptSegLib.cli import pretraining
 from PromptSegLib.cli.main import _parser, main
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models.backbone import load_model
@@ -29,9 +29,11 @@ from PromptSegLib.network.config import NetworkConfig
 from PromptSegLib.pretraining import checkpoint
 from PromptSegLib.pretraining import publish as publishing
 from PromptSegLib.pretraining import run as running
-from PromptSegLib.pretraining.cases import Cases, find_cases
+from PromptSegLib.pretraining.cases import Case, Cases
+from PromptSegLib.pretraining.finding import find_cases
 from PromptSegLib.pretraining.learner import Learner
 from PromptSegLib.pretraining.objective import segmentation_loss
+from PromptSegLib.pretraining.process import asked_to_end
 from PromptSegLib.pretraining.publish import publish
 from PromptSegLib.pretraining.recipe import VARIANTS, Recipe
 from PromptSegLib.pretraining.run import Pretraining
@@ -351,7 +353,7 @@ def test_the_affine_of_a_view_says_where_its_voxels_are(values, tmp_path):
     known = np.zeros(2, bool)
     for axis in range(3):
         ramp = (grid[axis] / shape[axis]).astype(np.float16)
-        case = SimpleNamespace(name="", source=0, image=ramp, label=np.zeros(shape, np.uint8), known=known, members={})
+        case = Case("", 0, ramp, np.zeros(shape, np.uint8), known, {})
         views = Views(recipe, SimpleNamespace(draw=lambda rng, labelled, case=case: case, skipped={}))
         turned = 0
         for index in range(12):
@@ -702,7 +704,7 @@ def test_the_command_on_the_card(monkeypatch, ranks, here, launcher):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     options = _parser().parse_args(["pretrain", "my recipe.json", "-o", "run", "--workers", "3", "--bundle"])
     wanted = f"{launcher} pretrain 'my recipe.json' --output run --workers 3 --bundle"
-    assert commands._pretrain_command(options, ranks) == wanted
+    assert pretraining._pretrain_command(options, ranks) == wanted
 
 
 def test_a_launcher_may_pass_on_what_the_group_was_sent(request):
@@ -710,10 +712,10 @@ def test_a_launcher_may_pass_on_what_the_group_was_sent(request):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     for number in (signal.SIGTERM, signal.SIGINT):
-        with running._asked_to_end(alone=False) as ended:
+        with asked_to_end(alone=False) as ended:
             for _ in range(2):
                 signal.raise_signal(number)
                 assert ended()
-    with pytest.raises(KeyboardInterrupt), running._asked_to_end(alone=True):
+    with pytest.raises(KeyboardInterrupt), asked_to_end(alone=True):
         for _ in range(2):  # a user who does not want to wait
             signal.raise_signal(signal.SIGINT)

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from harness.tiny_model import CLASSES, PREPROCESSING, phantom
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.pretraining.cases import CaseFile, Cases, check_cases, find_cases, read_case
+from PromptSegLib.pretraining.cases import Cases, read_case
+from PromptSegLib.pretraining.checking import check_cases
+from PromptSegLib.pretraining.finding import CaseFile, find_cases
 from PromptSegLib.pretraining.recipe import Recipe
 from PromptSegLib.pretraining.source import Source
 

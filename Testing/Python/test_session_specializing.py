@@ -10,9 +10,9 @@ from harness.mrml_fixtures import run
 from harness.session_harness import LONG, Desk
 from PromptSegLib.models import catalogue, own
 from PromptSegLib.scene import links
-from PromptSegLib.session import learning, specializing
-from PromptSegLib.session.model_files import ModelFiles
-from PromptSegLib.session.model_list import rows
+from PromptSegLib.errors import PromptSegError
+from PromptSegLib.gui.model_list import ModelFiles, rows
+from PromptSegLib.session import learned, specializing
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def applied_to_three(desk: Desk) -> Desk:
     session, first = desk.session, desk.volume
     others = [desk.another_volume(f"Other {number}", seed=number) for number in (5, 6)]
     for volume in (*others, first):
-        session.choose_volume(volume)
+        session.inputs.choose_volume(volume)
         desk.segmentation = links.remembered(volume)
         desk.tuned()
     for volume in others:
-        session.add_example(volume)
+        session.inputs.add_example(volume)
     return desk
 
 
@@ -48,11 +48,11 @@ def test_it_is_offered_where_three_volumes_were_applied_and_prompts_are_not_enou
     assert "needs 3 volumes" in reason(desk) and "here are 1" in reason(desk)
     session.specialize("mine")
     assert desk.level == "error" and "needs 3 volumes" in desk.notice
-    node = learning.node_of(desk.segmentation)
-    node.SetAttribute(learning.COUNT, "3")
-    node.SetAttribute(learning.AGREED, "0.93")
+    node = learned.node_of(desk.segmentation)
+    node.SetAttribute(learned.COUNT, "3")
+    node.SetAttribute(learned.AGREED, "0.93")
     assert "agree well" in reason(desk) and not session.view().specialize
-    node.SetAttribute(learning.AGREED, "0.41")
+    node.SetAttribute(learned.AGREED, "0.41")
     assert reason(desk) == "" and "agree to 41%" in session.view().specialize
 
 
@@ -60,9 +60,9 @@ def test_a_model_is_made_of_what_was_applied_and_listed(desk, folder):
     session = applied_to_three(desk).session
     session.other_volumes()
     run(session)
-    node = learning.node_of(desk.segmentation)
-    assert node.GetAttribute(learning.COUNT) == "3" and 0 <= float(node.GetAttribute(learning.AGREED)) <= 1
-    node.SetAttribute(learning.AGREED, "0.41")  # whatever tiny random networks agree to
+    node = learned.node_of(desk.segmentation)
+    assert node.GetAttribute(learned.COUNT) == "3" and 0 <= float(node.GetAttribute(learned.AGREED)) <= 1
+    node.SetAttribute(learned.AGREED, "0.41")  # whatever tiny random networks agree to
     before = desk.state()
     session.specialize("  ")
     assert "Type a name" in desk.notice
@@ -73,9 +73,9 @@ def test_a_model_is_made_of_what_was_applied_and_listed(desk, folder):
     session.specialize("mine")
     assert session.view().doing == "Training a model of its own" and session.view().tune_text == "Cancel"
     run(session, until=lambda session: session.view().stage == "training")
-    session.choose_volume(session.parameters.examples[0])  # it goes on meanwhile
+    session.inputs.choose_volume(session.parameters.examples[0])  # it goes on meanwhile
     assert session.view().busy
-    session.choose_volume(desk.volume)
+    session.inputs.choose_volume(desk.volume)
     session.cancel()
     assert desk.notice == specializing.STOPPED
     run(session)
@@ -109,14 +109,6 @@ def test_a_model_from_another_machine_is_put_here(desk, folder, tmp_path, monkey
     from PromptSegLib.worker.contract import Specialized
 
     made = Specialized("far", "0" * 64, {".safetensors": b"no weights"}, ())
-    values, arrays = made.pack()
-    said = specializing.made_by(_Run(), Event("done", 1, values, arrays))
-    assert said.level == "error" and "did not arrive whole" in said.text
+    with pytest.raises(PromptSegError, match="did not arrive whole"):
+        specializing.taken(Event("done", 1, *made.pack()))
     assert not list(folder.iterdir())
-
-
-class _Run:
-    note = ""
-
-    def told(self, text):
-        raise AssertionError(text)

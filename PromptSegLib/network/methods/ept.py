@@ -56,13 +56,13 @@ class Columns(Method):
         return tensor.new_full(tensor.shape, float("-inf"))
 
     def extra_keys(
-        self, block: PromptedWindowAttention, q: Tensor, x: Tensor, window: Triple, prompts: Mapping[str, Tensor]
+        self, block: PromptedWindowAttention, x: Tensor, window: Triple, prompts: Mapping[str, Tensor]
     ) -> Optional[ExtraKeys]:
         columns = prompts.get(f"{block.name}.columns")
         if columns is None:
             return None
         sinks = reduced(columns, window, block.window)
-        return ExtraKeys(sinks[:, None].expand(*q.shape[:4], 1).to(q.dtype), None)
+        return ExtraKeys(None, sinks[None, None, :, None], None)
 
 
 def reduced(columns: Tensor, window: Triple, base: int) -> Tensor:

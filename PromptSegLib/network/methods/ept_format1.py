@@ -43,13 +43,12 @@ class HeadSinks(Method):
         return tensor.new_full(tensor.shape, float("-inf"))
 
     def extra_keys(
-        self, block: PromptedWindowAttention, q: Tensor, x: Tensor, window: Triple, prompts: Mapping[str, Tensor]
+        self, block: PromptedWindowAttention, x: Tensor, window: Triple, prompts: Mapping[str, Tensor]
     ) -> Optional[ExtraKeys]:
         sinks = prompts.get(f"{block.name}.sinks")
         if sinks is None:
             return None
-        column = sinks.t()[None, :, None, None, :]
-        return ExtraKeys(column.expand(*q.shape[:4], -1).to(q.dtype), None)
+        return ExtraKeys(None, sinks.t()[None, :, None], None)
 
 
 METHOD = HeadSinks()

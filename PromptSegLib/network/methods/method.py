@@ -24,10 +24,14 @@ TOKEN_SIZE = 0.1  # of a fresh token: what the tuning's rate is meant for
 
 
 class ExtraKeys(NamedTuple):
-    """Keys beside those of a window: their logits (B, heads, windows, n, keys), and their values (B or 1, heads,
-    keys, head channels), or None where these are zero."""
+    """Keys beside those of a window, for every query.
 
-    logits: Tensor
+    ``keys`` (B or 1, heads, m, head channels), or None where only the scores count; ``scores`` (B or 1, heads or 1, n
+    or 1, m), added to the logits; ``values`` (B or 1, heads, m, head channels), or None where these are zero.
+    """
+
+    keys: Optional[Tensor]
+    scores: Tensor
     values: Optional[Tensor]
 
 
@@ -80,11 +84,10 @@ class Method:
         return tensor
 
     def extra_keys(
-        self, block: PromptedWindowAttention, q: Tensor, x: Tensor, window: Triple, prompts: Mapping[str, Tensor]
+        self, block: PromptedWindowAttention, x: Tensor, window: Triple, prompts: Mapping[str, Tensor]
     ) -> Optional[ExtraKeys]:
-        """Keys that every query of a block sees beside its window.
+        """Keys that every query of a block sees beside the n voxels of its ``window`` (z, y, x), row by row.
 
-        :param q: scaled queries (B, heads, windows, n, head channels); n voxels of a ``window`` (z, y, x), row by row.
         :param x: the block's normalized features (B, D, H, W, C).
         """
         return None

@@ -48,7 +48,7 @@ class Tokens(Method):
         return tensor.new_full(tensor.shape, float("-inf")) if name.endswith(".scores") else tensor
 
     def extra_keys(
-        self, block: PromptedWindowAttention, q: Tensor, x: Tensor, window: Triple, prompts: Mapping[str, Tensor]
+        self, block: PromptedWindowAttention, x: Tensor, window: Triple, prompts: Mapping[str, Tensor]
     ) -> Optional[ExtraKeys]:
         from torch.nn import functional as F
 
@@ -60,10 +60,8 @@ class Tokens(Method):
             F.linear(normed, part).view(tokens.shape[0], -1, block.heads, part.shape[0] // block.heads).transpose(1, 2)
             for part in block.qkv.weight.chunk(3)[1:]
         )
-        b, heads, count, n, _ = q.shape
         scores = prompts[f"{block.name}.scores"].permute(1, 0, 2).flatten(1)  # (heads, classes * tokens)
-        product = q.flatten(2, 3) @ keys.transpose(-2, -1) + scores[:, None]
-        return ExtraKeys(product.view(b, heads, count, n, -1), values)
+        return ExtraKeys(keys, scores[None, :, None], values)
 
     def tokens(self, block: PromptedWindowAttention, x: Tensor, prompts: Mapping[str, Tensor]) -> Optional[Tensor]:
         """Tokens (B or 1, classes * tokens, C) of the active classes."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from ..synthesis import smooth_noise
+
 
 def redrawn(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The image (z, y, x) float32 through a random curve: other windows, other modalities, inverted too."""
@@ -48,28 +50,3 @@ def with_clusters(image: np.ndarray, labels: np.ndarray, rng: np.random.Generato
     edges = np.quantile(smooth[::2, ::2, ::2], np.sort(rng.random(int(rng.integers(3, 8)))))
     clusters = np.searchsorted(edges, smooth.ravel()).reshape(image.shape)
     return np.where(labels > 0, labels, -1 - clusters).astype(np.int16)
-
-
-def spoiled(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """With a bias field, noise, and thick slices, each at times."""
-    span = max(float(image.max() - image.min()), 1e-6)
-    if rng.random() < 0.3:
-        field = smooth_noise(image.shape, max(image.shape) / rng.uniform(2, 4), rng)
-        image = (image - image.min()) * np.exp(rng.uniform(0.05, 0.35) * field)
-    if rng.random() < 0.5:
-        noise = rng.standard_normal(image.shape, np.float32)
-        if rng.random() < 0.3:
-            noise = ndimage.gaussian_filter(noise, 0.6) * 2
-        image = image + noise * np.float32(span * rng.uniform(0.005, 0.08))
-    if rng.random() < 0.15:
-        axis, factor = int(rng.integers(3)), int(rng.integers(2, 4))
-        rows = np.arange(image.shape[axis]) // factor * factor
-        image = image.take(rows, axis)
-    return image
-
-
-def smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator) -> np.ndarray:
-    """Random field (float32, about a standard normal) that varies over ``scale`` voxels."""
-    coarse = rng.standard_normal([max(2, int(np.ceil(extent / scale)) + 1) for extent in shape]).astype(np.float32)
-    steps = [(size - 1) / max(extent - 1, 1) for size, extent in zip(coarse.shape, shape)]
-    return ndimage.affine_transform(coarse, np.asarray(steps), output_shape=tuple(shape), order=1, mode="nearest") * 1.5

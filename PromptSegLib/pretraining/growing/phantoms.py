@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from .contrast import smooth_noise
+from ..synthesis import smooth_noise
 
 Structure = list[np.ndarray]  # a mask (z, y, x) for each of its tissues
 

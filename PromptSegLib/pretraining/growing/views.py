@@ -13,7 +13,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ...growing.answering import answer_coarsely
 from ...growing.inputs import Ground, question
 from ...growing.network import GrowingNet, Stride, multiples, strides
-from .contrast import redrawn, smooth_noise, spoiled, synthesized, with_clusters
+from ..synthesis import smooth_noise, spoiled
+from .contrast import redrawn, synthesized, with_clusters
 from .phantoms import phantom
 from .recipe import Recipe
 from .users import corrected, painted, simulated_evidence

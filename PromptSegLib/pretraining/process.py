@@ -1,0 +1,58 @@
+"""What a training process asks of its machine: signals that end it, the loss scaler, the device's name."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator
+
+import torch
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes forked meanwhile do not hear what asks the whole group to end: they end with the run."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def new_scaler(device: torch.device, enabled: bool) -> Any:
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device.type, enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)  # torch < 2.3
+
+
+@contextmanager
+def asked_to_end(alone: bool) -> Iterator[Callable[[], bool]]:
+    """Whether the process was asked to end (SIGTERM of a cluster, Ctrl+C).
+
+    A second Ctrl+C ends one that is ``alone`` at once; launchers pass on what they and the group were sent already.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before: dict[int, Any] = {}
+
+    def end(number: int, _: Any) -> None:
+        asked.set()
+        if alone and number == signal.SIGINT:
+            signal.signal(number, before[number])
+
+    for each in _ENDING:
+        before[each] = signal.signal(each, end)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
