@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .models.backbone import Backbone, load_model
     from .progress import Cancelled, Job, Report
     from .prompts.store import Prompts
+    from .specializing.specialize import Effort, specialize
     from .tuning.settings import Settings
     from .tuning.tuning import tune
 
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Backbone": "models.backbone",
     "Cancelled": "progress",
+    "Effort": "specializing.specialize",
     "Example": "annotation.example",
     "Job": "progress",
     "PromptSegError": "errors",
@@ -44,12 +46,14 @@ _PLACES = {
     "Settings": "tuning.settings",
     "load_model": "models.backbone",
     "segment": "inference.segmenting",
+    "specialize": "specializing.specialize",
     "tune": "tuning.tuning",
 }
 
 __all__ = [
     "Backbone",
     "Cancelled",
+    "Effort",
     "Example",
     "Job",
     "PromptSegError",
@@ -59,6 +63,7 @@ __all__ = [
     "Settings",
     "load_model",
     "segment",
+    "specialize",
     "tune",
 ]
 

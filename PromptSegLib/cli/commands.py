@@ -31,9 +31,21 @@ def models(options: argparse.Namespace) -> None:
             entry = download(entry, job)
         print(f"{entry.name}  {entry.path}")
         return
+    if options.share or options.add:
+        from . import specializing
+
+        if options.share:
+            specializing.share(*options.share)
+        else:
+            specializing.add(options.add)
+        return
     if options.delete:
+        from ..models import own
         from ..models.download import delete
 
+        if own.finished(options.delete) is not None or own.unfinished(options.delete).is_file():
+            own.delete(options.delete)
+            return
         delete(_of_the_catalogue(options.delete, "delete it by hand if you want it gone"))
         return
     entries = catalogue.entries()

@@ -10,7 +10,7 @@ from typing import Any, Optional, Sequence
 from ..errors import PromptSegError, is_out_of_memory
 from ..network.config import MODES, OUTPUTS, PASSES
 from ..network.methods import registry
-from . import commands, growing, pretraining
+from . import commands, growing, pretraining, specializing
 from .saying import visible
 
 BAD_INPUT = 2
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_models,
         _add_tune,
+        _add_specialize,
         _add_segment,
         _add_grow,
         _add_score,
@@ -102,8 +103,14 @@ def _add_models(subparsers: Any) -> None:
     what = models.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print JSON")
     what.add_argument("--download", metavar="NAME", help="get a model; goes on where an interrupted download stopped")
-    what.add_argument("--delete", metavar="NAME", help="delete what was downloaded of a model")
+    what.add_argument("--delete", metavar="NAME", help="delete what was downloaded of a model, or one made here")
+    what.add_argument("--share", nargs=2, metavar=("NAME", "FILE"), help="write a model made here as one .zip")
+    what.add_argument("--add", metavar="FILE", help="take a shared model")
     models.set_defaults(run=commands.models)
+
+
+def _add_specialize(subparsers: Any) -> None:
+    _device(specializing.add_command(subparsers))
 
 
 def _add_tune(subparsers: Any) -> None:

@@ -170,7 +170,7 @@ class InputSection:
         ui.downloadButton.text = _("Cancel") if files.running else _("Download")
         ui.downloadButton.toolTip = _("Download {size:.0f} MB; it can be deleted again.").format(size=row.megabytes)
         ui.deleteModelButton.visible = row.installed and not row.bundled and not files.running
-        ui.deleteModelButton.toolTip = _("Delete the downloaded files of this model.")
+        ui.deleteModelButton.toolTip = _("Delete the files of this model.")
         ui.downloadProgressBar.visible = files.running
         show_progress(ui.downloadProgressBar, files.share)
         ui.downloadProgressBar.format = files.stage

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Union
 
 from ..errors import PromptSegError, Sentence
-from ..models import catalogue
+from ..models import catalogue, own
 from ..models.download import delete, download
 from ..progress import Cancelled, Job, Report
 from ..session.job import Future
@@ -21,6 +21,8 @@ class ModelRow:
     :param key: as in the parameters.
     :param expected: seconds to segment a large CT, by ``cpu`` and ``gpu``, where that was measured.
     :param megabytes: of its weights; 0 where it is not known.
+    :param bundled: part of PromptSeg, or a file that the user put there: it is not deleted from the panel.
+    :param own: made by a user, with PromptSeg.
     """
 
     key: str
@@ -32,6 +34,7 @@ class ModelRow:
     megabytes: float
     installed: bool
     bundled: bool
+    own: bool = False
 
 
 def rows(model: str = "") -> tuple[ModelRow, ...]:
@@ -59,7 +62,8 @@ def _row(key: str, entry: catalogue.Entry) -> ModelRow:
         entry.expected,
         entry.size / 1e6,
         entry.installed,
-        entry.bundled,
+        entry.bundled and not own.is_own(entry),
+        own.is_own(entry),
     )
 
 
@@ -105,10 +109,30 @@ class ModelFiles:
         self._cancelled = True
 
     def delete(self, name: str) -> None:
-        """Delete what was downloaded of a model."""
+        """Delete what was downloaded of a model, or a model that the user made."""
         try:
-            delete(catalogue.find_name(name))
+            if own.finished(name) is not None:
+                own.delete(name)
+            else:
+                delete(catalogue.find_name(name))
             self.notice = Notice("Deleted the model's files.")
+        except PromptSegError as error:
+            self.notice = Notice(str(error), "error")
+
+    def give_away(self, name: str, path: Union[str, Path]) -> None:
+        """Write a model that the user made as one file."""
+        try:
+            written = own.share(catalogue.find_name(name), Path(path))
+            text = Sentence("Wrote {name}; its card names the volumes that it learned from.", name=written.name)
+            self.notice = Notice(text)
+        except PromptSegError as error:
+            self.notice = Notice(str(error), "error")
+
+    def take(self, path: Union[str, Path]) -> None:
+        """Add a model that somebody shared."""
+        try:
+            entry = own.add(Path(path))
+            self.notice = Notice(Sentence("Added {title}; choose it in the list of models.", title=entry.title))
         except PromptSegError as error:
             self.notice = Notice(str(error), "error")
 

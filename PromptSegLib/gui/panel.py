@@ -28,6 +28,7 @@ from .segments_section import SegmentsSection
 from .segments_table import anything_painted, listed
 from .setup_section import SetupSection
 from .shortcuts import Shortcuts
+from .specializing_section import SpecializingSection
 
 _POLL_MS = 50
 _STROKE_MS = 300  # after a stroke, before anything is made of it
@@ -74,6 +75,7 @@ class Panel:
             self.segments,
             LookSection(self),
             PromptsSection(self),
+            SpecializingSection(self),
             OptionsSection(self),
             AdvancedSection(self),
         ]

@@ -334,6 +334,15 @@ def _own_entry(file: _File) -> Optional[Entry]:
     return _OWN[file]
 
 
+def described(path: Path) -> Optional[Entry]:
+    """The backbone that a file's header describes, whatever the file is called; None for a file that is none."""
+    file = _seen(path)
+    try:
+        return None if file is None else _described(file, _read_header(file))
+    except (OSError, *_NOT_READ):
+        return None
+
+
 def _described(file: _File, header: Any) -> Entry:
     """The entry of a header; raises any of the errors of reading JSON for one that is none of a backbone."""
     name, card = header["name"], header["card"]

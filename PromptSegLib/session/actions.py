@@ -11,6 +11,7 @@ from ..errors import PromptSegError, Sentence
 from ..models import catalogue
 from ..scene import links
 from ..scene.segmentations import check_writable, segments
+from . import learned
 from .applied import current_tag
 from .view import ACTIONS, Notice
 
@@ -123,6 +124,8 @@ def disabled_reason(action: str, now: ActionContext) -> str:
     reason = _no_job(now)
     if action == "learn":
         return reason or _no_learning(now)
+    if action == "specialize":
+        return reason or _no_learning(now) or learned.enough(now.segmentation)
     return reason or (_no_tuning(now) if action == "tune" else "")
 
 

@@ -17,10 +17,11 @@ from ..worker.client import GONE, Event, Worker
 from ..worker.contract import Prepare, Reply
 from ..worker.launch import environment, local_command, ssh_command
 from ..worker.packing import grid_of
-from .job import ActiveJob
+from .job import ActiveJob, JobKind
 from .parameters import Parameters
 
 PATIENCE = 0.8  # seconds that a cancelled worker gets before it is ended
+KEEPING = 20.0  # the same, where it has to keep what was trained so far
 
 
 class Engine:
@@ -83,7 +84,8 @@ class Engine:
         """Ask the worker to stop a job, and see to it that it does."""
         if active.worker is not None and active.number and not active.worker.gone:
             active.worker.cancel(active.number)
-            self._dying = (active.worker, active.number, time.monotonic() + PATIENCE)
+            patience = KEEPING if active.job.kind is JobKind.SPECIALIZE else PATIENCE
+            self._dying = (active.worker, active.number, time.monotonic() + patience)
 
     def poll(self) -> Iterator[tuple[Carrier, Event]]:
         """What the worker said; ends it when it has not stopped a cancelled job in time."""

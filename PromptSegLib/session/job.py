@@ -31,6 +31,7 @@ class State(Enum):
     PREPARING = "preparing"  # a thread puts a job together, or the worker is not free yet
     TUNING = "tuning"
     LEARNING = "learning"  # prompts for other volumes
+    SPECIALIZING = "specializing"  # a model of its own
     SEGMENTING = "segmenting"
 
 
@@ -39,9 +40,12 @@ TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.IDLE: frozenset({State.GROWING, State.PREPARING}),
         State.GROWING: frozenset({State.IDLE}),
-        State.PREPARING: frozenset({State.TUNING, State.LEARNING, State.SEGMENTING, State.IDLE}),
+        State.PREPARING: frozenset(
+            {State.TUNING, State.LEARNING, State.SPECIALIZING, State.SEGMENTING, State.IDLE}
+        ),
         State.TUNING: _JOB_ENDS,
         State.LEARNING: _JOB_ENDS,
+        State.SPECIALIZING: _JOB_ENDS,
         State.SEGMENTING: _JOB_ENDS,
     }
 )
@@ -71,6 +75,7 @@ class JobKind(Enum):
 
     TUNE = contract.Tune.name
     LEARN = contract.Learn.name
+    SPECIALIZE = contract.Specialize.name
     SEGMENT = contract.Segment.name
     GROW = contract.Grow.name
 
@@ -83,9 +88,20 @@ class JobKind(Enum):
 _STATES = {
     JobKind.TUNE: State.TUNING,
     JobKind.LEARN: State.LEARNING,
+    JobKind.SPECIALIZE: State.SPECIALIZING,
     JobKind.SEGMENT: State.SEGMENTING,
     JobKind.GROW: State.GROWING,
 }
+
+
+TRAINING = "Training a model of its own"
+_DOING = {
+    JobKind.TUNE: "Tuning prompts",
+    JobKind.LEARN: "Learning for other volumes",
+    JobKind.SPECIALIZE: TRAINING,
+}
+# What goes on while the user turns to other volumes.
+FOR_OTHERS = (JobKind.LEARN, JobKind.SPECIALIZE)
 
 
 class Future(Generic[Result]):
@@ -202,8 +218,8 @@ class ActiveJob:
     @property
     def doing(self) -> str:
         """What it does, a few words."""
-        if self.job.kind is JobKind.TUNE:
-            return "Tuning prompts"
+        if self.job.kind in _DOING:
+            return _DOING[self.job.kind]
         return Sentence("Segmenting {volume}", volume=self.job.volume.GetName() or "the volume")
 
     @property

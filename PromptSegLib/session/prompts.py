@@ -16,14 +16,13 @@ from ..prompts import beside
 from ..prompts.store import Prompts
 from ..scene import links, prompt_nodes
 from ..scene.segmentations import Segment, segments
+from . import learned
 from .actions import Actions
-from .applied import CLASS, current_tag, numbers
+from .applied import CLASS, numbers
 from .view import Notice, PromptsRow
 
 SHIPPED = "shipped:"
 _OWNER_ROLE = "PromptSegOwner"
-_LEARNED_ROLE = "PromptSegLearned"
-_LEARNED_TAG = "PromptSeg.LearnedTag"
 
 
 class PromptsList:
@@ -203,24 +202,18 @@ def _hash(path: str, changed: int) -> str:
     return catalogue.sha256_of(Path(path))
 
 
-def is_learned(segmentation: Any) -> bool:
-    """Whether there are prompts for other volumes that were tuned on what is applied now."""
-    node = segmentation.GetNodeReference(_LEARNED_ROLE)
-    return node is not None and node.GetAttribute(_LEARNED_TAG) == current_tag(segmentation)
-
-
 def keep_learned(scene: Any, segmentation: Any, prompts: Prompts, tag: str) -> Any:
     """Put prompts for other volumes into the scene, in place of those tuned on an earlier result; gives their node.
 
     :param tag: of the result that they were tuned on.
     """
-    node = segmentation.GetNodeReference(_LEARNED_ROLE)
+    node = learned.node_of(segmentation)
     if node is None:
         node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} for other volumes")
-        segmentation.SetNodeReferenceID(_LEARNED_ROLE, node.GetID())
+        segmentation.SetNodeReferenceID(learned.ROLE, node.GetID())
     else:
         prompt_nodes.update_prompts(node, prompts)
-    node.SetAttribute(_LEARNED_TAG, tag)
+    learned.note(node, prompts, tag)
     return node
 
 

@@ -14,6 +14,7 @@ from ..scene.segmentations import check_writable, segments
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
 from . import prompts as prompts_list
+from . import specializing
 from .actions import Actions, unexpected
 from .applied import current_tag
 from .applying import repainted
@@ -168,6 +169,8 @@ class JobRunner:
         job = self.active.job if self.active is not None else waiting.job if waiting is not None else None
         if job is None or job.segmentation is not segmentation or job.tag == tag:
             return
+        if job.kind is JobKind.SPECIALIZE:  # it has all that it learns from
+            return
         # What was painted since the click can no longer be told from what was undone.
         self.stop(Notice())
         self._results.drop()
@@ -216,6 +219,8 @@ class JobRunner:
             self._stale = True
         elif event.kind == "done" and active.job.kind is JobKind.LEARN:
             self._keep_learned(active, event)
+        elif event.kind == "done" and active.job.kind is JobKind.SPECIALIZE:
+            self._keep_model(active, event)
         elif event.kind in ("preview", "done"):
             self._engine.device = str(event.values.get("device", self._engine.device))
             self._show(active, event)
@@ -264,6 +269,16 @@ class JobRunner:
             examples=taught_by(prompts),
         )
         self._end(active.told(" ".join([text, *event.values.get("notes", [])])))
+
+    def _keep_model(self, active: ActiveJob, event: Event) -> None:
+        """A model of its own came."""
+        active.note = str(event.values.get("note", ""))
+        try:
+            text, notes = specializing.taken(event)
+        except PromptSegError as error:
+            self._fail(str(error), keep=True)
+            return
+        self._end(active.told(" ".join([text, *notes])))
 
     def _show(self, active: ActiveJob, event: Event) -> None:
         """A preview or the result came."""

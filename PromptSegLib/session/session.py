@@ -11,6 +11,7 @@ from ..errors import PromptSegError, Sentence
 from ..scene import looking, prompt_nodes
 from ..scene.history import History
 from ..worker.carrier import Carrier
+from . import learned, specializing
 from . import prompts as prompts_list
 from .actions import ActionContext, Actions
 from .applied import AppliedResults, current_tag
@@ -18,7 +19,7 @@ from .applying import with_spoilers
 from .engine import Engine, start_worker
 from .growing import Growing
 from .inputs import Inputs, SceneWatch
-from .job import Job, JobKind, State, StateMachine
+from .job import FOR_OTHERS, Job, JobKind, State, StateMachine
 from .job_inputs import image_of, plan_learning, plan_tuning
 from .job_requests import learning_of, request_of
 from .parameters import Parameters
@@ -128,6 +129,7 @@ class Session:
             map_shown=self.uncertainty.shown,
             keeps=result is None or result.keeps,
             recovery=self.rescue.text,
+            specialize="" if self.actions.reason("specialize") else learned.offer(segmentation),
             reasons=self.actions.reasons(),
             prompts=prompts_list.rows(self.scene, self.parameters.model, segmentation),
             examples=tuple((one.GetName(), other.GetName()) for one, other in self.inputs.examples),
@@ -174,10 +176,21 @@ class Session:
             plan = plan_learning(self.parameters, volume, segmentation, result, self.inputs.examples)
             self.jobs.begin(Job.of(JobKind.LEARN, volume, segmentation, plan.parts[0]), partial(learning_of, plan))
 
+    def specialize(self, called: str) -> None:
+        """Make a model of its own, called so, of what was applied to this volume and to further examples."""
+        with self.actions.doing():
+            self.actions.require("specialize")
+            called = specializing.check_name(called)
+            volume, segmentation = self.inputs.volume, self.inputs.segmentation
+            result = self.results.before(segmentation)
+            plan = plan_learning(self.parameters, volume, segmentation, result, self.inputs.examples)
+            job = Job.of(JobKind.SPECIALIZE, volume, segmentation, plan.parts[0])
+            self.jobs.begin(job, partial(specializing.model_of, plan, called))
+
     def other_volumes(self) -> None:
         """The user turned to other volumes: let prompts learn from what was applied, where they have not yet."""
         segmentation = self.inputs.segmentation
-        if segmentation is None or self.actions.reason("learn") or prompts_list.is_learned(segmentation):
+        if segmentation is None or self.actions.reason("learn") or learned.is_learned(segmentation):
             return
         self.learn()
 
@@ -196,7 +209,8 @@ class Session:
         """Stop the job; the scene is as it was before it. Takes effect at once."""
         with self.actions.doing():
             if self.jobs.active is not None:
-                self.jobs.stop(Notice(CANCELLED))
+                kept = self.state is State.SPECIALIZING
+                self.jobs.stop(Notice(specializing.STOPPED if kept else CANCELLED))
                 self.results.drop()
 
     # The result
@@ -278,7 +292,7 @@ class Session:
         self.history.leave()
         # What is learned for other volumes goes on while the user turns to them.
         volume, active = self.inputs.volume, self.jobs.active
-        running = active is not None and active.job.kind is not JobKind.LEARN
+        running = active is not None and active.job.kind not in FOR_OTHERS
         if running:
             self.jobs.stop(Notice(CANCELLED))
         if self.results.park() and volume is not None:

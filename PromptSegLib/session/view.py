@@ -8,6 +8,7 @@ from typing import Mapping, Optional
 ACTIONS = (
     "tune",
     "learn",
+    "specialize",
     "cancel",
     "apply",
     "discard",
@@ -65,6 +66,7 @@ class View:
     :param preview: what the preview shows, a few words; "" without one.
     :param shows: of the preview: ``grown``, ``early`` (a tuning is still at it), ``final``; "" without one.
     :param keeps: whether the preview leaves what nobody corrected as it was.
+    :param specialize: why a model of its own is worth its time, one sentence; "" where none is offered.
     :param doing: what the running job does, a few words; "" without one.
     """
 
@@ -84,6 +86,7 @@ class View:
     map_shown: bool = False
     keeps: bool = True
     recovery: str = ""
+    specialize: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
     prompts: tuple[PromptsRow, ...] = ()
     examples: tuple[tuple[str, str], ...] = ()

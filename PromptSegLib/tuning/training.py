@@ -99,6 +99,10 @@ class RandomCrops:
         self._ahead: deque[Future] = deque()
         self._next = 0
 
+    def start(self, number: int) -> None:
+        """Go on with the crop of that number."""
+        self._next = number
+
     def __next__(self) -> Crop:
         while len(self._ahead) < AHEAD:
             self._ahead.append(self._threads.submit(self.crop, self._next))

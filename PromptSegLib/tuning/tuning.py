@@ -28,13 +28,14 @@ from ..network.methods.registry import method as method_called
 from ..network.tokens import unstack
 from ..progress import Job
 from ..prompts.store import MAX_CLASSES, ClassPrompts, Prompts
-from .choosing import chosen_method
+from .choosing import FOR_NEW, chosen_method
 from .crops import Crop, cover
 from .encoded import EncodedCrops
 from .kept_strokes import strokes_to_keep, without
 from .objective import mean
-from .settings import Settings
+from .settings import AUTO, Settings
 from .training import Annotated, RandomCrops, Trainer, hold_out
+from .trying import TRIALS, Trial, best_of, worth_trying
 from .tuner import Previews, Tuner
 from .warm_start import Beginning, warm_start
 from .working_grid import said_of, working_preprocessing
@@ -89,17 +90,24 @@ def tune(
     if start is not None:
         start = start.called(classes)
     named = chosen_method(settings, examples, classes, backbone, start, workspace, job.part(0.0, 0.02))
+    training = settings.training if settings.training is not None else all(each.complete for each in examples)
+    trial = None
+    if settings.method == AUTO and named == FOR_NEW and start is None and worth_trying(examples, settings):
+        trial = best_of(tune, examples, classes, backbone, settings, workspace, job.part(0.02, 0.02 + TRIALS))
+        job = job.part(0.02 + TRIALS, 1.0)
+    if trial is not None:  # its prompts are gone on from all of the way: they are no prompts of somebody else
+        settings, named = replace(trial.settings, trust=1.0), trial.method
     settings = replace(settings, method=named)
     if start is not None:
         _check_start(start, backbone, settings, classes)
-    training = settings.training if settings.training is not None else all(each.complete for each in examples)
     notes: list[str] = []
-    if start is not None:
-        backbone = backbone.working_at(start.preprocessing)
-    elif training and not method_called(settings.method).output_tokens:
-        chosen = working_preprocessing(examples, backbone)
+    if start is None and training and not method_called(settings.method).output_tokens:
+        chosen = working_preprocessing(examples, backbone, classes)
         notes += said_of(examples, backbone.preprocessing, chosen)
         backbone = backbone.working_at(chosen)
+    start = trial.prompts if trial is not None else start
+    if start is not None:
+        backbone = backbone.working_at(start.preprocessing)
     infos = _infos(classes, appearance, start)
     rng = np.random.default_rng(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -135,7 +143,8 @@ def tune(
         backbone, settings, infos, shapes, strokes, intensity, notes, rng, generator, began, on_preview, looked
     )
     if training:
-        shared = replace(shared, volumes=volumes, held=EncodedCrops(backbone, held, cached, Job()) if held else None)
+        boxes = EncodedCrops(backbone, held, cached, Job()) if held else None
+        shared = replace(shared, trial=trial, volumes=volumes, held=boxes)
     if settings.passes == "joint" or len(classes) == 1:
         return _tune_group(shared, encoded, list(classes), start, job.part(0.15, 1.0))
     # As published: a class alone in its pass, against all others. A group of one for each, so that none needs another.
@@ -165,6 +174,7 @@ class _Shared:
     looked: Optional[float]
     volumes: Sequence[Annotated] = ()
     held: Optional[EncodedCrops] = None
+    trial: Optional[Trial] = None
 
     def part(self, index: int, count: int) -> _Shared:
         """For the class at ``index`` of ``count`` in turn, alone: an equal share of the time that is left."""
@@ -195,7 +205,7 @@ def _tune_group(
             "examples": shared.shapes,
             "classes": {
                 name: {
-                    "start": warm.origin[i],
+                    "start": warm.origin[i] if shared.trial is None else "a trial on all examples but the last",
                     "new": beginnings[i].new or not warm.lent[i],
                     "agreement": _number(scores[i]),
                 }
@@ -206,6 +216,7 @@ def _tune_group(
             "seconds": round(time.monotonic() - began, 2),
             "passes": settings.passes,
             **({"held_out": tuner.checks} if isinstance(tuner, Trainer) else {}),
+            **({"left_out": dict(shared.trial.found), "left_out_name": shared.trial.left_out} if shared.trial else {}),
             "seed": settings.seed,
             "device": str(backbone.device),
             "notes": shared.notes,

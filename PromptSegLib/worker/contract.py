@@ -20,66 +20,10 @@ from ..errors import PromptSegError
 from ..imaging.geometry import Grid
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
+from .annotated import Annotated, Arrays
 from .packing import grid_of, grid_values, infos_of, packed_infos, packed_labels, packed_prompts, prompts_of
 
-Arrays = Mapping[str, np.ndarray]
 Packed = tuple[dict[str, Any], dict[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Annotated:
-    """An image with what was said about its voxels: an :class:`~PromptSegLib.annotation.example.Example` on its way.
-
-    :param image: the key of an image that was sent.
-    :param voxels: values of the annotation, (z, y, x) on ``grid``.
-    :param barred: value of a voxel -> value of the class that it is not.
-    :param painted: not 0 where the user painted or erased himself, on any grid; None where that is not said.
-    """
-
-    image: str
-    grid: Grid
-    voxels: np.ndarray
-    background: Optional[int] = None
-    complete: bool = False
-    barred: Mapping[int, int] = field(default_factory=dict)
-    name: str = "The volume"
-    painted: Optional[sitk.Image] = None
-
-    def values(self) -> dict[str, Any]:
-        painted = {} if self.painted is None else {"painted": grid_values(Grid.of(self.painted))}
-        return {
-            **painted,
-            "image": self.image,
-            "name": self.name,
-            "grid": grid_values(self.grid),
-            "background": self.background,
-            "complete": self.complete,
-            "barred": {str(value): other for value, other in self.barred.items()},
-        }
-
-    def arrays(self, index: int) -> dict[str, np.ndarray]:
-        """Those of the message, for the example at ``index`` in it."""
-        painted = {} if self.painted is None else {f"painted{index}": sitk.GetArrayFromImage(self.painted)}
-        return {f"annotation{index}": self.voxels, **painted}
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any], arrays: Arrays, index: int) -> Annotated:
-        voxels = arrays[f"annotation{index}"]
-        marked = grid_of(values["painted"]).image(arrays[f"painted{index}"]) if "painted" in values else None
-        return cls(
-            values["image"],
-            grid_of(values["grid"]),
-            voxels,
-            values.get("background"),
-            bool(values.get("complete")),
-            {int(value): int(other) for value, other in values.get("barred", {}).items()},
-            str(values.get("name", "The volume")),
-            marked,
-        )
-
-    @property
-    def annotation(self) -> sitk.Image:
-        return self.grid.image(self.voxels)
 
 
 class Request(Protocol):
@@ -201,6 +145,28 @@ class Learn:
 
 
 @dataclass(frozen=True)
+class Specialize(Learn):
+    """Make a model of its own of complete examples; gives :class:`Specialized`.
+
+    :param settings: arguments of :class:`~PromptSegLib.specializing.specialize.Effort`.
+    :param called: the name of the new model; ``title``: what lists show.
+    """
+
+    name: ClassVar[str] = "specialize"
+    called: str = ""
+    title: str = ""
+
+    def pack(self) -> Packed:
+        values, arrays = super().pack()
+        return {**values, "called": self.called, "title": self.title}, arrays
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Specialize:
+        given = Learn.unpack(values, arrays)
+        return cls(**vars(given), called=str(values["called"]), title=str(values.get("title", "")))
+
+
+@dataclass(frozen=True)
 class Segment:
     """Segment an image with prompts; gives a :class:`Reply`.
 
@@ -265,7 +231,7 @@ class Grow:
         )
 
 
-JOBS: Mapping[str, type[Request]] = {each.name: each for each in (Prepare, Tune, Learn, Segment, Grow)}
+JOBS: Mapping[str, type[Request]] = {each.name: each for each in (Prepare, Tune, Learn, Specialize, Segment, Grow)}
 
 
 def request_of(name: str, values: Mapping[str, Any], arrays: Arrays) -> Request:
@@ -334,6 +300,29 @@ class Taught:
     @classmethod
     def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Taught:
         return cls(prompts_of(arrays["prompts"]))
+
+
+@dataclass(frozen=True)
+class Specialized:
+    """What :class:`Specialize` gives: a model's files, which may lie on another machine.
+
+    :param files: the end of a file's name -> its content, as ``models.own.take`` takes them.
+    """
+
+    called: str
+    sha256: str
+    files: Mapping[str, bytes]
+    notes: tuple[str, ...] = ()
+
+    def pack(self) -> Packed:
+        arrays = {f"file{kind}": np.frombuffer(content, np.uint8) for kind, content in self.files.items()}
+        return {"called": self.called, "sha256": self.sha256, "notes": list(self.notes)}, arrays
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Specialized:
+        files = {name[4:]: array.tobytes() for name, array in arrays.items() if name.startswith("file")}
+        notes = tuple(str(each) for each in values.get("notes", []))
+        return cls(str(values["called"]), str(values["sha256"]), files, notes)
 
 
 def _arrays(examples: Sequence[Annotated]) -> dict[str, np.ndarray]:

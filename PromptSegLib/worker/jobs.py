@@ -21,7 +21,21 @@ from ..imaging.intensity import MODALITY
 from ..inference.result import Segmentation
 from ..progress import Job
 from ..prompts.store import Prompts
-from .contract import Annotated, Grow, Learn, Packed, Prepare, Reply, Request, Segment, Taught, Tune, request_of
+from .contract import (
+    Annotated,
+    Grow,
+    Learn,
+    Packed,
+    Prepare,
+    Reply,
+    Request,
+    Segment,
+    Specialize,
+    Specialized,
+    Taught,
+    Tune,
+    request_of,
+)
 from .messages import Message
 from .packing import grid_of
 from .thrift import Thrift, sparingly
@@ -74,6 +88,8 @@ class Jobs:
             return self._prepare(request, job)
         if isinstance(request, Tune):
             return self._tune(request, job, emit).pack()
+        if isinstance(request, Specialize):
+            return self._specialize(request, job).pack()
         if isinstance(request, Learn):
             return self._learn(request, job).pack()
         if isinstance(request, Segment):
@@ -155,6 +171,25 @@ class Jobs:
         examples = [self._example(each) for each in request.examples]
         check_examples(examples, request.classes)
         return Taught(self._tuned_by(request, backbone, examples, job.part(0.02, 1.0), None, None))
+
+    def _specialize(self, request: Specialize, job: Job) -> Specialized:
+        from ..models import own
+        from ..specializing.specialize import Effort, specialize
+
+        backbone = self._backbone(request, job.part(0.0, 0.02))
+        entry = specialize(
+            [self._example(each) for each in request.examples],
+            request.classes,
+            request.called,
+            backbone,
+            effort=Effort(**request.settings),
+            title=request.title,
+            appearance={info.name: info for info in request.appearance},
+            job=job.part(0.02, 1.0),
+        )
+        assert entry.prompts is not None
+        notes = tuple(Prompts.load(entry.prompts).notes)
+        return Specialized(entry.name, entry.sha256, own.files_of(entry), notes)
 
     def _tuned_by(self, request: Union[Tune, Learn], backbone, examples, job, on_preview, looked) -> Any:
         """Prompts tuned with as many classes at once as memory is thought to hold."""

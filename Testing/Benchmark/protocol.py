@@ -29,17 +29,6 @@ from typing import Any, Callable, Optional
 import numpy as np
 import SimpleITK as sitk
 import torch
-from adaptations import (
-    CROP,
-    METHODS,
-    PROMPTED,
-    SCRATCH,
-    Adaptation,
-    adaptation,
-    trained_parameters,
-    trained_share,
-    warm_output,
-)
 from monai.inferers import sliding_window_inference
 from monai.metrics import compute_dice
 from torch import Tensor
@@ -60,6 +49,18 @@ from PromptSegLib.pretraining.objective import segmentation_loss
 from PromptSegLib.pretraining.recipe import Recipe
 from PromptSegLib.pretraining.source import Source
 from PromptSegLib.pretraining.views import Views, collate, to_device
+from PromptSegLib.specializing.adaptations import (
+    CROP,
+    METHODS,
+    PROMPTED,
+    SCRATCH,
+    Adaptation,
+    adaptation,
+    trained_parameters,
+    trained_share,
+    warm_output,
+)
+from PromptSegLib.specializing.training import AVERAGE, rate_at
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {"esophagus": 5, "stomach": 7, "aorta": 8, "inferior vena cava": 9, "pancreas": 11}
@@ -67,9 +68,6 @@ VALUES = range(1, 14)  # of BTCV's labels
 IMAGE, LABEL = "{case}_ct.nii.gz", "{case}_label.nii.gz"
 CPU = torch.device("cpu")
 WARM_VIEWS = 8
-WARM_UP = 0.03
-LOWEST = 0.01  # of the learning rate, at the end and at the start
-AVERAGE = 0.99
 IDENTITY = ("backbone", "sha256", "method", "seed", "seconds", "outputs", "crop", "rate_factor", "training", "test")
 
 
@@ -224,13 +222,6 @@ def train(
         "wall": time.monotonic() - wall,
         "loss": mean(losses[-50:]) if losses else None,
     }
-
-
-def rate_at(share: float) -> float:
-    """Factor on the learning rates when ``share`` of the time is spent: linear warm-up, then cosine."""
-    if share < WARM_UP:
-        return max(share / WARM_UP, LOWEST)
-    return LOWEST + (1 - LOWEST) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def one_step(

@@ -25,8 +25,7 @@ from typing import Any, Iterator, Optional
 
 import SimpleITK as sitk
 import torch
-from adaptations import adaptation, trained_parameters
-from protocol import one_step, rate_at, segment
+from protocol import segment
 
 import PromptSegLib as ps
 from PromptSegLib.annotation.labels import labels_on_grid
@@ -35,6 +34,9 @@ from PromptSegLib.files import replacing
 from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.network.methods.registry import offered
+from PromptSegLib.progress import Job
+from PromptSegLib.specializing.adaptations import adaptation, trained_parameters
+from PromptSegLib.specializing.training import Training
 from PromptSegLib.tuning.training import Annotated, RandomCrops
 from PromptSegLib.tuning.working_grid import working_preprocessing
 
@@ -156,7 +158,7 @@ def measure(
         def answer(image: sitk.Image) -> sitk.Image:
             return ps.segment(prompts, image, backbone).labels
     else:
-        preprocessing = working_preprocessing(examples, backbone)
+        preprocessing = working_preprocessing(examples, backbone, of.classes)
         made, steps = fine_tuned(examples, of.classes, method, backbone.working_at(preprocessing), seconds, seed)
         noted = {"steps": steps, "numbers": trained_parameters(made)}
 
@@ -183,20 +185,10 @@ def fine_tuned(
         volumes.append(Annotated(volume.array, labels_on_grid(each, classes, volume.grid)))
     made = adaptation(method, backbone, len(classes), generator, backbone.crop, backbone.preprocessing.spacing, "all")
     made.tile = backbone.tile
-    groups = [{"params": parameters, "lr": rate, "base": rate} for parameters, rate in made.trained]
-    optimizer = torch.optim.AdamW(groups, weight_decay=made.decay)
-    weights = [parameter for parameters, _ in made.trained for parameter in parameters]
-    crops, steps = RandomCrops(volumes, len(classes), backbone.crop, seed), 0
-    while (share := (time.monotonic() - began) / seconds) < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * rate_at(share)
-        crop = next(crops)
-        known = torch.ones(1, len(classes), dtype=torch.bool)
-        batch = {"large": crop.image, "large_label": crop.labels.clamp(min=0)[None], "known": known}
-        one_step(made, optimizer, weights, batch)
-        steps += 1
-    crops.close()
-    return made.eval(), steps
+    crops = RandomCrops(volumes, len(classes), backbone.crop, seed)
+    training = Training(made, crops, seconds=max(seconds - (time.monotonic() - began), 0.1))
+    training.run(Job())
+    return made.eval(), training.step
 
 
 def _scores(reference: sitk.Image, labels: sitk.Image, classes: dict[str, int]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ import time
 from typing import Callable, Iterator
 
 import torch
-from adaptations import Prompted, adaptation
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,6 +32,7 @@ from PromptSegLib.network.convolution import Convolution
 from PromptSegLib.network.precision import autocast
 from PromptSegLib.network.punet import PUNet
 from PromptSegLib.pretraining.objective import segmentation_loss
+from PromptSegLib.specializing.adaptations import Prompted, adaptation
 
 NETWORKS = ("PUNet", "SwinUNETR", "DynUNet")
 

@@ -1,7 +1,8 @@
-"""The benchmark's adaptations train what they say and nothing else; the bench does not repeat what is done."""
+"""Adaptations train what they say and nothing else; the bench does not repeat what is done."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from harness.tiny_model import phantom, tiny_backbone
 from PromptSegLib.network.config import FURTHER_TOKENS, OUTPUTS
+from PromptSegLib.specializing.training import LOWEST, WARM_UP, rate_at
 
 pytestmark = pytest.mark.training
 
@@ -23,8 +25,8 @@ BODIES = (*FROZEN, "full fine-tuning", "decoder fine-tuning", "bias")
 
 
 @pytest.fixture(scope="module")
-def adaptations(benchmark_module):
-    return benchmark_module("adaptations")
+def adaptations():
+    return importlib.import_module("PromptSegLib.specializing.adaptations")
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +244,6 @@ def test_the_time_is_the_clocks(adaptations, protocol, backbone):
 
     told = protocol.train(made, Same(), 10.0, 1.0, torch.Generator(), clock=lambda: float(next(now)))
     assert told["steps"] == 9
-    rates = [protocol.rate_at(share) for share in (0.0, protocol.WARM_UP, 0.5, 1.0)]
-    assert rates[0] == rates[3] == protocol.LOWEST
+    rates = [rate_at(share) for share in (0.0, WARM_UP, 0.5, 1.0)]
+    assert rates[0] == rates[3] == LOWEST
     assert rates[1] > 0.99 and rates[1] > rates[2] > rates[3]

@@ -418,3 +418,33 @@ def test_results_go_where_a_link_points(phantom, tuned, promptseg, tmp_path):
 def test_a_folder_with_a_dot_in_its_name(phantom, tuned, promptseg, tmp_path, name):
     promptseg("segment", tuned, phantom.image, "-o", f"{tmp_path}/{name}", "--no-grow", "--device", "cpu")
     assert (tmp_path / name / "scan.seg.nrrd").is_file()
+
+
+# A model of its own
+
+
+def test_specialize_share_add_delete(promptseg, phantom, tmp_path, monkeypatch, capsys):
+    from harness.tiny_model import tiny_backbone
+
+    tiny_backbone(tmp_path)
+    monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "models"))
+    words = ["specialize", "--classes", *WORDS, "--name", "mine", "--model", tmp_path / "tiny0.safetensors"]
+    words += ["--steps", "2", "--device", "cpu"]
+    examples = ["--example", phantom.image, phantom.reference] * 3
+    assert main([str(word) for word in [*words, *examples[:6]]]) == 2
+    assert "needs 3 annotated volumes or more, and here are 2" in capsys.readouterr().err
+    assert main([str(word) for word in [*words, *examples]]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("mine  ") and "held out" in said.err
+    assert "mine" in [each["name"] for each in json.loads(promptseg("models", "--json"))]
+    out = tmp_path / "out.nii.gz"
+    promptseg("segment", "mine", phantom.image, "-o", out, "--device", "cpu")
+    assert on_grid_of(out, phantom.image)
+    promptseg("models", "--share", "mine", tmp_path / "mine.zip")
+    promptseg("models", "--delete", "mine")
+    assert not list((tmp_path / "models").iterdir())
+    assert promptseg("models", "--add", tmp_path / "mine.zip").startswith("mine  ")
+    assert main(["models", "--add", str(tmp_path / "mine.zip")]) == 2
+    assert "already" in capsys.readouterr().err
+    assert main(["models", "--add", str(phantom.image)]) == 2
+    assert "is not a shared model" in capsys.readouterr().err

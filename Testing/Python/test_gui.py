@@ -894,3 +894,35 @@ def test_screenshots(ready, app, tmp_path):
     image = QtGui.QImage(str(tmp_path / "result.png"))
     colors = {image.pixel(x, y) for x in range(0, image.width(), 5) for y in range(0, image.height(), 5)}
     assert len(colors) > 20
+
+
+def test_a_model_of_its_own_is_offered_made_and_given_away(app, ready, tmp_path, monkeypatch):
+    from PromptSegLib.models import catalogue
+    from PromptSegLib.session import learned
+
+    monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "models"))
+    widget, _volume, segmentation, _reference = ready
+    ui = widget.ui
+    assert not ui.specializeButton.visible and not ui.specializeLabel.visible and not ui.shareModelButton.visible
+    tune(widget)
+    ui.applyButton.click()
+    finish(widget)
+    widget.panel.session.other_volumes()
+    finish(widget)
+    node = learned.node_of(segmentation)
+    node.SetAttribute(learned.COUNT, "3")
+    node.SetAttribute(learned.AGREED, "0.41")
+    widget.panel.render()
+    assert "agree to 41%" in ui.specializeLabel.text
+    assert not ui.specializeButton.enabled and ui.specializeButton.toolTip.startswith("Type a name")
+    ui.specializeLineEdit.text = "mine"
+    widget.panel.render()
+    assert ui.specializeButton.enabled
+    ui.specializeButton.click()
+    finish(widget)
+    assert "needs 3 annotated volumes or more, and here are 1" in said(widget)  # the node's count is this test's
+
+    FileDialog.answers = [str(tmp_path / "letter.zip")]
+    (tmp_path / "letter.zip").write_text("a letter")
+    ui.addModelButton.click()
+    assert "is not a shared model" in said(widget)

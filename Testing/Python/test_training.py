@@ -147,7 +147,7 @@ def test_training_learns_the_next_image(backbone):
 def test_heads_work_on_the_examples_own_grid(backbone):
     fine = complete(spacing=(1.5, 1.5, 1.8))
     prompts = ps.tune([fine], CLASSES, backbone, settings=replace(BRIEF, method="linear"))
-    assert prompts.preprocessing.spacing == (1.8, 1.5, 1.5)
+    assert prompts.preprocessing.spacing == (1.8, 1.8, 1.8)  # 1.5 along two axes, but crops are small here
     assert prompts.preprocessing.intensity == PREPROCESSING.intensity
     read = ps.Prompts.from_bytes(prompts.to_bytes())
     first, again = (ps.segment(each, fine.image, backbone).labels for each in (prompts, read))
@@ -184,6 +184,25 @@ def test_the_working_grid_is_bounded(backbone):
     assert 400 * 400 * 300 / np.prod(steps) == pytest.approx(MOST_VOXELS, rel=0.01)
     odd = [complete(spacing=(s, s, s)) for s in (1.0, 1.2, 3.0)]
     assert working_preprocessing(odd, backbone).spacing == (1.2, 1.2, 1.2)
+
+
+def test_finer_axes_give_way_where_a_crop_would_not_hold_what_is_around_a_large_structure(backbone):
+    longer = replace(backbone, tile=(24, 48, 48))
+    assert longer.crop == (16, 32, 32)
+    image, reference = phantom(shape=(20, 40, 48), spacing=(1.0, 1.0, 2.0))
+    one = Example(image, reference, complete=True)
+    assert working_preprocessing([one], longer).spacing == (2.0, 1.0, 1.0)
+    values = sitk.GetArrayFromImage(reference)
+    ball = np.argwhere(values == CLASSES["ball"])
+    reach = ball.max(0) - ball.min(0) + 1
+    found = working_preprocessing([one], longer, {"ball": CLASSES["ball"]}).spacing
+    assert found == (2.0, *(pytest.approx(min(2.0, max(1.0, 2 * n / 32)), abs=1e-3) for n in reach[1:]))
+    assert 1.0 < found[1] < 2.0
+    # What is turned is looked at along the patient's axes, and another image's structures count, too.
+    turned = complete(shape=(20, 40, 48), spacing=(1.0, 1.0, 2.0), direction=(0, 0, 1, 1, 0, 0, 0, 1, 0))
+    x_is_thick = working_preprocessing([turned], longer, {"ball": CLASSES["ball"]}).spacing
+    assert x_is_thick[2] == 2.0 and 1.0 < x_is_thick[1] < 2.0
+    assert working_preprocessing([one, one], longer, {"nothing": 77}).spacing == (2.0, 1.0, 1.0)
 
 
 def test_intensities_that_do_not_fit_the_window_make_percentiles_the_rule(backbone):
@@ -257,6 +276,48 @@ def test_what_is_new_and_complete_gets_a_network_and_all_else_the_default(backbo
     assert chosen.method == "linear"
     with pytest.raises(ps.PromptSegError, match="no method 'best'; choose one of auto, punet"):
         ps.tune([complete()], CLASSES, backbone, settings=replace(brief, method="best"))
+
+
+@pytest.mark.parametrize("best", ["side", "punet"])
+def test_of_several_examples_one_is_left_out_to_say_which_method_carries(backbone, monkeypatch, best):
+    from PromptSegLib.tuning import trying
+
+    examples = [replace(complete(seed=seed), name=f"case {seed}") for seed in range(3)]
+    seen = []
+
+    def agreement_on(prompts, example, *_):
+        seen.append((prompts.method, [each["name"] for each in prompts.tuning["0"]["examples"]], example.name))
+        return 0.7 if prompts.method == best else 0.6
+
+    monkeypatch.setattr(trying, "LEAST_STEPS", 12)
+    monkeypatch.setattr(trying, "agreement_on", agreement_on)
+    settings = replace(BRIEF, steps=12)
+    prompts = ps.tune(examples, CLASSES, backbone, settings=settings)
+    assert seen == [(name, ["case 0", "case 1"], "case 2") for name in trying.CANDIDATES]
+    assert prompts.method == best and set(prompts.names) == set(CLASSES) and len(prompts.classes) == len(CLASSES)
+    record = prompts.tuning["0"]
+    assert record["left_out"] == {name: 0.7 if name == best else 0.6 for name in trying.CANDIDATES}
+    assert [each["name"] for each in record["examples"]] == ["case 0", "case 1", "case 2"]
+    # The two trials and what follows share the budget.
+    assert record["steps"] + 2 * record["earlier"][-1]["steps"] == 12
+    # Nothing is tried where somebody said what to use, where nothing can be left out, or in no time.
+    seen.clear()
+    for given, chosen in ((examples, replace(settings, method="linear")), (examples[:1], settings), (examples, BRIEF)):
+        ps.tune(given, CLASSES, backbone, settings=chosen)
+    assert not seen
+
+
+def test_what_an_example_left_out_says(backbone):
+    from PromptSegLib.models.workspace import Workspace
+    from PromptSegLib.tuning.trying import agreement_on
+
+    example = complete()
+    prompts = ps.tune([example], CLASSES, backbone, settings=replace(BRIEF, method="linear", steps=0))
+    found = agreement_on(prompts, example, CLASSES, backbone, Workspace(0))
+    labels = sitk.GetArrayFromImage(ps.segment(prompts, example.image, backbone, keep_islands=True).labels)
+    truth = sitk.GetArrayFromImage(example.annotation)
+    dice = [2 * ((labels == v) & (truth == v)).sum() / ((labels == v).sum() + (truth == v).sum()) for v in (5, 9)]
+    assert found == pytest.approx(np.mean(dice), abs=0.05)  # its own grid here, the task's there
 
 
 def test_complete_annotations_of_what_the_backbone_ships_keep_its_prompts(backbone, monkeypatch):

@@ -16,7 +16,19 @@ from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.worker import contract, jobs
-from PromptSegLib.worker.contract import Annotated, Grow, Learn, Prepare, Reply, Segment, Taught, Tune, request_of
+from PromptSegLib.worker.contract import (
+    Annotated,
+    Grow,
+    Learn,
+    Prepare,
+    Reply,
+    Segment,
+    Specialize,
+    Specialized,
+    Taught,
+    Tune,
+    request_of,
+)
 from PromptSegLib.worker.messages import Channel
 
 GRID = Grid((5, 4, 3), (1.0, 2.0, 3.0), (-4.0, 5.0, 6.0))
@@ -39,6 +51,7 @@ REQUESTS = [
         some_prompts("liver"),
     ),
     Learn("ct-body", "cpu", {"liver": 6}, [replace(EXAMPLE, painted=GRID.image(VOXELS))], {"seconds": 9.0}, INFOS),
+    Specialize("ct-body", "cpu", {"liver": 6}, [EXAMPLE], {"seconds": 9.0, "what": "decoder"}, INFOS, "mine", "Mine"),
     Segment("ct-body", "cpu", "a", some_prompts("liver", "spleen")),
     Segment("ct-body", "cpu", "a", some_prompts("liver"), EXAMPLE),
     Grow({"liver": 6}, EXAMPLE),
@@ -79,6 +92,11 @@ def test_prompts_arrive_with_what_they_have_to_say():
     taught = Taught(some_prompts("liver"))
     values, arrays = sent(*taught.pack())
     assert plain(Taught.unpack(values, arrays)) == plain(taught) and values["notes"] == taught.prompts.notes
+
+
+def test_a_model_arrives_as_it_was_made():
+    made = Specialized("mine", "0" * 64, {".safetensors": b"weights", ".md": b""}, ("One note.",))
+    assert Specialized.unpack(*sent(*made.pack())) == made
 
 
 def test_replies_arrive_as_they_were_sent():

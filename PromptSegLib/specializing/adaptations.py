@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from PromptSegLib.errors import PromptSegError
-from PromptSegLib.models.backbone import Backbone
-from PromptSegLib.network.attention import PromptedWindowAttention, PromptTensors
-from PromptSegLib.network.precision import autocast
-from PromptSegLib.network.punet import Convolution, PUNet
-from PromptSegLib.network.tokens import new_prompts
-from PromptSegLib.tuning.warm_start import output_tokens
+from ..errors import PromptSegError
+from ..models.backbone import Backbone
+from ..network.attention import PromptedWindowAttention, PromptTensors
+from ..network.precision import autocast
+from ..network.punet import Convolution, PUNet
+from ..network.tokens import new_prompts
+from ..tuning.warm_start import output_tokens
 
 PROMPTED = ("prompts", "decoder prompts", "full fine-tuning", "decoder fine-tuning")
 HEADED = ("linear head", "linear head on all maps", "bias", "LoRA")
@@ -79,10 +79,19 @@ class Prompted(Adaptation):
 
     net: PUNet
 
-    def __init__(self, net: PUNet, classes: int, mode: str, generator: torch.Generator, outputs: str = "last"):
+    def __init__(
+        self,
+        net: PUNet,
+        classes: int,
+        mode: str,
+        generator: torch.Generator,
+        outputs: str = "last",
+        start: Optional[PromptTensors] = None,
+    ):
+        """``start``: stacked prompts to begin with; without them, fresh ones."""
         super().__init__(net, classes)
-        self.config = net.config if outputs == "last" else replace(net.config, tokens=TOKENS_IN_LAST)
-        fresh = new_prompts(self.config, classes, mode, generator=generator, outputs=outputs)
+        self.config = net.config if outputs == "last" or start else replace(net.config, tokens=TOKENS_IN_LAST)
+        fresh = start or new_prompts(self.config, classes, mode, generator=generator, outputs=outputs)
         self.prompts = nn.ParameterDict({name.replace(".", _DOT): tensor for name, tensor in fresh.items()})
 
     def stacked(self) -> PromptTensors:
@@ -153,11 +162,13 @@ def adaptation(
     crop: Extents = CROP,
     spacing: tuple[float, ...] = SPACING,
     outputs: str = "last",
+    start: Optional[PromptTensors] = None,
 ) -> Adaptation:
     """A fresh adaptation by its name in ``METHODS``; those of ``SCRATCH`` need no backbone.
 
     ``crop`` (voxels) and ``spacing`` (mm), both (z, y, x), of the views shape a network from scratch. ``outputs``:
-    the maps that prompts have output tokens for, ``last`` or ``all``.
+    the maps that prompts have output tokens for, ``last`` or ``all``; ``start``: prompts that those of ``PROMPTED``
+    begin with, stacked, whatever ``outputs``.
 
     Raises ``ValueError`` for another name, or a missing backbone.
     """
@@ -172,13 +183,23 @@ def adaptation(
             raise ValueError(f"The adaptation {name!r} needs a backbone.")
         # Channels last is faster for these bodies (by up to 20 %), and slower for DynUNet.
         net = copy.deepcopy(backbone.net).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        made = _prompted(name, net, classes, generator, outputs) if name in PROMPTED else _headed(name, net, classes)
+        if name in PROMPTED:
+            made: Adaptation = _prompted(name, net, classes, generator, outputs, start)
+        else:
+            made = _headed(name, net, classes)
         made.tile = backbone.tile
         return made
 
 
-def _prompted(name: str, net: PUNet, classes: int, generator: torch.Generator, outputs: str) -> Prompted:
-    made = Prompted(net, classes, "decoder" if name.startswith("decoder") else "full", generator, outputs)
+def _prompted(
+    name: str,
+    net: PUNet,
+    classes: int,
+    generator: torch.Generator,
+    outputs: str,
+    start: Optional[PromptTensors],
+) -> Prompted:
+    made = Prompted(net, classes, "decoder" if name.startswith("decoder") else "full", generator, outputs, start)
     prompts = made.prompts.parameters()
     if name == "full fine-tuning":
         made.train_only((prompts, TUNED_TOKEN_RATE), (net.parameters(), BODY_RATE), decay=DECAY)
