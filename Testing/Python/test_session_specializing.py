@@ -8,10 +8,10 @@ pytest.importorskip("slicer")
 
 from harness.mrml_fixtures import run
 from harness.session_harness import LONG, Desk
-from PromptSegLib.models import catalogue, own
-from PromptSegLib.scene import links
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.gui.model_list import ModelFiles, rows
+from PromptSegLib.models import catalogue, own
+from PromptSegLib.scene import links
 from PromptSegLib.session import learned, specializing
 
 
