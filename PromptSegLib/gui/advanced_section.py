@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..session.choices import METHODS, MODES
 from ..session.view import View
 from . import curve
+from .choices import METHODS, MODES
 from .i18n import _, said
 from .widgets import choices, fill, on_choice, show_text
 

@@ -8,11 +8,10 @@ from typing import Any
 import qt
 
 from ..scene import links
-from ..session import model_list, volume_list
-from ..session.parameters import DEVICES
 from ..session.view import View
+from . import model_list, volume_list
+from .choices import DEVICES
 from .i18n import _, said
-from .segments_rows import input_summary
 from .widgets import allow, choices, fill, on_choice, quietly, show_progress, show_text
 
 _LONGEST = 56  # letters of what was chosen, in the one line
@@ -61,7 +60,7 @@ class InputSection:
         ui, parameters = self.ui, self.panel.parameters
         chosen = parameters.volume is not None and parameters.segmentation is not None
         model = str(ui.modelComboBox.currentText)
-        summary = input_summary(parameters.volume, parameters.segmentation, model) if chosen else ""
+        summary = volume_list.input_summary(parameters.volume, parameters.segmentation, model) if chosen else ""
         text = (
             _("Input: {chosen}").format(chosen=shorten(summary, _LONGEST, placeholder="...")) if chosen else _("Input")
         )
@@ -92,15 +91,15 @@ class InputSection:
         self.panel.act(volume_list.choose, self.session, volume)
 
     def new_segmentation(self, *_args: Any) -> None:
-        self.panel.act(self.session.choose_segmentation, None)
-        self.panel.act(self.session.ensure_segmentation)
+        self.panel.act(self.session.inputs.choose_segmentation, None)
+        self.panel.act(self.session.inputs.ensure_segmentation)
 
     def recover(self, *_args: Any) -> None:
         """Put back what a killed application has left."""
-        self.panel.act(self.session.recover)
+        self.panel.act(self.session.rescue.recover)
 
     def dismiss_recovery(self, *_args: Any) -> None:
-        self.panel.act(self.session.dismiss_recovery)
+        self.panel.act(self.session.rescue.dismiss)
 
     def download_or_cancel(self, *_args: Any) -> None:
         models = self.panel.models
@@ -139,11 +138,11 @@ class InputSection:
         if segmentation is None:
             qt.QTimer.singleShot(0, self._no_segmentation)
         else:
-            self.panel.act(self.session.choose_segmentation, segmentation)
+            self.panel.act(self.session.inputs.choose_segmentation, segmentation)
 
     def _no_segmentation(self) -> None:
         if self.ui.segmentationSelector.currentNode() is None and self._present(self.panel.parameters.segmentation):
-            self.panel.act(self.session.choose_segmentation, None)
+            self.panel.act(self.session.inputs.choose_segmentation, None)
 
     def _present(self, node: Any) -> bool:
         return links.alive(self.panel.scene, node)

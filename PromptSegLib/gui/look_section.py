@@ -40,13 +40,13 @@ class LookSection:
         check(ui.keepCheckBox, view.keeps)
 
     def look(self, *_args: Any) -> None:
-        self.panel.act(self.session.look_next)
+        self.panel.act(self.session.uncertainty.look_next)
 
     def look_back(self, *_args: Any) -> None:
-        self.panel.act(self.session.look_back)
+        self.panel.act(self.session.uncertainty.look_back)
 
     def show_map(self, checked: bool) -> None:
-        self.panel.act(self.session.show_map, bool(checked))
+        self.panel.act(self.session.uncertainty.show_map, bool(checked))
 
     def keep(self, checked: bool) -> None:
-        self.panel.act(self.session.keep_previous, bool(checked))
+        self.panel.act(self.session.results.keep_previous, bool(checked))

@@ -6,9 +6,9 @@ from typing import Any
 
 import qt
 
-from ..session import volume_list
-from ..session.parameters import OVERLAP, UNPAINTED
 from ..session.view import View
+from . import volume_list
+from .choices import OVERLAP, UNPAINTED
 from .i18n import _, said
 from .widgets import choices, fill, on_choice, quietly
 
@@ -60,9 +60,9 @@ class OptionsSection:
     def _example_toggled(self, item: Any) -> None:
         volume = self.panel.scene.GetNodeByID(str(item.data(qt.Qt.UserRole)))
         if item.checkState() == qt.Qt.Checked:
-            self.panel.act(self.session.add_example, volume)
+            self.panel.act(self.session.inputs.add_example, volume)
         else:
-            self.panel.act(self.session.remove_example, volume)
+            self.panel.act(self.session.inputs.remove_example, volume)
 
 
 def check_item(name: str, key: str, checked: bool, reason: str = "") -> Any:

@@ -8,25 +8,24 @@ from typing import Any, Callable
 import qt
 import slicer
 
-from ..session.choices import CLEAN_UP, LOOK
-from ..session.chosen import Chosen
-from ..session.installation import Installation
-from ..session.model_files import ModelFiles
 from ..session.recovery import Recovery
-from ..session.segments_table import anything_painted, rows
 from ..session.session import Session
 from ..session.view import Notice
 from . import watching
 from .action_section import ActionSection
 from .advanced_section import AdvancedSection
 from .binding import Binding
+from .choices import CLEAN_UP, LOOK, ParameterProxy
 from .editor_section import EditorSection
 from .history import EditorHistory
 from .input_section import InputSection
+from .installation import Installation
 from .look_section import LookSection
+from .model_list import ModelFiles
 from .options_section import OptionsSection
 from .prompts_section import PromptsSection
 from .segments_section import SegmentsSection
+from .segments_table import anything_painted, listed
 from .setup_section import SetupSection
 from .shortcuts import Shortcuts
 
@@ -50,14 +49,14 @@ class Panel:
         self.widget, self.scene = ui_widget, scene
         self.ui = slicer.util.childWidgetVariables(ui_widget)
         self.setup, self.models = Installation(tools), ModelFiles()
-        self.parameters = Chosen()
+        self.parameters = ParameterProxy()
         self.session = Session(
             scene,
             self.parameters,
             history=partial(EditorHistory, self.ui.segmentEditorWidget),
             recovery=Recovery(),
         )
-        self.session.on_change(self.render_soon)
+        self.session.actions.on_change(self.render_soon)
         self._closed = False
         self._said = self._own = Notice()  # what the session said last; a sentence that is not the session's
         self._binding = Binding(self.ui, self.parameters, self._parameters_changed)
@@ -83,7 +82,7 @@ class Panel:
                 "tune": self.actions.clicked,
                 "apply": self.actions.apply,
                 "discard": self.actions.discard,
-                "look": partial(self.act, self.session.look_next),
+                "look": partial(self.act, self.session.uncertainty.look_next),
                 "map": partial(self.act, self.toggle_map),
                 "next": self.segments.paint_next,
                 "background": self.segments.paint_background,
@@ -153,7 +152,7 @@ class Panel:
             self.session.tune()
 
     def toggle_map(self) -> None:
-        self.session.show_map(not self.session.view().map_shown)
+        self.session.uncertainty.show_map(not self.session.view().map_shown)
 
     # Showing
 
@@ -206,9 +205,9 @@ class Panel:
 
     def _parameters_changed(self, changed: set[str]) -> None:
         if changed & LOOK:
-            self.session.show_opacity()
+            self.session.results.show_opacity()
         if changed & CLEAN_UP:
-            self.session.clean_up_changed()
+            self.session.results.clean_up()
         if "live" in changed and not self.setup.blocks(self.parameters):
             self.session.live_changed()
         if changed:
@@ -225,12 +224,12 @@ class Panel:
 
     def _stroke_ended(self) -> None:
         """Something was painted: grow it, and let the worker get ready while the user goes on."""
-        self.session.segmentation_changed()
+        self.session.history.segmentation_changed()
         if not self.setup.blocks(self.parameters):
             self.session.painted()
-        found = rows(self.scene, self.parameters.segmentation)
+        found = listed(self.scene, self.parameters.segmentation)
         if anything_painted(found) and not self._view().reasons["segment"]:
-            self.session.prepare()
+            self.session.growing.prepare()
         self.render()
 
     def _timer(self, milliseconds: int, slot: Callable[[], None], repeat: bool = False) -> Any:

@@ -6,8 +6,8 @@ from typing import Any
 
 import qt
 
-from ..session import volume_list
 from ..session.view import PromptsRow, View
+from . import volume_list
 from .i18n import _, said
 from .options_section import check_item
 from .widgets import allow, quietly
@@ -106,7 +106,7 @@ class PromptsSection:
         if row is None or column != 0 or row.name == item.text(0):
             return
         self._rows = ()  # whatever became of it, the list is shown anew
-        self.panel.act(self.session.rename_prompts, row.key, item.text(0))
+        self.panel.act(self.session.prompts.rename, row.key, item.text(0))
 
     # What can be done
 
@@ -123,7 +123,7 @@ class PromptsSection:
         kind = _("Prompts") + f" ({_FILES})"
         path = qt.QFileDialog.getOpenFileName(self.panel.widget, _("Load prompts"), "", kind)
         if path:
-            self.panel.act(self.session.load_prompts, path)
+            self.panel.act(self.session.prompts.load, path)
 
     def save(self, *_args: Any) -> None:
         row = self.selected
@@ -133,7 +133,7 @@ class PromptsSection:
         start = row.name.replace("/", "_") + _FILES[1:]
         path = qt.QFileDialog.getSaveFileName(self.panel.widget, _("Save prompts"), start, kind)
         if path:
-            self.panel.act(self.session.save_prompts, row.key, path)
+            self.panel.act(self.session.prompts.save, row.key, path)
 
     def rename(self, *_args: Any) -> None:
         items = self.ui.promptsTree.selectedItems()
@@ -142,13 +142,13 @@ class PromptsSection:
 
     def delete(self, *_args: Any) -> None:
         if self.selected is not None:
-            self.panel.act(self.session.delete_prompts, self.selected.key)
+            self.panel.act(self.session.prompts.delete, self.selected.key)
 
     # Other volumes
 
     def _turned_to_others(self, collapsed: bool) -> None:
         if not collapsed:
-            self.panel.act("prompts", self.session.other_volumes)
+            self.panel.act(self.session.other_volumes)
 
     def _checked(self) -> list[str]:
         items = [self.ui.volumesList.item(n) for n in range(self.ui.volumesList.count)]

@@ -10,11 +10,10 @@ import slicer
 
 from ..scene import terminologies
 from ..scene.segment_list import show_segment
-from ..session import segments_table
-from ..session.naming import Names, matches
+from ..session.segment_edits import Names
 from ..session.view import View
 from .i18n import _, said
-from .segments_rows import SegmentRow, background_id, next_id, segment_rows
+from .segments_table import ROLES, SegmentRow, background_id, choose_role, matches, next_id, segment_rows
 from .shortcuts import hint
 from .widgets import allow, choices, fill, on_choice, quietly
 
@@ -32,7 +31,7 @@ class SegmentsSection:
         self._rows: tuple[SegmentRow, ...] = ()
         self._drawn: Any = None
         self._role_slots: list[Any] = []
-        self.session.edits.names = Names(_terminologies)
+        self.session.segments.names = Names(_terminologies)
         self._completions = qt.QStringListModel()
         self._completer = qt.QCompleter()
         self._prepare_completer()
@@ -75,14 +74,14 @@ class SegmentsSection:
             self.ui.segmentNameEdit.setFocus()
             return
         made: list[str] = []
-        self.panel.act(lambda: made.append(self.session.name_segment(typed)))
+        self.panel.act(lambda: made.append(self.session.segments.name(typed)))
         if made and made[0]:
             self.ui.segmentNameEdit.clear()
             self.paint_in(made[0])
 
     def remove(self, *_args: Any) -> None:
         if self.current:
-            self.panel.act(self.session.edit_segment, "remove", self.current)
+            self.panel.act(self.session.segments.remove, self.current)
 
     def paint_in(self, segment_id: str) -> None:
         """Select a segment, with the Paint effect unless another one is at work."""
@@ -135,7 +134,7 @@ class SegmentsSection:
             name.setFont(font)
         name.setToolTip(_("{name}: nothing painted yet").format(name=row.name) if row.is_empty else row.name)
         table.setItem(index, _NAME, name)
-        items = choices(segments_table.ROLES)
+        items = choices(ROLES)
         combo = qt.QComboBox()
         fill(combo, items, row.role)
         combo.toolTip = next(tip for key, _text, tip in items if key == row.role)
@@ -174,7 +173,7 @@ class SegmentsSection:
         if checked != row.shown:
             show_segment(self.panel.parameters.segmentation, row.id, checked)
         if item.text() != row.name:
-            self.panel.act(self.session.edit_segment, "rename", row.id, item.text())
+            self.panel.act(self.session.segments.rename, row.id, item.text())
         self.panel.render_soon()
 
     def _double_clicked(self, number: int, column: int) -> None:
@@ -184,10 +183,10 @@ class SegmentsSection:
         title = _("Color of {name}").format(name=row.name)
         color = qt.QColorDialog.getColor(qt.QColor(*row.color), self.panel.widget, title)
         if color.isValid():
-            self.panel.act(self.session.edit_segment, "color", row.id, (color.redF(), color.greenF(), color.blueF()))
+            self.panel.act(self.session.segments.color, row.id, (color.redF(), color.greenF(), color.blueF()))
 
     def _role_chosen(self, segment_id: str, role: str) -> None:
-        notice = segments_table.choose_role(self.panel.parameters.segmentation, segment_id, role)
+        notice = choose_role(self.panel.parameters.segmentation, segment_id, role)
         if notice.text:
             self.panel.say(notice)
         self.panel.render_soon()  # not now: the table would replace the combo box that is telling us
@@ -202,7 +201,7 @@ class SegmentsSection:
         self.ui.segmentNameEdit.setCompleter(completer)
 
     def _typed(self, text: str) -> None:
-        self._completions.setStringList(list(matches(str(text), self.session.edits.names.suggestions())))
+        self._completions.setStringList(list(matches(str(text), self.session.segments.names.suggestions())))
 
 
 def _terminologies() -> dict:

@@ -13,7 +13,7 @@ from .widgets import allow, show_notice, show_progress
 
 
 class SetupSection:
-    """Shows an :class:`~PromptSegLib.session.installation.Installation`."""
+    """Shows an :class:`~PromptSegLib.gui.installation.Installation`."""
 
     def __init__(self, panel: Any):
         self.panel, self.ui, self.setup = panel, panel.ui, panel.setup

@@ -1,4 +1,4 @@
-"""Segments as a list has them: made empty, shown and hidden."""
+"""Segments as a list has them: made empty, with the role that a name brings, shown and hidden."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 import slicer
 import vtk
 
-from ..annotation.classes import ClassInfo
+from ..annotation.classes import ClassInfo, same_name
 from ..errors import PromptSegError
 from .labelmaps import BINARY
 from .links import segment_of
 from .placement import label_of
+from .roles import role_of, set_role
 
+BACKGROUND = "background"
+GRAY = (0.6, 0.6, 0.6)
 _REFERENCE = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
@@ -34,6 +37,27 @@ def add_segment(segmentation_node, info: ClassInfo) -> str:
         )
     place_empty(segmentation)
     return str(segmentation.GetSegmentIdBySegment(segment))
+
+
+def add_structure(segmentation_node, info: ClassInfo) -> str:
+    """As :func:`add_segment`; what is called background gets that role."""
+    segment_id = add_segment(segmentation_node, info)
+    if is_background(info.name):
+        set_role(segmentation_node, segment_id, BACKGROUND)
+    return segment_id
+
+
+def add_background(segmentation_node) -> str:
+    """The ID of the background's segment, which is made, gray, where there is none; that is no step to undo."""
+    for segment_id in segmentation_node.GetSegmentation().GetSegmentIDs():
+        if role_of(segmentation_node, segment_id) == BACKGROUND:
+            return str(segment_id)
+    return add_structure(segmentation_node, ClassInfo(BACKGROUND, 1, GRAY))
+
+
+def is_background(name: str) -> bool:
+    """Whether a name is that of the background."""
+    return same_name(name.lower(), BACKGROUND)
 
 
 def place_empty(segmentation) -> None:

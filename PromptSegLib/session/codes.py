@@ -94,7 +94,7 @@ def compose(
     if unpainted == "unknown":
         grid = _around([Grid.of(each) for each in (*pieces, applied, strokes) if each is not None])
     before = None if applied is None else _Before(applied, [Grid.of(each) for each in pieces])
-    codes = np.zeros(grid.shape, np.uint16) if strokes is None else _on(strokes, grid).astype(np.uint16)
+    codes = np.zeros(grid.shape, np.uint16) if strokes is None else on_grid(strokes, grid).astype(np.uint16)
     old = codes.copy()
 
     changed: list[int] = []
@@ -108,11 +108,11 @@ def compose(
                 continue
             changed.append(number)
             if removed is not None:
-                gone = _on(removed, grid) > 0
+                gone = on_grid(removed, grid) > 0
                 codes[gone & (codes == is_class(number))] = UNKNOWN
                 codes[gone & (codes == UNKNOWN)] = is_not_class(number)
             if added is not None:
-                codes[_on(added, grid) > 0] = is_class(number)
+                codes[on_grid(added, grid) > 0] = is_class(number)
         else:
             now = painted.masks([each], grid)[each]
             codes[(codes == is_class(number)) & ~now] = UNKNOWN  # painted strokes that were erased again
@@ -150,7 +150,7 @@ def contradicted(codes: sitk.Image, applied: sitk.Image) -> bool:
     :param applied: number + 1 of the class where it was applied.
     """
     known = sitk.GetArrayViewFromImage(codes)
-    result, number = _on(applied, Grid.of(codes)), known // 2  # of a class and of what is not it, plus 1
+    result, number = on_grid(applied, Grid.of(codes)), known // 2  # of a class and of what is not it, plus 1
     of_class = (known > BACKGROUND) & (known % 2 == 0) & (result != number)
     erased = (known > BACKGROUND) & (known % 2 == 1) & (result == number)
     return bool((of_class | erased | ((known == BACKGROUND) & (result > 0))).any())
@@ -170,7 +170,7 @@ def _said(
     if all_of_it or (changed and (before is None or not before.holds(number))):
         return painted.masks([segment_id], grid)[segment_id]
     added = before.changes(painted, segment_id, number)[0] if changed and before is not None else None
-    return None if added is None else _on(added, grid) > 0
+    return None if added is None else on_grid(added, grid) > 0
 
 
 def _mark(codes: np.ndarray, where: np.ndarray, code: int) -> None:
@@ -185,7 +185,7 @@ class _Before:
 
     def __init__(self, applied: sitk.Image, others: Sequence[Grid]):
         self._grid = _around([Grid.of(applied), *others])
-        self._labels = _on(applied, self._grid)
+        self._labels = on_grid(applied, self._grid)
 
     def holds(self, number: int) -> bool:
         """Whether anything of a class was applied."""
@@ -228,7 +228,7 @@ def _around(grids: Sequence[Grid]) -> Grid:
     return base.part(low, high)
 
 
-def _on(image: sitk.Image, grid: Grid) -> np.ndarray:
+def on_grid(image: sitk.Image, grid: Grid) -> np.ndarray:
     """Values of a label image on a grid, 0 outside; a plain copy where they share a lattice."""
     return sitk.GetArrayFromImage(resample(image, grid, sitk.sitkNearestNeighbor, 0))
 

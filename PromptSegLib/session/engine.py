@@ -1,15 +1,24 @@
-"""The session's worker: started when it is needed, started anew when it is gone, and ended when it does not obey."""
+"""The session's worker: started when it is needed, started anew when it is gone, and ended when it does not obey;
+and what it says, as objects."""
 
 from __future__ import annotations
 
 import time
 from typing import Any, Callable, Iterator, Optional
 
+import SimpleITK as sitk
+
+from ..inference.result import Segmentation
+from ..models import catalogue
+from ..prompts.store import Prompts
+from ..worker import packing
 from ..worker.carrier import Carrier
-from ..worker.client import GONE, Event
-from ..worker.contract import Prepare
-from . import requests
-from .running import Run
+from ..worker.client import GONE, Event, Worker
+from ..worker.contract import Prepare, Reply
+from ..worker.launch import environment, local_command, ssh_command
+from ..worker.packing import grid_of
+from .job import ActiveJob
+from .parameters import Parameters
 
 PATIENCE = 0.8  # seconds that a cancelled worker gets before it is ended
 
@@ -18,15 +27,17 @@ class Engine:
     """One worker at a time, where the parameters want it.
 
     :param make_worker: starts a worker from parameters.
+    :ivar device: what it computes on, as it said itself; "" before that.
     """
 
-    def __init__(self, make_worker: Callable[[Any], Carrier] = requests.start_worker):
+    def __init__(self, make_worker: Callable[[Any], Carrier]):
         self._make = make_worker
         self._worker: Optional[Carrier] = None
         self._key: tuple = ()
         self._prepared: tuple = ()
         self._preparing = 0
         self._dying: Optional[tuple[Carrier, int, float]] = None
+        self.device = ""
 
     @property
     def worker(self) -> Optional[Carrier]:
@@ -40,7 +51,7 @@ class Engine:
 
     def get(self, parameters: Any) -> Carrier:
         """The worker, a fresh one if it is gone or wanted elsewhere; raises :class:`PromptSegError` for a bad host."""
-        key = requests.worker_key(parameters)
+        key = worker_key(parameters)
         if self._worker is not None and (self._worker.gone or key != self._key):
             self.end()
         if self._worker is None:
@@ -68,11 +79,11 @@ class Engine:
             self._prepared = ()
         return interrupted
 
-    def cancel(self, run: Run) -> None:
-        """Ask the worker to stop a run's job, and see to it that it does."""
-        if run.worker is not None and run.job and not run.worker.gone:
-            run.worker.cancel(run.job)
-            self._dying = (run.worker, run.job, time.monotonic() + PATIENCE)
+    def cancel(self, active: ActiveJob) -> None:
+        """Ask the worker to stop a job, and see to it that it does."""
+        if active.worker is not None and active.number and not active.worker.gone:
+            active.worker.cancel(active.number)
+            self._dying = (active.worker, active.number, time.monotonic() + PATIENCE)
 
     def poll(self) -> Iterator[tuple[Carrier, Event]]:
         """What the worker said; ends it when it has not stopped a cancelled job in time."""
@@ -95,3 +106,46 @@ class Engine:
         if self._worker is not None:
             self._worker.kill()
         self._worker = self._dying = None
+
+
+def worker_key(parameters: Parameters) -> tuple:
+    """What makes another worker necessary when it changes."""
+    if parameters.device == "ssh":
+        return ("ssh", parameters.host)
+    return ("local", parameters.threads)
+
+
+def start_worker(parameters: Parameters) -> Worker:
+    """A worker where the user wants it; raises :class:`PromptSegError` for a host that cannot be one."""
+    if parameters.device == "ssh":
+        command = ssh_command(parameters.host)
+        return Worker(lambda _: command, files=False, place=parameters.host)
+    return Worker(local_command, environment(parameters.threads))
+
+
+def model_and_device(parameters: Parameters) -> dict[str, Any]:
+    """What all jobs but growing name: the model, and the device as the worker knows it."""
+    device = "auto" if parameters.device == "ssh" else parameters.device
+    return {"model": parameters.model or catalogue.entries()[0].name, "device": device}
+
+
+def segmentation_of(event: Event) -> Segmentation:
+    """The labels of a ``preview`` or ``done``, with their classes, where to look, and what there is to say of them."""
+    without = {name: array for name, array in event.arrays.items() if name != "prompts"}
+    return Reply.unpack(event.values, without).result
+
+
+def full_of(event: Event) -> Optional[sitk.Image]:
+    """Labels of a ``done`` as the retuned prompts have them everywhere; None where they are those of the event."""
+    without = {name: array for name, array in event.arrays.items() if name != "prompts"}
+    return Reply.unpack(event.values, without).full
+
+
+def prompts_of(event: Event) -> Prompts:
+    """The prompts that come with a ``preview`` or ``done`` of a tuning."""
+    return packing.prompts_of(event.arrays["prompts"])
+
+
+def map_of(event: Event) -> sitk.Image:
+    """The uncertainty of a ``done``: uint8, 0..255, on the model's grid."""
+    return grid_of(event.values["map_grid"]).image(event.arrays["map"])

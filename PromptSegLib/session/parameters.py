@@ -5,23 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-UNPAINTED = {
-    "unknown": "Unpainted voxels are unknown",
-    "slices": "Painted slices are complete",
-    "volume": "The whole volume is complete",
-}
-OVERLAP = {
-    "keep": "Other segments keep their voxels",
-    "overwrite": "Take voxels from unlocked segments",
-    "overlap": "Allow overlap",
-}
-DEVICES = {
-    "auto": "Automatic",
-    "cpu": "CPU",
-    "cuda": "NVIDIA GPU (CUDA)",
-    "mps": "Apple GPU (MPS)",
-    "ssh": "Another machine (ssh)",
-}
+AUTO = "auto"  # the method that fits what is annotated
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Any, Optional
 
 from ..errors import PromptSegError, Sentence
 from ..scene import links, prompt_nodes, salvage
-from . import prompts_list
+from . import prompts as prompts_list
+from .actions import Actions
 from .recovery import Recovery
 from .view import Notice
 
@@ -21,8 +22,8 @@ class Rescue:
     :param recovery: None keeps and offers nothing.
     """
 
-    def __init__(self, scene: Any, recovery: Optional[Recovery]):
-        self._scene, self._recovery = scene, recovery
+    def __init__(self, scene: Any, recovery: Optional[Recovery], actions: Actions):
+        self._scene, self._recovery, self._actions = scene, recovery, actions
         self._noted, self._stored = float("-inf"), scene.GetStoredTime()
         self._found: list[salvage.Salvage] = []
         for content in recovery.find() if recovery is not None else []:
@@ -69,8 +70,25 @@ class Rescue:
         if self._recovery is not None and node.IsA("vtkMRMLSegmentationNode"):
             self._recovery.forget(node.GetID())
 
-    def take(self) -> Notice:
-        """Put everything that is offered into the scene, beside what is there."""
+    def closing(self) -> None:
+        self.saved()
+
+    def recover(self) -> None:
+        """Put what a killed application has left into the scene, beside what is there."""
+        with self._actions.doing():
+            self._actions.notice = self._put_back()
+
+    def dismiss(self) -> None:
+        """What a killed application has left is not wanted."""
+        with self._actions.doing():
+            self._end()
+
+    def close(self) -> None:
+        """The application ends as it should."""
+        if self._recovery is not None:
+            self._recovery.close()
+
+    def _put_back(self) -> Notice:
         if not self._found:
             raise PromptSegError("There is nothing to recover.")
         made = []
@@ -85,15 +103,6 @@ class Rescue:
             made.append(f"'{node.GetName()}'{f' (of the volume {missing}, which is not here)' if missing else ''}")
         self._end()
         return Notice(Sentence("Recovered {made}; save the scene to keep it.", made=", ".join(made)))
-
-    def dismiss(self) -> None:
-        """What is offered is not wanted."""
-        self._end()
-
-    def close(self) -> None:
-        """The application ends as it should."""
-        if self._recovery is not None:
-            self._recovery.close()
 
     def _end(self) -> None:
         self._found = []

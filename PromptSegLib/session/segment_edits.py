@@ -1,85 +1,123 @@
-"""What the list of segments does: naming, showing, coloring and removing, each as one step that can be undone."""
+"""What the list of segments does: naming, coloring and removing, each as one step that can be undone."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
-from ..annotation.classes import ClassInfo, is_name, same_name
+from ..annotation.classes import ClassInfo, canonical_name, describe, is_name, known_names, same_name
 from ..errors import PromptSegError
+from ..models import catalogue
 from ..scene.links import segment_of
 from ..scene.roles import role_of, set_role
-from ..scene.segment_list import add_segment
+from ..scene.segment_list import BACKGROUND, GRAY, add_structure, is_background
 from ..scene.segmentations import segments
-from .naming import BACKGROUND, GRAY, Names
+from .actions import Actions
+from .inputs import Inputs
+from .undo import UndoHistory
+
+
+class Names:
+    """Structures by the names that users type.
+
+    :param more: further entries, name -> (terminology, color or None), as the application's terminologies have them;
+        asked for once, when the first name is.
+    """
+
+    def __init__(self, more=lambda: {}):
+        self._ask, self._more = more, None
+
+    def suggestions(self) -> tuple[str, ...]:
+        """Names to complete what is typed: what the models know first, then the terminologies', each once."""
+        shipped = [name for entry in catalogue.entries() for name in entry.classes]
+        listed: dict[str, str] = {}
+        for name in (*shipped, *known_names(), *self._further()):
+            listed.setdefault(canonical_name(name).lower(), name)
+        return tuple(listed.values())
+
+    def described(self, name: str, taken: Sequence[ClassInfo] = ()) -> ClassInfo:
+        """Name, color and terminology for what was typed; a color that no other has where the name is not known.
+
+        Raises :class:`PromptSegError` for what is no name.
+        """
+        name = " ".join(name.split())
+        if not is_name(name):
+            raise PromptSegError("Type the name of a structure, as liver: one line of text that can be read.")
+        if canonical_name(name).lower() == BACKGROUND:
+            return ClassInfo(name, 1, GRAY)
+        info = describe(name, 1, taken)
+        found = self._found(name)
+        if info.terminology or found is None:
+            return info
+        terminology, color = found
+        return ClassInfo(name, 1, color or info.color, terminology)
+
+    def _found(self, name: str) -> Optional[tuple[str, Optional[tuple[float, float, float]]]]:
+        key = canonical_name(name).lower()
+        return next((each for other, each in self._further().items() if canonical_name(other).lower() == key), None)
+
+    def _further(self) -> Mapping[str, tuple[str, Optional[tuple[float, float, float]]]]:
+        if self._more is None:
+            self._more = dict(self._ask())
+        return self._more
 
 
 class SegmentEdits:
-    """Changes of the segments themselves, not of their voxels; see also :mod:`.segments_table`.
+    """Changes of the segments themselves, not of their voxels; a refusal leaves the segmentation as it was.
 
-    All raise :class:`PromptSegError`, with the segmentation as it was.
-
-    :param history_of: the undo history of a segmentation node.
+    :ivar names: what users may call structures.
     """
 
-    def __init__(self, history_of: Callable[[Any], Any], names: Optional[Names] = None):
-        self._history_of, self.names = history_of, names or Names()
+    def __init__(self, inputs: Inputs, history: UndoHistory, actions: Actions):
+        self._inputs, self._history, self._actions = inputs, history, actions
+        self.names = Names()
 
-    def name(self, segmentation: Any, typed: str) -> str:
-        """The ID of the segment of that name, to paint in: the one there is, or a new one with color and terminology.
+    def name(self, typed: str) -> str:
+        """The ID of the segment of that name, to paint in: the one there is, or a new one with color and terminology;
+        "" where that failed.
 
         What is called background gets that role.
         """
-        taken = [ClassInfo(each.name, 1, each.color) for each in segments(segmentation)]
-        info = self.names.described(typed, taken)
-        for each in segments(segmentation):
-            if same_name(each.name, info.name) or (_is_background(info.name) and each.role == BACKGROUND):
-                return each.id
-        self._history_of(segmentation).save()
-        return _add(segmentation, info)
+        with self._actions.doing():
+            self._actions.require("name")
+            segmentation = self._inputs.ensure_segmentation()
+            taken = [ClassInfo(each.name, 1, each.color) for each in segments(segmentation)]
+            info = self.names.described(typed, taken)
+            for each in segments(segmentation):
+                if same_name(each.name, info.name) or (is_background(info.name) and each.role == BACKGROUND):
+                    return each.id
+            self._history.of(segmentation).save()
+            return add_structure(segmentation, info)
+        return ""
 
-    def rename(self, segmentation: Any, segment_id: str, name: str) -> None:
+    def rename(self, segment_id: str, name: str) -> None:
         """Give a segment another name; its role stays."""
-        name = " ".join(name.split())
-        if not is_name(name):
-            raise PromptSegError("A segment needs a name: one line of text that can be read.")
-        others = [each.name for each in segments(segmentation) if each.id != segment_id]
-        if any(same_name(name, each) for each in others):
-            raise PromptSegError("There is a segment called {name} already; choose another name.", name=name)
-        segment, role = segment_of(segmentation, segment_id), role_of(segmentation, segment_id)
-        if segment.GetName() == name:
-            return
-        self._history_of(segmentation).save()
-        segment.SetName(name)
-        segment.NameAutoGeneratedOff()
-        if role_of(segmentation, segment_id) != role:
-            set_role(segmentation, segment_id, role)
+        with self._actions.doing():
+            segmentation, name = self._inputs.segmentation, " ".join(name.split())
+            if not is_name(name):
+                raise PromptSegError("A segment needs a name: one line of text that can be read.")
+            others = [each.name for each in segments(segmentation) if each.id != segment_id]
+            if any(same_name(name, each) for each in others):
+                raise PromptSegError("There is a segment called {name} already; choose another name.", name=name)
+            segment, role = segment_of(segmentation, segment_id), role_of(segmentation, segment_id)
+            if segment.GetName() == name:
+                return
+            self._history.of(segmentation).save()
+            segment.SetName(name)
+            segment.NameAutoGeneratedOff()
+            if role_of(segmentation, segment_id) != role:
+                set_role(segmentation, segment_id, role)
 
-    def color(self, segmentation: Any, segment_id: str, color: Sequence[float]) -> None:
+    def color(self, segment_id: str, color: Sequence[float]) -> None:
         """Give a segment another color, RGB in 0..1."""
-        segment = segment_of(segmentation, segment_id)
-        self._history_of(segmentation).save()
-        segment.SetColor(*(float(part) for part in color))
-        segment.ColorAutoGeneratedOff()
+        with self._actions.doing():
+            segment = segment_of(self._inputs.segmentation, segment_id)
+            self._history.of(self._inputs.segmentation).save()
+            segment.SetColor(*(float(part) for part in color))
+            segment.ColorAutoGeneratedOff()
 
-    def remove(self, segmentation: Any, segment_id: str) -> None:
+    def remove(self, segment_id: str) -> None:
         """Take a segment away, whatever is painted in it."""
-        segment_of(segmentation, segment_id)
-        self._history_of(segmentation).save()
-        segmentation.GetSegmentation().RemoveSegment(segment_id)
-
-
-def add_background(segmentation: Any) -> str:
-    """The ID of the background's segment, which is made, gray, where there is none; that is no step to undo."""
-    found = [each.id for each in segments(segmentation) if each.role == BACKGROUND]
-    return found[0] if found else _add(segmentation, ClassInfo(BACKGROUND, 1, GRAY))
-
-
-def _is_background(name: str) -> bool:
-    return same_name(name.lower(), BACKGROUND)
-
-
-def _add(segmentation: Any, info: ClassInfo) -> str:
-    segment_id = add_segment(segmentation, info)
-    if _is_background(info.name):
-        set_role(segmentation, segment_id, BACKGROUND)
-    return segment_id
+        with self._actions.doing():
+            segment_of(self._inputs.segmentation, segment_id)
+            self._history.of(self._inputs.segmentation).save()
+            self._inputs.segmentation.GetSegmentation().RemoveSegment(segment_id)

@@ -54,7 +54,7 @@ class Waiting:
 
         def tick() -> None:
             session.poll()
-            result = session.shown_result
+            result = session.results.shown
             if result is not None and (not shown or shown[-1][1] is not result):
                 shown.append((time.perf_counter() - began, result))
             if not session.busy:
@@ -99,8 +99,8 @@ def measure(case: str, folder: Path, seconds: float, seed: int) -> dict:
     scene = new_scene()
     volume = volume_from_image(scene, image, f"case {case}")
     session = Session(scene, Parameters(device="cpu", seconds=seconds))
-    session.choose_volume(volume)
-    segmentation = session.ensure_segmentation()
+    session.inputs.choose_volume(volume)
+    segmentation = session.inputs.ensure_segmentation()
     strokes = scribble(reference, CLASSES, BACKGROUND, seed=seed)
     paint(segmentation, volume, strokes, {**CLASSES, "background": BACKGROUND})
     waiting = Waiting(session, reference)

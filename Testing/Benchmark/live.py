@@ -33,24 +33,24 @@ def processor_seconds(pid: int) -> float:
 
 def stroke(session: Session) -> dict[str, float]:
     """What follows on a stroke that was just painted: seconds, and the worker's processor seconds."""
-    worker, began = session._engine.worker, time.perf_counter()
+    worker, began = session.engine.worker, time.perf_counter()
     spent = processor_seconds(worker.pid) if worker is not None and worker.pid else 0.0
-    before, found = session.shown_result, {}
+    before, found = session.results.shown, {}
     session.painted()
     while session.busy:
         session.poll()
-        result = session.shown_result
+        result = session.results.shown
         if "first" not in found and result is not None and result is not before:
             found["first"] = time.perf_counter() - began
-            found["first processor"] = processor_seconds(session._engine.worker.pid) - spent
+            found["first processor"] = processor_seconds(session.engine.worker.pid) - spent
         time.sleep(0.01)
     found["last"] = time.perf_counter() - began
-    found["last processor"] = processor_seconds(session._engine.worker.pid) - spent
+    found["last processor"] = processor_seconds(session.engine.worker.pid) - spent
     return found
 
 
 def dice(session: Session, reference: sitk.Image) -> float:
-    result, scores = session.shown_result, []
+    result, scores = session.results.shown, []
     on = sitk.Resample(result.labels, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     mine, true = sitk.GetArrayViewFromImage(on), sitk.GetArrayViewFromImage(reference)
     for info in result.classes:
@@ -66,8 +66,8 @@ def measure(case: str, folder: Path, every: int, names: list[str], repeats: int,
     scene = new_scene()
     volume = volume_from_image(scene, image, f"case {case}")
     session = Session(scene, Parameters(model="none", threads=threads))  # no model is prepared beside it
-    session.choose_volume(volume)
-    segmentation = session.ensure_segmentation()
+    session.inputs.choose_volume(volume)
+    segmentation = session.inputs.ensure_segmentation()
     found: dict = {"case": case, "classes": len(names), "voxels": list(image.GetSize())}
     runs = []
     for seed in range(repeats + 1):  # other strokes each time; the first starts the worker and sends the volume

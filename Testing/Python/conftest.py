@@ -163,3 +163,27 @@ def oblique_desk(models, workers) -> Iterator[Any]:
     desk = Desk(models, workers, direction=tuple(rotation(20, -35, 50).ravel()), matrix=SHIFTED)
     yield desk
     desk.close()
+
+
+@pytest.fixture
+def session_with() -> Iterator[Any]:
+    """Gives a session on a painted volume whose worker follows a script, and that worker."""
+    from harness.mrml_fixtures import add_volume, new_session, paint_strokes
+    from harness.scripted_worker import ScriptedWorker
+    from PromptSegLib.scene.storage import new_scene
+
+    made = []
+
+    def build(script):
+        scene = new_scene()
+        volume, reference = add_volume(scene)
+        worker = ScriptedWorker(script)
+        session = new_session(scene, "ct-body", {"make_worker": lambda parameters: worker})
+        session.inputs.choose_volume(volume)
+        paint_strokes(session.inputs.ensure_segmentation(), volume, reference)
+        made.append(session)
+        return session, worker
+
+    yield build
+    for session in made:
+        session.close()

@@ -400,7 +400,7 @@ def test_shortcuts_are_those_of_the_module():
 
 def test_methods_have_their_sections():
     """Those of the command line, those of the panel, the rows of the table and the headings are the same."""
-    from PromptSegLib.session.choices import METHODS as SHOWN
+    from PromptSegLib.gui.choices import METHODS as SHOWN
 
     named = set(commands()["tune"]._option_string_actions["--method"].choices)
     table = METHODS.section("Which method to choose")

@@ -438,7 +438,7 @@ def test_the_worker_is_killed(ready):
     before = content(segmentation)
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
-    os.kill(widget.panel.session._engine.worker.pid, 9)
+    os.kill(widget.panel.session.engine.worker.pid, 9)
     finish(widget)
     assert "ended from outside" in said(widget)
     assert content(segmentation) == before
@@ -521,7 +521,7 @@ def test_closing_ends_everything(app, ready):
     widget, *_ = ready
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
-    worker = widget.panel.session._engine.worker
+    worker = widget.panel.session.engine.worker
     widget.cleanup()
     process(lambda: worker.gone)
     assert app.scene.GetFirstNodeByName("PromptSeg preview") is None

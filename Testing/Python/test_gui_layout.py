@@ -211,8 +211,8 @@ def test_a_structure_is_named_in_one_step(widget):
     ids = segments_by_name(segmentation)
     name(widget, "Background")
     assert editor.currentSegmentID() == ids["background"]
-    widget.panel.session.undo()
-    widget.panel.session.undo()
+    widget.panel.session.history.undo()
+    widget.panel.session.history.undo()
     assert "thing" not in segments_by_name(segmentation) and "Liver" in segments_by_name(segmentation)
 
 
@@ -270,7 +270,7 @@ def test_segments_are_selected_renamed_hidden_and_removed(widget):
     ui.removeSegmentButton.click()
     process()
     assert "hepar" not in segments_by_name(segmentation)
-    widget.panel.session.undo()
+    widget.panel.session.history.undo()
     process()
     assert "hepar" in segments_by_name(segmentation)
 
@@ -297,6 +297,15 @@ def test_the_second_half_of_a_double_click_cancels_nothing(app, widget):
     panel.actions._clicked -= 1.0  # a second later, it is another click
     widget.ui.tuneButton.click()
     assert done == ["tune", "cancel"]
+
+
+def test_opening_the_other_volumes_is_told(widget):
+    done, button = [], widget.ui.volumesCollapsibleButton
+    widget.panel.session.other_volumes = lambda: done.append("other volumes")
+    button.collapsed = True
+    assert not done
+    button.collapsed = False
+    assert done == ["other volumes"]
 
 
 def test_pictures(app, widget, tmp_path):

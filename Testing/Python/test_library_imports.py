@@ -73,6 +73,13 @@ def test_light_rooms_load_nothing_heavy(room):
 
 
 @pytest.mark.parametrize(
+    "name", ["action_bar", "choices", "installation", "model_list", "segments_table", "volume_list"]
+)
+def test_view_models_need_no_widgets(name):
+    assert not set(heavy_modules(f"import PromptSegLib.gui.{name}")) - MRML
+
+
+@pytest.mark.parametrize(
     "words", [["models"], ["models", "--json"], ["info", "ct-body"], ["info", "ct-body", "--json"]]
 )
 def test_commands_that_only_look_load_nothing_heavy(words):

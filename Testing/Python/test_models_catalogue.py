@@ -15,13 +15,13 @@ from harness import tiny_model as tiny
 from harness.catalogue_fixtures import BUNDLED, PROMPTS, WEIGHTS, remote, set_up, sha256
 from PromptSegLib.cli.main import main
 from PromptSegLib.errors import PromptSegError
+from PromptSegLib.gui import model_list
 from PromptSegLib.models import catalogue
 from PromptSegLib.models.backbone import load_model, save_backbone
 from PromptSegLib.network.punet import PUNet
 from PromptSegLib.pretraining import publish
 from PromptSegLib.pretraining.recipe import Recipe
 from PromptSegLib.pretraining.source import Source
-from PromptSegLib.session import model_list
 
 SCHEMA = json.loads((catalogue.FOLDER / "catalogue.schema.json").read_text(encoding="utf-8"))
 

@@ -42,7 +42,7 @@ def test_from_the_first_stroke_to_the_next_day(oblique_desk, tmp_path):
     colors = {each.name: each.color for each in segments(segmentation)}
 
     seen = []
-    session.on_change(lambda: seen.append((session.view().preview, session.view().tune_text)))
+    session.actions.on_change(lambda: seen.append((session.view().preview, session.view().tune_text)))
     before = content(segmentation)
     session.tune()
     assert session.view().busy and session.view().tune_text == "Cancel"
@@ -86,9 +86,9 @@ def test_from_the_first_stroke_to_the_next_day(oblique_desk, tmp_path):
 
     # Undo what the last step did, and again bring it back.
     applied = content(segmentation)
-    session.undo()
+    session.history.undo()
     assert set(desk.own_prompts().names) == set(CLASSES)
-    session.redo()
+    session.history.redo()
     assert content(segmentation) == applied and set(desk.own_prompts().names) == {*CLASSES, "corner"}
     prompts = desk.own_prompts().to_bytes()
     save_scene(desk.scene, tmp_path / "case.mrb")
@@ -98,9 +98,9 @@ def test_from_the_first_stroke_to_the_next_day(oblique_desk, tmp_path):
     scene = load_scene(tmp_path / "case.mrb")
     desk.scene, desk.session = scene, desk.new_session(scene)
     desk.volume = scene.GetFirstNodeByName("CT")
-    desk.session.choose_volume(desk.volume)
+    desk.session.inputs.choose_volume(desk.volume)
     desk.segmentation = desk.session.parameters.segmentation
-    assert desk.segmentation is not None and desk.session.ensure_segmentation() is desk.segmentation
+    assert desk.segmentation is not None and desk.session.inputs.ensure_segmentation() is desk.segmentation
     assert desk.session.view().tune_text == "Retune" and not desk.session.view().preview
     assert desk.own_prompts().to_bytes() == prompts
     # What was applied lay on a lattice of its own; a saved segmentation is brought onto one.
@@ -168,7 +168,7 @@ def test_closing_right_after_apply_loses_nothing(desk):
     desk.session.apply()
     desk.session.close()
     desk.session = desk.new_session(desk.scene)
-    desk.session.choose_volume(desk.volume)
+    desk.session.inputs.choose_volume(desk.volume)
     desk.paint("ball", box_in(desk.mask("ball")), "erase")
     desk.tune()
     assert set(desk.last_job.values["wanted"]) == {"ball"} and "start" in desk.last_job.arrays
@@ -383,7 +383,7 @@ def test_two_jobs_at_once(desk):
     key, before = desk.own_key(), desk.state()
     desk.begin_long(reported)
     sent = len(desk.workers.jobs)
-    for second in (desk.session.tune, lambda: desk.session.segment(key), desk.session.undo):
+    for second in (desk.session.tune, lambda: desk.session.segment(key), desk.session.history.undo):
         second()
         assert desk.level == "error" and "cancel" in desk.notice.lower()
         assert desk.session.view().busy and len(desk.workers.jobs) == sent
@@ -397,22 +397,22 @@ def test_another_volume_stops_the_job(desk):
     other = desk.another_volume()
     before = desk.state()
     desk.begin_long()
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     run(desk.session)
     assert not desk.session.view().preview and desk.state() == before
     assert desk.session.parameters.segmentation is links.remembered(other)
-    desk.session.choose_volume(desk.volume)
+    desk.session.inputs.choose_volume(desk.volume)
     assert desk.session.parameters.segmentation is desk.segmentation
 
 
 def test_a_volume_without_a_segmentation_gets_its_own(desk):
     """Not that of the volume before: painting there would be lost to both."""
     other = desk.another_volume(paint_it=False)
-    desk.session.choose_volume(other)
-    own = desk.session.ensure_segmentation()
+    desk.session.inputs.choose_volume(other)
+    own = desk.session.inputs.ensure_segmentation()
     assert own is not desk.segmentation and links.remembered(other) is own
-    desk.session.choose_volume(desk.volume)
-    assert desk.session.ensure_segmentation() is desk.segmentation
+    desk.session.inputs.choose_volume(desk.volume)
+    assert desk.session.inputs.ensure_segmentation() is desk.segmentation
 
 
 def test_the_preview_is_dressed_as_chosen(desk):
@@ -422,7 +422,7 @@ def test_the_preview_is_dressed_as_chosen(desk):
     display = desk.scene.GetNodeByID(preview[0]).GetDisplayNode()
     assert display.GetOpacity() == pytest.approx(0.3)
     desk.session.parameters.opacity, desk.session.parameters.show3D = 0.8, True
-    desk.session.show_opacity()
+    desk.session.results.show_opacity()
     assert display.GetOpacity() == pytest.approx(0.8) and display.GetVisibility3D()
 
 
@@ -452,7 +452,7 @@ def test_overlap_is_what_was_chosen(desk):
         assert desk.mask("ball")[half].any() == desk.mask("ball")[half].all() == ball_has_it
         assert desk.mask("cover")[half].any() == desk.mask("cover")[half].all() == cover_has_it
         assert desk.mask("ball")[ball & ~half].all()
-        desk.session.undo()
+        desk.session.history.undo()
 
 
 @pytest.mark.parametrize("policy", ["keep", "overwrite", "overlap"])

@@ -31,8 +31,8 @@ from PromptSegLib.session.codes import (
     compose,
     is_class,
     is_not_class,
+    on_grid,
 )
-from PromptSegLib.session.requests import on_grid
 
 BALL, ROD, NEW = 0, 1, 2
 NAMES = {"ball": BALL, "rod": ROD}

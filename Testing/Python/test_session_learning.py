@@ -11,7 +11,7 @@ from harness.mrml_fixtures import box_in, run
 from harness.session_harness import LONG, Desk
 from harness.tiny_model import CLASSES
 from PromptSegLib.scene import prompt_nodes
-from PromptSegLib.session import learning
+from PromptSegLib.session.job import JobKind
 from PromptSegLib.worker.packing import grid_of
 
 
@@ -23,7 +23,7 @@ def learned_row(desk: Desk):
 
 def jobs(desk: Desk) -> list:
     """What this desk's worker was asked to learn; all desks share the list."""
-    return [each for each in desk.workers.jobs[desk.before :] if each.name == learning.KIND]
+    return [each for each in desk.workers.jobs[desk.before :] if each.name == JobKind.LEARN.value]
 
 
 @pytest.fixture(autouse=True)
@@ -90,15 +90,15 @@ def test_nothing_is_learned_twice_and_a_new_result_is_learned_anew(desk):
 def test_further_examples_teach_where_a_result_was_applied_to_them(desk):
     session = desk.tuned().session
     painted = desk.another_volume("Only painted")
-    session.add_example(painted)
+    session.inputs.add_example(painted)
     session.learn()
     run(session)
     assert [each["name"] for each in jobs(desk)[-1].values["examples"]] == [desk.volume.GetName()]
     first = desk.volume
-    session.choose_volume(painted)
+    session.inputs.choose_volume(painted)
     desk.tune()
     desk.apply()
-    session.add_example(first)
+    session.inputs.add_example(first)
     session.learn()
     run(session)
     names = [each["name"] for each in jobs(desk)[-1].values["examples"]]
@@ -120,11 +120,11 @@ def test_cancelling_undoing_and_turning_to_another_volume(desk):
     other = desk.another_volume(paint_it=False)
     session.learn()
     run(session, until=lambda session: session.view().share > 0)
-    session.choose_volume(other)  # it goes on
+    session.inputs.choose_volume(other)  # it goes on
     assert session.view().busy
-    session.choose_volume(desk.volume)
-    session._history_of(desk.segmentation).undo()  # by the editor's own button
-    session.segmentation_changed()
+    session.inputs.choose_volume(desk.volume)
+    session.history.of(desk.segmentation).undo()  # by the editor's own button
+    session.history.segmentation_changed()
     assert not session.view().busy and "no longer there" in desk.notice
     run(session)
     assert learned_row(desk) is None

@@ -11,7 +11,7 @@ pytest.importorskip("slicer")
 from harness.mrml_fixtures import box_in, paint, paint_strokes, run
 from harness.session_harness import Desk, shows_tuned
 from harness.tiny_model import CLASSES
-from PromptSegLib.session import live
+from PromptSegLib.session import growing
 from PromptSegLib.session.codes import contradicted
 
 GROWN = "Grown from strokes; Tune prompts refines it"
@@ -25,7 +25,7 @@ def stroke(desk: Desk) -> None:
 
 def shown(desk: Desk, name: str) -> np.ndarray:
     """Where the preview has a class, on the volume's voxels."""
-    result = desk.session.shown_result
+    result = desk.session.results.shown
     value = next(info.value for info in result.classes if info.name == name)
     on = sitk.Resample(result.labels, desk.reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     return sitk.GetArrayFromImage(on) == value
@@ -84,7 +84,7 @@ def test_the_same_strokes_are_not_grown_again_and_what_was_discarded_stays_so(de
 
 def test_the_next_stroke_replaces_the_job(desk):
     desk.session.painted()
-    run(desk.session, until=lambda session: session._live.run is not None)
+    run(desk.session, until=lambda session: session.growing.active is not None)
     more = np.zeros(desk.strokes.shape, bool)
     more[8, 26:30, 36] = True
     desk.paint("rod", more)
@@ -138,7 +138,7 @@ def test_tuning_goes_first_and_the_grown_preview_stays_until_its_own(desk):
     desk.paint("ball", more)
     desk.session.painted()
     desk.begin_long(until=lambda session: session.view().stage not in ("", "preparing"))
-    assert desk.session._live.run is None and not desk.session._live.busy
+    assert desk.session.growing.active is None and not desk.session.growing.busy
     run(desk.session, until=shows_tuned)
     assert desk.session.view().preview == "Preview"
     desk.session.cancel()
@@ -152,12 +152,12 @@ def test_strokes_during_a_tuning_are_told_and_its_result_is_not_replaced(desk):
     desk.begin_long(until=shows_tuned)
     count = len(jobs(desk))
     desk.session.painted()  # nothing was painted
-    assert not desk.session._run.missed
+    assert not desk.session.jobs.active.missed
     more = np.zeros(desk.strokes.shape, bool)
     more[8, 12:16, 13] = True
     desk.paint("ball", more)
     desk.session.painted()
-    assert desk.session._run.missed and len(jobs(desk)) == count
+    assert desk.session.jobs.active.missed and len(jobs(desk)) == count
     desk.session.cancel()
     run(desk.session)
 
@@ -205,11 +205,11 @@ def test_after_a_tuning_a_correction_is_grown_and_the_prompts_stay(desk):
 def test_undoing_an_applied_growth_brings_the_strokes_back(desk):
     stroke(desk)
     desk.apply()
-    desk.session.undo()
+    desk.session.history.undo()
     assert np.array_equal(desk.mask("ball"), desk.strokes == CLASSES["ball"])
     stroke(desk)
     assert desk.session.view().preview == GROWN
-    desk.session.redo()
+    desk.session.history.redo()
     run(desk.session)
     assert not desk.session.view().preview and desk.level == "info"
 
@@ -218,9 +218,9 @@ def test_undoing_an_applied_growth_brings_the_strokes_back(desk):
 def test_it_goes_with_what_it_belongs_to(desk, what):
     other = desk.another_volume(paint_it=False)
     desk.session.painted()
-    run(desk.session, until=lambda session: session._live.run is not None)
+    run(desk.session, until=lambda session: session.growing.active is not None)
     if what == "other volume":
-        desk.session.choose_volume(other)
+        desk.session.inputs.choose_volume(other)
     elif what == "removed":
         desk.scene.RemoveNode(desk.volume)
     elif what == "another scene":
@@ -233,7 +233,7 @@ def test_it_goes_with_what_it_belongs_to(desk, what):
 
 def test_a_worker_that_ends_is_one_quiet_line_and_the_next_stroke_works(desk):
     desk.session.painted()
-    run(desk.session, until=lambda session: session._live.run is not None)
+    run(desk.session, until=lambda session: session.growing.active is not None and desk.workers.worker.pid is not None)
     desk.workers.worker._process.kill()
     run(desk.session)
     assert desk.level == "warning" and "nothing is lost" in desk.notice
@@ -242,23 +242,23 @@ def test_a_worker_that_ends_is_one_quiet_line_and_the_next_stroke_works(desk):
 
 
 def test_what_the_worker_refuses_is_one_quiet_line(desk, monkeypatch):
-    described = live.growing_of
+    described = growing.growing_of
 
     def with_a_bad_name(plan):
         request = described(plan)
         request.asked.classes[" "] = 40
         return request
 
-    monkeypatch.setattr(live, "growing_of", with_a_bad_name)
+    monkeypatch.setattr(growing, "growing_of", with_a_bad_name)
     stroke(desk)
     assert desk.level == "warning" and desk.notice.endswith(".") and not desk.session.view().preview
 
 
 def test_getting_ready_goes_on_after_the_growing(desk):
     desk.session.painted()
-    desk.session.prepare()
+    desk.session.growing.prepare()
     run(desk.session)
-    run(desk.session, until=lambda session: not session._engine._preparing)
+    run(desk.session, until=lambda session: not session.engine._preparing)
     names = [each.name for each in desk.workers.jobs][-2:]
     assert names == ["grow", "prepare"]
 

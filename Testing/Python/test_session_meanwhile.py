@@ -19,9 +19,9 @@ from PromptSegLib.scene.storage import load_scene, save_scene
 def test_a_result_waits_while_another_volume_is_looked_at(desk):
     desk.tune()
     other, before = desk.another_volume(), content(desk.segmentation)
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     assert not desk.session.view().preview and "waits with 'CT'" in desk.notice
-    desk.session.choose_volume(desk.volume)
+    desk.session.inputs.choose_volume(desk.volume)
     assert desk.session.view().preview == "Result" and content(desk.segmentation) == before
     desk.apply()
     assert desk.mask("ball").any() and content(desk.segmentation) != before
@@ -30,22 +30,22 @@ def test_a_result_waits_while_another_volume_is_looked_at(desk):
 def test_a_result_waits_while_another_segmentation_is_looked_at(desk):
     desk.tune()
     other = links.new_segmentation(desk.scene, desk.volume, "another")
-    desk.session.choose_segmentation(other)
+    desk.session.inputs.choose_segmentation(other)
     assert not desk.session.view().preview
-    desk.session.choose_segmentation(desk.segmentation)
+    desk.session.inputs.choose_segmentation(desk.segmentation)
     assert desk.session.view().preview == "Result"
     desk.session.discard()
-    desk.session.choose_segmentation(other)
-    desk.session.choose_segmentation(desk.segmentation)
+    desk.session.inputs.choose_segmentation(other)
+    desk.session.inputs.choose_segmentation(desk.segmentation)
     assert not desk.session.view().preview  # what was discarded does not come back
 
 
 def test_a_preview_waits_when_its_job_was_stopped(desk):
     other = desk.another_volume()
     desk.begin_long()
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     run(desk.session)
-    desk.session.choose_volume(desk.volume)
+    desk.session.inputs.choose_volume(desk.volume)
     assert desk.session.view().preview == "Preview" and not desk.session.view().busy
     desk.apply()
 
@@ -54,10 +54,10 @@ def test_a_preview_waits_when_its_job_was_stopped(desk):
 def test_what_waits_goes_with_its_nodes(desk, which):
     desk.tune()
     other = desk.another_volume()
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     desk.scene.RemoveNode(getattr(desk, which))
-    assert not desk.session._results._parked
-    desk.session.choose_volume(None)
+    assert not desk.session.results._parked
+    desk.session.inputs.choose_volume(None)
     assert not desk.session.view().preview
 
 
@@ -68,7 +68,7 @@ def test_renamed_while_it_runs(desk, tmp_path):
     run(desk.session)
     assert "Applied sphere, rod." in desk.notice and sorted(desk.own_prompts().names) == ["rod", "sphere"]
     rename(desk, "rod", "stick")  # and after it was applied
-    desk.session.save_prompts(desk.own_key(), tmp_path / "a.safetensors")
+    desk.session.prompts.save(desk.own_key(), tmp_path / "a.safetensors")
     assert sorted(Prompts.load(tmp_path / "a.safetensors").names) == ["sphere", "stick"]
     desk.tune()
     assert set(desk.last_job.values["classes"]) == {"sphere", "stick"}
@@ -121,14 +121,14 @@ def test_where_to_look_is_there_when_the_scene_is_opened_again(desk, tmp_path):
     save_scene(desk.scene, tmp_path / "Smith & Jones.mrb")
     opened = load_scene(tmp_path / "Smith & Jones.mrb")
     session = desk.new_session(opened)
-    session.choose_volume(opened.GetFirstNodeByName("CT"))
+    session.inputs.choose_volume(opened.GetFirstNodeByName("CT"))
     view = session.view()
     assert view.look == look and not view.reasons["look"] and not view.reasons["map"]
-    session.look_next()
-    session.show_map(True)
+    session.uncertainty.look_next()
+    session.uncertainty.show_map(True)
     assert session.view().notice.level == "info" and session.view().map_shown
     assert opened.GetFirstNodeByName("CT uncertainty (PromptSeg)") is not None
-    session.show_map(False)
+    session.uncertainty.show_map(False)
 
 
 @pytest.mark.parametrize("text", ["", "x", "[1]", "[[1, 2]]", "{}", "[[NaN, 1, 2]]"])
@@ -137,7 +137,7 @@ def test_places_that_are_damaged_are_none(blank_desk, text):
     other, _ = add_volume(desk.scene, "Other")
     other.SetAttribute("PromptSeg.Places", text)
     other.SetAttribute("PromptSeg.Uncertainty", text or "y")
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     assert desk.session.view().reasons["look"]
-    desk.session.show_map(True)
+    desk.session.uncertainty.show_map(True)
     assert desk.level == "error" and not desk.session.view().map_shown

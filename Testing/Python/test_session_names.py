@@ -41,7 +41,7 @@ def test_an_example_teaches_a_class_that_looks_the_same(desk, names):
     rename(desk, "ball", names[0])
     other = desk.another_volume()
     rename(desk, "ball", names[1], links.remembered(other))
-    desk.session.add_example(other)
+    desk.session.inputs.add_example(other)
     desk.tune()
     assert set(desk.last_job.values["classes"]) == {names[0], "rod"}
     assert set(desk.last_job.said(1)) == {names[0], "rod", "background"}
@@ -53,7 +53,7 @@ def test_what_an_example_does_not_teach_is_said(desk):
     rename(desk, "ball", "Ball", links.remembered(third))
     rename(desk, "rod", "bone", links.remembered(third))
     for volume in (other, third):
-        desk.session.add_example(volume)
+        desk.session.inputs.add_example(volume)
     desk.session.tune()
     run(desk.session)
     assert desk.level == "warning" and desk.session.view().preview == "Result"
@@ -65,14 +65,14 @@ def test_what_an_example_does_not_teach_is_said(desk):
 def test_an_empty_segment_of_an_example_needs_no_word(desk):
     other = desk.another_volume("Two")
     links.remembered(other).GetSegmentation().AddEmptySegment("x", "nothing yet")
-    desk.session.add_example(other)
+    desk.session.inputs.add_example(other)
     desk.tune()
 
 
 def test_two_segments_of_an_example_that_look_the_same(desk):
     other = desk.another_volume("Two")
     rename(desk, "rod", "ball ", links.remembered(other))
-    desk.session.add_example(other)
+    desk.session.inputs.add_example(other)
     desk.session.tune()
     assert desk.level == "error" and desk.notice.startswith("Two segments of Two are called ball")
 
@@ -178,7 +178,7 @@ def test_what_lies_hidden_in_an_example_is_told(desk):
     there = Desk.__new__(Desk)
     there.segmentation, there.volume = links.remembered(other), other
     overlapping(there, "rod", "ball")
-    desk.session.add_example(other)
+    desk.session.inputs.add_example(other)
     desk.session.tune()
     run(desk.session)
     assert "On Two: all that is painted in ball lies under rod and is not taught." in desk.notice

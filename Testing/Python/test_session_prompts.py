@@ -23,12 +23,12 @@ from harness.mrml_fixtures import (
 )
 from harness.session_harness import group_of
 from harness.tiny_model import CLASSES, painted, phantom
+from PromptSegLib.gui.segments_table import choose_role
 from PromptSegLib.models import catalogue
 from PromptSegLib.prompts import store
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import links, prompt_nodes
 from PromptSegLib.scene.segmentations import segments, segments_by_name
-from PromptSegLib.session.segments_table import choose_role
 
 # Prompts
 
@@ -66,23 +66,23 @@ def test_the_list_of_prompts(desk, listed, tmp_path):
     own = next(row for row in session.view().prompts if not row.shipped)
     assert own.current and own.classes == ("ball", "rod") and not own.reason
 
-    session.save_prompts(own.key, tmp_path / "mine.safetensors")
+    session.prompts.save(own.key, tmp_path / "mine.safetensors")
     assert "Saved" in desk.notice
     assert Prompts.load(tmp_path / "mine.safetensors").to_bytes() == desk.own_prompts().to_bytes()
-    session.save_prompts(shipped[0].key, tmp_path / "shipped.safetensors")
+    session.prompts.save(shipped[0].key, tmp_path / "shipped.safetensors")
     assert Prompts.load(tmp_path / "shipped.safetensors").names == ["liver", "spleen", "aorta"]
 
-    session.load_prompts(tmp_path / "mine.safetensors")
+    session.prompts.load(tmp_path / "mine.safetensors")
     loaded = session.view().prompts[-1]
     assert loaded.name == "mine" and not loaded.current and loaded.key != own.key
-    session.rename_prompts(loaded.key, "  thorax  ")
+    session.prompts.rename(loaded.key, "  thorax  ")
     assert session.view().prompts[-1].name == "thorax"
-    session.delete_prompts(loaded.key)
+    session.prompts.delete(loaded.key)
     assert [row.key for row in session.view().prompts] == [shipped[0].key, own.key]
 
     # The current ones deleted: segments stay, and a retuning still goes on from them.
     before = content(desk.segmentation)
-    session.delete_prompts(own.key)
+    session.prompts.delete(own.key)
     assert content(desk.segmentation) == before and len(session.view().prompts) == 1
     desk.paint("ball", box_in(desk.mask("ball")), "erase")
     desk.tuned()
@@ -94,22 +94,22 @@ def test_what_cannot_be_done_with_prompts(desk, listed, tmp_path):
     key, nodes, session = desk.own_key(), nodes_of(desk.scene), desk.session
     (tmp_path / "damaged.safetensors").write_bytes(b"no prompts")
     for action in (
-        lambda: session.rename_prompts("shipped:tiny0", "mine"),
-        lambda: session.delete_prompts("shipped:tiny0"),
-        lambda: session.rename_prompts(key, "  "),
-        lambda: session.rename_prompts("vtkMRMLTextNode99", "mine"),
-        lambda: session.delete_prompts(desk.volume.GetID()),
-        lambda: session.save_prompts("", tmp_path / "none.safetensors"),
-        lambda: session.save_prompts(key, tmp_path / "mine.txt"),
-        lambda: session.save_prompts(key, tmp_path / "no folder" / "mine.safetensors"),
-        lambda: session.load_prompts(tmp_path / "missing.safetensors"),
-        lambda: session.load_prompts(tmp_path / "damaged.safetensors"),
-        lambda: session.load_prompts(tmp_path),
+        lambda: session.prompts.rename("shipped:tiny0", "mine"),
+        lambda: session.prompts.delete("shipped:tiny0"),
+        lambda: session.prompts.rename(key, "  "),
+        lambda: session.prompts.rename("vtkMRMLTextNode99", "mine"),
+        lambda: session.prompts.delete(desk.volume.GetID()),
+        lambda: session.prompts.save("", tmp_path / "none.safetensors"),
+        lambda: session.prompts.save(key, tmp_path / "mine.txt"),
+        lambda: session.prompts.save(key, tmp_path / "no folder" / "mine.safetensors"),
+        lambda: session.prompts.load(tmp_path / "missing.safetensors"),
+        lambda: session.prompts.load(tmp_path / "damaged.safetensors"),
+        lambda: session.prompts.load(tmp_path),
         lambda: session.segment("shipped:nothing"),
         lambda: session.segment(""),
     ):
-        session.load_prompts(desk.models / "tiny1.prompts.safetensors")  # so that an older notice is gone
-        session.delete_prompts(session.view().prompts[-1].key)
+        session.prompts.load(desk.models / "tiny1.prompts.safetensors")  # so that an older notice is gone
+        session.prompts.delete(session.view().prompts[-1].key)
         assert session.view().notice.level == "info", session.view().notice
         action()
         assert session.view().notice.level == "error" and session.view().notice.text.endswith(".")
@@ -120,14 +120,14 @@ def test_what_cannot_be_done_with_prompts(desk, listed, tmp_path):
 def test_own_prompts_of_a_model_that_is_a_file(desk, tmp_path):
     """They can be saved, so they can be loaded again."""
     desk.tuned()
-    desk.session.save_prompts(desk.own_key(), tmp_path / "mine.safetensors")
-    desk.session.load_prompts(tmp_path / "mine.safetensors")
+    desk.session.prompts.save(desk.own_key(), tmp_path / "mine.safetensors")
+    desk.session.prompts.load(tmp_path / "mine.safetensors")
     assert desk.level == "info", desk.notice
     assert desk.session.view().prompts[-1].name == "mine" and not desk.session.view().prompts[-1].reason
 
 
 def test_prompts_of_another_backbone(desk, listed):
-    desk.session.load_prompts(desk.models / "tiny1.prompts.safetensors")
+    desk.session.prompts.load(desk.models / "tiny1.prompts.safetensors")
     row = desk.session.view().prompts[-1]
     assert row.reason == "These prompts belong to the model Tiny 1; choose that model."
     before, sent = desk.state(), len(desk.workers.jobs)
@@ -147,7 +147,7 @@ def test_prompts_of_an_earlier_version_of_the_model(desk, listed, tmp_path):
     desk.session.segment(row.key)
     assert desk.level == "error" and desk.notice == row.reason
     earlier.save(tmp_path / "earlier.safetensors")
-    desk.session.load_prompts(tmp_path / "earlier.safetensors")
+    desk.session.prompts.load(tmp_path / "earlier.safetensors")
     assert desk.level == "error" and desk.notice == f"earlier.safetensors: {row.reason}"
 
 
@@ -167,7 +167,7 @@ def test_prompts_of_the_scene_after_another_model_was_chosen(desk):
 
 def test_own_prompts_on_the_current_volume(desk):
     desk.tuned()
-    desk.session.undo()
+    desk.session.history.undo()
     before = desk.state()
     desk.session.segment(desk.own_key())
     run(desk.session)
@@ -228,9 +228,9 @@ def test_prompts_on_other_volumes(desk):
     assert mask_of(links.remembered(other), other, "ball")[painted_there == CLASSES["ball"]].all()
 
     # It is an AI step like any other: it can be undone, and corrected.
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     assert desk.session.view().tune_text == "Retune"
-    desk.session.undo()
+    desk.session.history.undo()
     assert content(links.remembered(other)) == strokes
 
 
@@ -239,7 +239,7 @@ def test_a_result_on_another_volume_can_be_corrected_and_retuned(desk):
     other = desk.another_volume(paint_it=False)
     desk.session.segment(desk.own_key(), [other])
     run(desk.session)
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     desk.volume, desk.segmentation = other, links.remembered(other)
     erased = box_in(desk.mask("ball"), 3)
     desk.paint("ball", erased, "erase")
@@ -275,7 +275,7 @@ def test_a_volume_that_the_worker_refuses_is_left_out_alone(desk):
     voxels = vtk_to_numpy(bad.GetImageData().GetPointData().GetScalars())
     voxels[0] = np.nan
     notices = []
-    desk.session.on_change(lambda: notices.append(desk.notice))
+    desk.session.actions.on_change(lambda: notices.append(desk.notice))
     desk.session.segment(desk.own_key(), [desk.volume, bad, last])
     run(desk.session)
     assert desk.session.view().preview == "Result"  # of the current volume
@@ -288,8 +288,8 @@ def test_a_cleaned_result_on_another_volume_comes_whatever_is_looked_at(desk):
     other = desk.another_volume(paint_it=False)
     desk.session.parameters.largestComponent = True
     desk.session.segment(desk.own_key(), [other])
-    run(desk.session, until=lambda session: session._results.working and session._run is None)
-    desk.session.choose_volume(other)
+    run(desk.session, until=lambda session: session.results.working and session.jobs.active is None)
+    desk.session.inputs.choose_volume(other)
     run(desk.session)
     assert mask_of(links.remembered(other), other, "ball").any()
 
@@ -343,16 +343,16 @@ def test_one_of_several_volumes_cannot_be_segmented(desk):
 
 
 def test_further_volumes_teach(desk):
-    desk.session.add_example(desk.volume)
+    desk.session.inputs.add_example(desk.volume)
     assert desk.level == "error"
     plain = desk.another_volume("Plain", paint_it=False)
-    desk.session.add_example(plain)
+    desk.session.inputs.add_example(plain)
     assert desk.level == "error" and "segmentation" in desk.notice
     one, other = desk.another_volume("One"), desk.another_volume("Two", seed=8)
     others = links.remembered(other)
     others.GetSegmentation().GetSegment(segments_by_name(others)["rod"]).SetName("unlike")
     for volume in (one, other, one):
-        desk.session.add_example(volume)
+        desk.session.inputs.add_example(volume)
     assert desk.session.view().examples == (("Two", "Two strokes"), ("One", "One strokes"))
     desk.session.tune()
     run(desk.session)
@@ -363,7 +363,7 @@ def test_further_volumes_teach(desk):
     assert set(job.said(1)) == {"ball", "background"}
     desk.session.discard()
 
-    desk.session.remove_example(other)
+    desk.session.inputs.remove_example(other)
     links.remove(one)
     desk.tune()
     assert len(desk.last_job.values["examples"]) == 1 and desk.session.view().examples == ()
@@ -373,7 +373,7 @@ def test_an_example_with_nothing_painted_teaches_nothing(desk):
     other = desk.another_volume()
     for name in ("ball", "rod", "background"):
         paint(links.remembered(other), other, np.zeros((20, 40, 48), np.uint8), {name: 1})
-    desk.session.add_example(other)
+    desk.session.inputs.add_example(other)
     desk.tune()
     assert len(desk.last_job.values["examples"]) == 1
 
@@ -406,7 +406,7 @@ def test_strokes_of_classes_that_are_not_tuned_now_stay_theirs(desk, tmp_path, h
         assert (now[name] == before[name]).all(), name
     assert (now["corner"] & corner).any() and not (now["corner"] & ~corner).any()
     path = tmp_path / "saved.safetensors"
-    desk.session.save_prompts(desk.own_key(), path)
+    desk.session.prompts.save(desk.own_key(), path)
     saved = strokes_in(Prompts.load(path))
     assert all((saved[name] == now[name]).all() for name in now)
 
@@ -423,16 +423,16 @@ def test_strokes_without_room_in_the_file_lie_beside_it(desk, tmp_path, monkeypa
     kept = strokes_in(desk.own_prompts())
     assert (kept["corner"] == corner).all() and all((kept[name] == before[name]).all() for name in before)
     path, other = tmp_path / "mine.safetensors", tmp_path / "other.safetensors"
-    desk.session.save_prompts(desk.own_key(), path)
+    desk.session.prompts.save(desk.own_key(), path)
     beside = tmp_path / "mine.strokes.safetensors"
     assert beside.exists() and beside.name in desk.notice, desk.notice
     loaded = strokes_in(Prompts.load(path))
     assert all((loaded[name] == kept[name]).all() for name in kept)
     # Loaded into the scene and saved elsewhere, nothing is lost either.
-    desk.session.load_prompts(path)
+    desk.session.prompts.load(path)
     key = next(row.key for row in desk.session.view().prompts if row.name == "mine")
-    desk.session.save_prompts(key, other)
+    desk.session.prompts.save(key, other)
     assert all((mask == kept[name]).all() for name, mask in strokes_in(Prompts.load(other)).items())
     monkeypatch.undo()
-    desk.session.save_prompts(key, other)  # with room for all, none lies beside any more
+    desk.session.prompts.save(key, other)  # with room for all, none lies beside any more
     assert not other.with_name("other.strokes.safetensors").exists() and "beside" not in desk.notice

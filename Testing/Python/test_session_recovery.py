@@ -198,17 +198,17 @@ def test_only_the_newest_folders_are_kept(tmp_path):
 
 def leave(session) -> None:
     """As a kill: the lock goes, the files stay."""
-    own = session._rescue._recovery._own
+    own = session.rescue._recovery._own
     own.unlock()
-    session._rescue._recovery._own = None
+    session.rescue._recovery._own = None
 
 
 def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
     scene, volume, segmentation = a_scene()
     session = a_session(scene, models, tmp_path)
-    session.choose_volume(volume)
-    session.segmentation_changed()
-    assert session._rescue._recovery.flush()
+    session.inputs.choose_volume(volume)
+    session.history.segmentation_changed()
+    assert session.rescue._recovery.flush()
     strokes = content(segmentation)
     leave(session)
     session.close()
@@ -218,7 +218,7 @@ def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
     session = a_session(again, models, tmp_path)
     assert "'A and B segmentation'" in session.view().recovery
     before = again.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
-    session.recover()
+    session.rescue.recover()
     assert session.view().notice.level == "info" and "(recovered)" in session.view().notice.text
     assert not session.view().recovery and again.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == before + 1
     node = links.remembered(other)
@@ -229,7 +229,7 @@ def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
     save_scene(again, tmp_path / "saved.mrb")
     session.view()
     assert not list(tmp_path.rglob("*.salvage"))
-    session.recover()
+    session.rescue.recover()
     assert session.view().notice.level == "error"
     session.close()
 
@@ -237,14 +237,14 @@ def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
 def test_recovered_segmentations_never_replace_what_is_there(models, tmp_path):
     scene, volume, segmentation = a_scene()
     session = a_session(scene, models, tmp_path)
-    session.choose_volume(volume)
-    session.segmentation_changed()
-    assert session._rescue._recovery.flush()
+    session.inputs.choose_volume(volume)
+    session.history.segmentation_changed()
+    assert session.rescue._recovery.flush()
     leave(session)
     session.close()
     before = content(segmentation)
     session = a_session(scene, models, tmp_path)  # the scene as it was saved
-    session.recover()
+    session.rescue.recover()
     assert content(segmentation) == before and links.remembered(volume) is segmentation
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 2
     session.close()
@@ -254,14 +254,14 @@ def test_recovered_segmentations_never_replace_what_is_there(models, tmp_path):
 def test_what_is_not_wanted_goes(models, tmp_path, how):
     scene, volume, segmentation = a_scene()
     session = a_session(scene, models, tmp_path)
-    session.choose_volume(volume)
-    session.segmentation_changed()
-    assert session._rescue._recovery.flush() and list(tmp_path.rglob("*.salvage"))
+    session.inputs.choose_volume(volume)
+    session.history.segmentation_changed()
+    assert session.rescue._recovery.flush() and list(tmp_path.rglob("*.salvage"))
     if how == "dismissed":
         leave(session)
         session.close()
         session = a_session(new_scene(), models, tmp_path)
-        session.dismiss_recovery()
+        session.rescue.dismiss()
         assert not session.view().recovery
     elif how == "closed":
         session.close()

@@ -33,7 +33,7 @@ from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import apply_result
 from PromptSegLib.scene.storage import new_scene
 from PromptSegLib.scene.volumes import image_from_volume
-from PromptSegLib.session.requests import start_worker
+from PromptSegLib.session.engine import start_worker
 from PromptSegLib.worker.client import Worker
 
 # Refusals
@@ -140,10 +140,11 @@ def test_a_nonlinear_transform(desk, which):
     getattr(desk, which).SetAndObserveTransformNodeID(bent(desk.scene))
     before = desk.state()
     assert "non-linear" in desk.session.view().reasons["tune"]
-    for action in (desk.session.tune, lambda: desk.session.segment(key), desk.session.prepare, desk.session.undo):
+    session = desk.session
+    for action in (session.tune, lambda: session.segment(key), session.growing.prepare, session.history.undo):
         action()
         run(desk.session)
-    desk.session.redo()
+    desk.session.history.redo()
     assert desk.state() == before and not desk.session.view().preview
     desk.session.segment(key)
     run(desk.session)
@@ -172,8 +173,8 @@ def test_an_unknown_model(desk):
 
 def test_a_volume_without_voxels(desk):
     empty = desk.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
-    desk.session.choose_volume(empty)
-    desk.session.ensure_segmentation()
+    desk.session.inputs.choose_volume(empty)
+    desk.session.inputs.ensure_segmentation()
     assert desk.session.view().reasons["tune"]
     desk.session.tune()
     run(desk.session)
@@ -197,7 +198,7 @@ def test_deleted_while_it_runs(desk, which, moment):
     assert not view.busy and not view.preview and view.notice.level == "warning" and "removed" in view.notice.text
     assert view.reasons["tune"] and view.reasons["apply"]
     assert nodes_of(desk.scene) == [node for node in nodes if node[0] not in left]
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     desk.segmentation, desk.volume = links.remembered(other), other
     desk.tuned()
 
@@ -222,8 +223,8 @@ def test_the_scene_closed_while_it_runs(desk, moment):
     assert not [node for node in nodes_of(desk.scene) if "PromptSeg" in node[2] or "CT" in node[2]]
     assert desk.session.view().reasons["tune"] and desk.session.view().reasons["look"]
     desk.volume, desk.reference = add_volume(desk.scene, "Next")
-    desk.session.choose_volume(desk.volume)
-    desk.segmentation = desk.session.ensure_segmentation()
+    desk.session.inputs.choose_volume(desk.volume)
+    desk.segmentation = desk.session.inputs.ensure_segmentation()
     paint_strokes(desk.segmentation, desk.volume, desk.reference)
     desk.tuned()
 
@@ -309,7 +310,7 @@ def test_a_worker_that_cannot_be_started(desk):
 
     desk.session.close()
     desk.session = desk.new_session(desk.scene, make)
-    desk.session.choose_volume(desk.volume)
+    desk.session.inputs.choose_volume(desk.volume)
     before = desk.state()
     for part in ("cannot be started", "ended unexpectedly"):
         desk.session.tune()
@@ -325,7 +326,7 @@ def test_a_host_that_is_none(desk):
     assert "host" in desk.session.view().reasons["tune"]
     desk.session.close()
     desk.session = desk.new_session(desk.scene, start_worker, device="ssh", host="-oProxyCommand=x")
-    desk.session.choose_volume(desk.volume)
+    desk.session.inputs.choose_volume(desk.volume)
     before = desk.state()
     desk.session.tune()
     run(desk.session)
@@ -336,13 +337,13 @@ def test_prepared_once_for_each_volume(desk):
     jobs = desk.workers.jobs
     start = len(jobs)
     for _ in range(3):
-        desk.session.prepare()
+        desk.session.growing.prepare()
     assert [job.name for job in jobs[start:]] == ["prepare"]
     desk.tuned()
-    desk.session.prepare()
+    desk.session.growing.prepare()
     assert [job.name for job in jobs[start:]] == ["prepare", "tune"]
-    desk.session.choose_volume(desk.another_volume())
-    desk.session.prepare()
+    desk.session.inputs.choose_volume(desk.another_volume())
+    desk.session.growing.prepare()
     assert jobs[-1].name == "prepare" and len(jobs) == start + 3
     desk.session.tune()  # waits in the worker for what it prepares
     run(desk.session)

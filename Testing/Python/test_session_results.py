@@ -29,7 +29,7 @@ from PromptSegLib.scene.placement import to_array
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import load_scene, save_scene
 from PromptSegLib.scene.volumes import image_from_volume
-from PromptSegLib.session import requests
+from PromptSegLib.session import engine, runner
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.client import Event
 from PromptSegLib.worker.contract import Reply
@@ -40,28 +40,28 @@ from PromptSegLib.worker.contract import Reply
 def test_where_to_look_and_the_map(desk):
     views = add_views(desk.scene)
     assert desk.session.view().reasons["look"] and desk.session.view().reasons["map"]
-    desk.session.look_next()
+    desk.session.uncertainty.look_next()
     assert desk.level == "error"
-    desk.session.show_map(True)
+    desk.session.uncertainty.show_map(True)
     assert not desk.session.view().map_shown
     desk.tune()
     nodes = nodes_of(desk.scene)
     assert desk.session.view().look and not desk.session.view().reasons["look"]
     seen = set()
     for _ in range(3):
-        desk.session.look_next()
+        desk.session.uncertainty.look_next()
         seen.add(tuple(to_array(views[0][0].GetSliceToRAS())[:3, 3]))
     grid = Grid.of(image_from_volume(desk.volume))
     z = [point[2] for point in seen]
     assert len(seen) > 1 and all(grid.corners().min(0)[2] <= each <= grid.corners().max(0)[2] for each in z)
 
-    desk.session.show_map(True)
+    desk.session.uncertainty.show_map(True)
     shown = [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
     assert desk.session.view().map_shown and len([node for node in shown if "ScalarVolume" in node[0]]) >= 1
     assert all(composite.GetForegroundVolumeID() == shown[0][0] for _, composite in views)
     desk.apply()
     desk.tune()
-    desk.session.show_map(False)
+    desk.session.uncertainty.show_map(False)
     assert not [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
     assert not any(composite.GetForegroundVolumeID() for _, composite in views)
     assert desk.session.view().preview and nodes
@@ -79,11 +79,11 @@ def test_what_is_remembered_goes_with_its_segmentation(desk):
 
 def test_the_map_goes_with_its_volume(desk):
     desk.tune()
-    desk.session.show_map(True)
+    desk.session.uncertainty.show_map(True)
     links.remove(desk.volume)
     assert not desk.session.view().map_shown and desk.session.view().reasons["map"]
     assert not [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
-    desk.session.show_map(True)
+    desk.session.uncertainty.show_map(True)
     assert desk.level == "error"
 
 
@@ -94,13 +94,13 @@ def test_clean_up_of_the_result(desk):
     desk.tune()
     plain = preview_mask(desk, "ball")
     desk.session.parameters.smoothing = 2.0
-    desk.session.clean_up_changed()
+    desk.session.results.clean_up()
     run(desk.session)
     smooth = preview_mask(desk, "ball")
     assert desk.session.view().preview == "Result" and not np.array_equal(smooth, plain)
     assert smooth[desk.strokes == CLASSES["ball"]].all()
     desk.session.parameters.smoothing = 0.0
-    desk.session.clean_up_changed()
+    desk.session.results.clean_up()
     run(desk.session)
     assert np.array_equal(preview_mask(desk, "ball"), plain)
     desk.session.parameters.largestComponent = desk.session.parameters.fillHoles = True
@@ -180,14 +180,14 @@ def test_undo_and_redo_of_results(desk):
     second, later = content(desk.segmentation), desk.own_prompts().to_bytes()
     assert prompts != later
 
-    desk.session.undo()
+    desk.session.history.undo()
     assert content(desk.segmentation) == corrected != first
     assert desk.own_prompts().to_bytes() == prompts
-    desk.session.undo()
+    desk.session.history.undo()
     assert content(desk.segmentation) == strokes and desk.session.view().tune_text == "Tune prompts"
     assert desk.session.view().reasons["undo"] and not desk.session.view().reasons["redo"]
-    desk.session.redo()
-    desk.session.redo()
+    desk.session.history.redo()
+    desk.session.history.redo()
     assert content(desk.segmentation) == second and desk.own_prompts().to_bytes() == later
     assert desk.session.view().tune_text == "Retune"
 
@@ -198,12 +198,12 @@ def test_a_preview_goes_with_the_result_that_it_improves(desk, moment):
     desk.paint("ball", box_in(desk.mask("ball")), "erase")
     if moment == "waiting":
         desk.tune()
-        desk.session.undo()
+        desk.session.history.undo()
     else:
-        desk.session.segmentation_changed()  # as the panel says after Apply
+        desk.session.history.segmentation_changed()  # as the panel says after Apply
         desk.begin_long()
-        desk.session._history_of(desk.segmentation).undo()  # by the editor's own button
-        desk.session.segmentation_changed()
+        desk.session.history.of(desk.segmentation).undo()  # by the editor's own button
+        desk.session.history.segmentation_changed()
     run(desk.session)
     assert not desk.session.view().preview and not desk.session.view().busy
     assert "tune again" in desk.notice and desk.session.view().reasons["apply"]
@@ -211,7 +211,7 @@ def test_a_preview_goes_with_the_result_that_it_improves(desk, moment):
 
 def test_a_preview_stays_when_a_stroke_is_undone(desk):
     desk.tune()
-    desk.session.segmentation_changed()
+    desk.session.history.segmentation_changed()
     assert desk.session.view().preview == "Result"
 
 
@@ -233,7 +233,7 @@ def test_a_segment_that_was_copied_brings_nothing_of_its_memory(desk):
     there = links.remembered(other)
     there.GetSegmentation().RemoveSegment(segments_by_name(there)["ball"])
     there.GetSegmentation().CopySegmentFromSegmentation(desk.segmentation.GetSegmentation(), desk.id_of("ball"))
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     assert desk.session.view().tune_text == "Tune prompts"
     desk.tune()
     assert "start" not in desk.last_job.arrays
@@ -242,7 +242,7 @@ def test_a_segment_that_was_copied_brings_nothing_of_its_memory(desk):
 
 def test_what_was_undone_says_nothing(desk):
     desk.tuned()
-    desk.session.undo()
+    desk.session.history.undo()
     desk.tune()
     job = desk.last_job
     assert "start" not in job.arrays and set(job.values["classes"]) == set(CLASSES)
@@ -258,13 +258,13 @@ def test_corrections_are_those_of_the_step_that_is_there(desk):
     one, two = box_in(first, 1), box_in(first & (np.arange(first.shape[2]) > 16), 1)
     desk.paint("ball", one, "erase")
     desk.tuned()
-    desk.session.undo()  # back to the first result with a correction
+    desk.session.history.undo()  # back to the first result with a correction
     desk.paint("ball", two & ~one, "erase")
     desk.tune()
     assert desk.last_job.said()["not ball"].sum() == (one | two).sum()
     desk.session.discard()
-    desk.session.undo()
-    desk.session.redo()
+    desk.session.history.undo()
+    desk.session.history.redo()
     assert desk.session.view().tune_text == "Retune"
 
 
@@ -273,9 +273,9 @@ def test_undo_right_after_apply_and_redo(desk):
     before = content(desk.segmentation)
     desk.tune()
     desk.session.apply()
-    desk.session.undo()
+    desk.session.history.undo()
     assert content(desk.segmentation) == before
-    desk.session.redo()
+    desk.session.history.redo()
     run(desk.session)
     desk.paint("ball", box_in(desk.mask("ball")), "erase")
     desk.tune()
@@ -287,13 +287,13 @@ def test_undone_then_saved_and_reopened(desk, tmp_path):
     erased = box_in(desk.mask("ball"))
     desk.paint("ball", erased, "erase")
     desk.tuned()
-    desk.session.undo()  # to the first result, corrected
+    desk.session.history.undo()  # to the first result, corrected
     save_scene(desk.scene, tmp_path / "undone.mrb")
     desk.session.close()
     desk.scene = load_scene(tmp_path / "undone.mrb")
     desk.volume = desk.scene.GetFirstNodeByName("CT")
     desk.session = desk.new_session(desk.scene)
-    desk.session.choose_volume(desk.volume)
+    desk.session.inputs.choose_volume(desk.volume)
     desk.segmentation = desk.session.parameters.segmentation
     desk.tune()
     assert set(desk.last_job.values["wanted"]) == {"ball"}
@@ -315,10 +315,10 @@ def test_what_there_is_to_say_of_a_result_reaches_the_user(desk, monkeypatch):
     sentence = "Something is unusual about this image."
     image = Grid((4, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).image(np.ones((2, 3, 4), np.uint8))
     values, arrays = Reply(Segmentation(image, (describe("ball", 1),), notes=(sentence,))).pack()
-    assert requests.segmentation_of(Event("done", 1, values, arrays)).notes == (sentence,)
+    assert engine.segmentation_of(Event("done", 1, values, arrays)).notes == (sentence,)
 
-    said = requests.segmentation_of
-    monkeypatch.setattr(requests, "segmentation_of", lambda event: replace(said(event), notes=(sentence,)))
+    said = engine.segmentation_of
+    monkeypatch.setattr(runner, "segmentation_of", lambda event: replace(said(event), notes=(sentence,)))
     desk.tune()
     assert desk.notice.endswith(f"Discard forgets it. {sentence}")
 
@@ -352,7 +352,7 @@ class Shown:
 
 def test_undo_after_a_batch_wrote_into_another_segmentation(desk):
     editor = Editor()
-    desk.session._make_history = lambda node: Shown(editor, node)
+    desk.session.history._make = lambda node: Shown(editor, node)
     editor.show(desk.segmentation)
     desk.tuned()
     key, other = desk.own_key(), desk.another_volume()
@@ -368,42 +368,42 @@ def test_undo_after_a_batch_wrote_into_another_segmentation(desk):
         editor.kept.save()  # as an effect does before it paints
         mask = mask_of(there, other, name)
         paint(there, other, box_in(mask, radius).astype(np.uint8), {name: 1}, "erase")
-        desk.session.segmentation_changed()
+        desk.session.history.segmentation_changed()
         return content(there)
 
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     editor.show(there)  # as the panel does
     painted_on = [stroke("rod", 1), stroke("rod", 2)]
     states = [strokes, direct, *painted_on]
     for expected in states[-2::-1]:
-        desk.session.undo()
+        desk.session.history.undo()
         assert content(there) == expected
     assert desk.session.view().reasons["undo"]
     for expected in states[1:]:
-        desk.session.redo()
+        desk.session.history.redo()
         assert content(there) == expected
-    desk.session.choose_volume(desk.volume)
+    desk.session.inputs.choose_volume(desk.volume)
     editor.show(desk.segmentation)
     assert content(desk.segmentation) == applied
     # Once more into the one that is not shown: its strokes are a step of their own.
     desk.session.segment(desk.own_key(), [other])
     run(desk.session)
     assert content(there) != states[-1]
-    desk.session.choose_volume(other)
+    desk.session.inputs.choose_volume(other)
     editor.show(there)
     for expected in states[::-1]:
-        desk.session.undo()
+        desk.session.history.undo()
         assert content(there) == expected
 
 
 def test_what_is_said_of_a_result_goes_when_the_editor_takes_it_back(desk):
     desk.tuned()
     assert "then Retune" in desk.notice
-    desk.session.segmentation_changed()  # as the panel says after every change
+    desk.session.history.segmentation_changed()  # as the panel says after every change
     assert "then Retune" in desk.notice
-    desk.session._history_of(desk.segmentation).undo()  # Ctrl+Z
-    desk.session.segmentation_changed()
+    desk.session.history.of(desk.segmentation).undo()  # Ctrl+Z
+    desk.session.history.segmentation_changed()
     assert not desk.notice and desk.session.view().tune_text == "Tune prompts"
-    desk.session._history_of(desk.segmentation).redo()
-    desk.session.segmentation_changed()
+    desk.session.history.of(desk.segmentation).redo()
+    desk.session.history.segmentation_changed()
     assert not desk.notice and desk.session.view().tune_text == "Retune"

@@ -21,7 +21,8 @@ PASSED_ON = {
     "imaging/reading.py",
     "pretraining/cases.py",
     "pretraining/run.py",
-    "session/session.py",
+    "session/actions.py",
+    "session/prompts.py",
     "setup/installing.py",
 }
 

@@ -13,15 +13,12 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer")
 
-from harness.prompts_fixtures import some_prompts
-from harness.scripted_worker import ScriptedWorker
-from PromptSegLib.annotation.classes import describe
+from harness.scripted_worker import replies
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.imaging.geometry import Grid
-from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.worker import in_process
 from PromptSegLib.worker.client import Event, Sent
-from PromptSegLib.worker.contract import Grow, Prepare, Reply
+from PromptSegLib.worker.contract import Prepare
 from PromptSegLib.worker.in_process import InProcess
 from PromptSegLib.worker.packing import grid_values
 
@@ -135,39 +132,6 @@ def test_a_process_waits_at_its_end_for_the_thread(tmp_path):
 
 
 # A session with a worker that is only a script: no torch, no process
-
-
-def replies(request) -> list:
-    """A preview and a result: the first class where the image has anything of it painted."""
-    example = request.example if isinstance(request, Grow) else request.examples[0]
-    name, value = next(iter(request.classes.items()))
-    labels = example.grid.image((example.voxels == value).astype(np.uint8) * value)
-    result = Segmentation(labels, (describe(name, value),), uncertainty=example.grid.image(example.voxels * 0.0))
-    prompts = None if isinstance(request, Grow) else some_prompts(name)
-    return [("report", 0.5), ("preview", Reply(result)), ("done", Reply(result, prompts))]
-
-
-@pytest.fixture
-def session_with():
-    """Gives a session on a painted volume whose worker follows a script, and that worker."""
-    from harness.mrml_fixtures import add_volume, new_session, paint_strokes
-    from PromptSegLib.scene.storage import new_scene
-
-    made = []
-
-    def build(script):
-        scene = new_scene()
-        volume, reference = add_volume(scene)
-        worker = ScriptedWorker(script)
-        session = new_session(scene, "ct-body", {"make_worker": lambda parameters: worker})
-        session.choose_volume(volume)
-        paint_strokes(session.ensure_segmentation(), volume, reference)
-        made.append(session)
-        return session, worker
-
-    yield build
-    for session in made:
-        session.close()
 
 
 def test_a_session_follows_a_script(session_with):

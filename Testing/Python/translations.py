@@ -1,7 +1,8 @@
 """What PromptSeg says, to be translated: ``python translations.py FILE.ts`` writes it for Qt Linguist.
 
 Slicer's own tools find ``_("...")`` in the panel and the texts of its ``.ui`` file. These are the others, all in the
-context that ``gui/i18n.py`` looks them up in: sentences with named fields, and what session and setup say plainly.
+context that ``gui/i18n.py`` looks them up in: sentences with named fields, and what session, setup and the view models
+of the panel say plainly.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ def fields_of(template: str) -> set[str]:
 
 
 def templates(path: Path) -> set[str]:
-    """The sentences of a file: of its calls, and, in session and setup, the literals that are one."""
+    """The sentences of a file: of its calls, and, where no widget is at hand, the literals that are one."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = {call.args[0].value for call in made(tree) if isinstance(call.args[0], ast.Constant)}
-    if path.parent.name in ("session", "setup"):
+    if path.parent.name in ("gui", "session", "setup"):
         found |= {text for text in _literals(tree) if text[:1].isupper() and " " in text and text.endswith(".")}
     return found
 
 
 def _literals(tree: ast.AST) -> Iterator[str]:
-    """All text literals but docstrings and the pieces of f-strings."""
+    """All text literals but docstrings, what ``_()`` marks, and the pieces of f-strings."""
     passed = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             passed.add(id(node.value))
-        if isinstance(node, ast.JoinedStr):
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and ast.unparse(node.func) == "_"):
             passed |= {id(part) for part in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in passed:

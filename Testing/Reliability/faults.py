@@ -34,7 +34,7 @@ from harness.mrml_fixtures import run as run_for  # noqa: E402
 from harness.session_harness import BRIEF, LONG, MOMENTS, Desk, reported  # noqa: E402
 from harness.worker_harness import eventually, is_running  # noqa: E402
 from PromptSegLib.prompts.store import Prompts  # noqa: E402
-from PromptSegLib.session import requests  # noqa: E402
+from PromptSegLib.session import engine  # noqa: E402
 from PromptSegLib.worker import client  # noqa: E402
 from PromptSegLib.worker.launch import local_command  # noqa: E402
 
@@ -67,7 +67,7 @@ class Bench:
         run(self.desk.session)
         self.desk.session.apply()
         run(self.desk.session)
-        self.desk.session.save_prompts(self.desk.own_key(), self.file)
+        self.desk.session.prompts.save(self.desk.own_key(), self.file)
         self.before = self.state()
         return self
 
@@ -117,7 +117,7 @@ def stage(*names: str) -> Callable[[Any], bool]:
 
 def killed_while_loading(bench: Bench) -> str:
     bench.desk.workers.worker.kill()  # a fresh one has to load
-    bench.begin(lambda session: bool(session._run.job and not bench.desk.workers.worker.gone and bench.pid))
+    bench.begin(lambda session: bool(session.jobs.active.number and not bench.desk.workers.worker.gone and bench.pid))
     return bench.strike()
 
 
@@ -241,7 +241,7 @@ def disk_full_when_prompts_are_saved(bench: Bench) -> str:
         target = small / "mine.safetensors"
         target.write_bytes(bench.file.read_bytes())
         filled(small)
-        bench.desk.session.save_prompts(bench.desk.own_key(), target)
+        bench.desk.session.prompts.save(bench.desk.own_key(), target)
         assert target.read_bytes() == bench.before["file"], "the file on the full disk was harmed"
         assert sorted(path.name for path in small.iterdir()) == ["filling", "mine.safetensors"], "something was left"
         return bench.told()
@@ -264,7 +264,7 @@ def disk_read_only(bench: Bench) -> str:
         target = small / "mine.safetensors"
         target.write_bytes(bench.file.read_bytes())
         subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
-        bench.desk.session.save_prompts(bench.desk.own_key(), target)
+        bench.desk.session.prompts.save(bench.desk.own_key(), target)
         assert target.read_bytes() == bench.before["file"]
         return bench.told()
 
@@ -399,7 +399,7 @@ def clock_jumps_in_the_worker(bench: Bench) -> str:
         return [python, option, before + code, *rest]
 
     bench.desk.workers.worker.kill()
-    with mock.patch.object(requests, "local_command", command_of):
+    with mock.patch.object(engine, "local_command", command_of):
         bench.desk.session.tune()
         run(bench.desk.session)
         told = bench.told()

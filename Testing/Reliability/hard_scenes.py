@@ -81,9 +81,9 @@ def outcome_of(case: Case, model: Optional[str] = None) -> Outcome:
 def judged(case: Case, files: Files, session: Session, folder: Path) -> Outcome:
     """Paint, tune and apply; see the top of this file."""
     volume = volume_of(session.scene, files)
-    session.choose_volume(volume)
+    session.inputs.choose_volume(volume)
     before = state_of(session.scene)
-    segmentation = session.ensure_segmentation()
+    segmentation = session.inputs.ensure_segmentation()
     middles, strokes = np.inf, 0.0
     if segmentation is not None:
         paint(segmentation, files)

@@ -214,7 +214,7 @@ class Messages:
                 self._looked_at(message)
 
     def _looked_at(self, message: Any) -> None:
-        from PromptSegLib.session.requests import map_of, segmentation_of
+        from PromptSegLib.session.engine import map_of, segmentation_of
         from PromptSegLib.worker.client import Event
         from PromptSegLib.worker.contract import request_of
         from PromptSegLib.worker.jobs import Jobs
@@ -354,8 +354,8 @@ class Scene:
         from PromptSegLib.scene import links, memory, prompt_nodes
         from PromptSegLib.scene.roles import role_of
         from PromptSegLib.scene.segmentations import segments
-        from PromptSegLib.session import memory as remembered
-        from PromptSegLib.session import prompts_list
+        from PromptSegLib.session import applied
+        from PromptSegLib.session import prompts as prompts_list
 
         segmentation = self.segmentation
         return [
@@ -368,10 +368,10 @@ class Scene:
             lambda: prompt_nodes.prompts_of(self.node),
             lambda: prompts_list.rows(self.scene, self.model, segmentation),
             lambda: prompts_list.current(segmentation),
-            lambda: remembered.current_tag(segmentation),
-            lambda: remembered.numbers(segmentation),
-            lambda: remembered.note_numbers(segmentation, [1]),
-            lambda: remembered.Memory().of(segmentation),
+            lambda: applied.current_tag(segmentation),
+            lambda: applied.numbers(segmentation),
+            lambda: applied.note_numbers(segmentation, [1]),
+            lambda: applied.AppliedResults().of(segmentation),
         ]
 
     def _restored(self) -> None:

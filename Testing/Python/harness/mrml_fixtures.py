@@ -21,8 +21,8 @@ from PromptSegLib.scene.painting import snapshot
 from PromptSegLib.scene.placement import to_vtk
 from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments, segments_by_name
 from PromptSegLib.scene.volumes import image_from_volume, volume_from_image
+from PromptSegLib.session.engine import start_worker
 from PromptSegLib.session.parameters import Parameters
-from PromptSegLib.session.requests import start_worker
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.client import Worker
 

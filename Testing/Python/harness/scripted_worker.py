@@ -7,6 +7,10 @@ from typing import Any, Callable, Iterable, Mapping, Optional
 
 import numpy as np
 
+from harness.prompts_fixtures import some_prompts
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.inference.result import Segmentation
+from PromptSegLib.worker import contract
 from PromptSegLib.worker.client import GONE, Event, Sent
 from PromptSegLib.worker.contract import Reply, Request, request_of
 
@@ -67,3 +71,13 @@ def _event(line: Line, job: int) -> Event:
     if kind == "report":
         return Event(kind, job, {"stage": "tuning", "share": said, "figures": {}})
     return Event(kind, job, {} if said is None else {"message": said, "details": said})
+
+
+def replies(request: Request) -> list[Line]:
+    """A preview and a result: the first class where the image has anything of it painted."""
+    example = request.example if isinstance(request, contract.Grow) else request.examples[0]
+    name, value = next(iter(request.classes.items()))
+    labels = example.grid.image((example.voxels == value).astype(np.uint8) * value)
+    result = Segmentation(labels, (describe(name, value),), uncertainty=example.grid.image(example.voxels * 0.0))
+    prompts = None if isinstance(request, contract.Grow) else some_prompts(name)
+    return [("report", 0.5), ("preview", Reply(result)), ("done", Reply(result, prompts))]

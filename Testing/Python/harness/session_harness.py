@@ -42,8 +42,8 @@ class Desk:
         self._sessions: list[Session] = []
         self.volume, self.reference = add_volume(self.scene, **volume)
         self.session = self.new_session(self.scene)
-        self.session.choose_volume(self.volume)
-        self.segmentation = self.session.ensure_segmentation()
+        self.session.inputs.choose_volume(self.volume)
+        self.segmentation = self.session.inputs.ensure_segmentation()
         self.strokes = sitk.GetArrayFromImage(painted(self.reference))
 
     def new_session(self, scene: Any, make_worker: Optional[Callable] = None, **choices: Any) -> Session:
@@ -131,7 +131,7 @@ def reported(session: Session) -> bool:
 
 def shows_tuned(session: Session) -> bool:
     """Whether a preview of tuned prompts has come, not only the first look."""
-    result = session._results.result
+    result = session.results.result
     return result is not None and result.prompts is not None
 
 

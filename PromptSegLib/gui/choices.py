@@ -1,4 +1,4 @@
-"""Noticing which of the user's choices have changed."""
+"""The user's choices: what there is to choose from, wherever they are kept, and which of them have changed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ from dataclasses import fields
 from typing import Any
 
 from ..network.methods import registry
-from .parameters import Parameters
+from ..session.parameters import AUTO, Parameters
 
 LOOK = {"opacity", "show3D"}
 CLEAN_UP = {"largestComponent", "fillHoles", "smoothing"}
 _NAMES = tuple(each.name for each in fields(Parameters))
 
-AUTO = "auto"
+UNPAINTED = {
+    "unknown": "Unpainted voxels are unknown",
+    "slices": "Painted slices are complete",
+    "volume": "The whole volume is complete",
+}
+OVERLAP = {
+    "keep": "Other segments keep their voxels",
+    "overwrite": "Take voxels from unlocked segments",
+    "overlap": "Allow overlap",
+}
+DEVICES = {
+    "auto": "Automatic",
+    "cpu": "CPU",
+    "cuda": "NVIDIA GPU (CUDA)",
+    "mps": "Apple GPU (MPS)",
+    "ssh": "Another machine (ssh)",
+}
 METHODS = {
     AUTO: (
         "By what is annotated",
@@ -26,7 +42,27 @@ MODES = {
 }
 
 
-class Choices:
+class ParameterProxy:
+    """Stands for the parameter node of the scene, which another scene replaces, or for defaults while there is none.
+
+    Reading and setting a choice goes to :meth:`use`'s last argument.
+    """
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_kept", Parameters())
+
+    def use(self, parameters: Any) -> None:
+        """Keep the choices elsewhere from now on; None for defaults."""
+        object.__setattr__(self, "_kept", Parameters() if parameters is None else parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kept, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._kept, name, value)
+
+
+class ParameterChanges:
     """Remembers the choices as they were when it was last asked."""
 
     def __init__(self, parameters: Any):

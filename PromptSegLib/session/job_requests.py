@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -13,9 +13,8 @@ from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
 from ..worker import contract
 from ..worker.client import Sent
-from . import requests
-from .codes import Known, class_of, contradicted
-from .planning import Part, Plan
+from .codes import Known, annotation_of, class_of, contradicted
+from .job_inputs import Part, Plan
 
 RETUNE_SHARE = 1 / 3
 
@@ -72,7 +71,7 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
     for part, each in zip(parts, known):
         own = {number: values[name] for number, name in part.names.items() if name in values}
         complete = plan.unpainted == "volume"
-        examples.append(requests.annotated(part.image, part.name, each.codes, own, taken, complete))
+        examples.append(_annotated(part.image, part.name, each.codes, own, taken, complete))
     again = start is not None and all(name in start.names for name in names)
     accepted, applied = None, _applied(main)
     if again and applied is not None and contradicted(first.codes, applied):  # what nobody corrected is to stay
@@ -112,7 +111,7 @@ def growing_of(plan: Plan) -> Optional[Request]:
     values = _values(part.names.values(), None)
     own = {number: values[name] for number, name in part.names.items() if name in names}
     complete = plan.unpainted == "volume"
-    example = requests.annotated(part.image, part.name, known.codes, own, list(values.values()), complete)
+    example = _annotated(part.image, part.name, known.codes, own, list(values.values()), complete)
     applied = _applied(part)
     if applied is not None and not contradicted(known.codes, applied):
         return None
@@ -128,9 +127,37 @@ def growing_of(plan: Plan) -> Optional[Request]:
     return Request(request, [part.image], tuple(names), ids, numbered, known)
 
 
+def learning_of(plan: Plan, common: Mapping[str, Any]) -> Request:
+    """What to ask of the worker so that it tunes prompts for other volumes on what was applied.
+
+    Raises :class:`PromptSegError` where all segments are empty.
+
+    :param common: the model and the device.
+    """
+    known = [part.compose("volume") for part in plan.parts]
+    taught = {name for part, each in zip(plan.parts, known) for name in part.taught(each)}
+    names = [name for name in plan.parts[0].names.values() if name in taught]
+    values = {name: value for value, name in enumerate(names, 1)}
+    taken, examples = list(values.values()), []
+    for part, each in zip(plan.parts, known):
+        own = {number: values[name] for number, name in part.names.items() if name in values}
+        example = _annotated(part.image, part.name, each.codes, own, taken, True)
+        examples.append(replace(example, painted=sitk.Cast(each.strokes != 0, sitk.sitkUInt8)))
+    request = contract.Learn(
+        **common,
+        classes=values,
+        examples=examples,
+        settings=plan.settings,
+        appearance=[replace(plan.infos[name], value=values[name]) for name in names],
+    )
+    images = [part.image for part in plan.parts]
+    ids = {name: plan.segment_ids[name] for name in names}
+    return Request(request, images, tuple(names), ids, {}, known[0], plan.notes)
+
+
 def _applied(part: Part) -> Optional[sitk.Image]:
     """The result that is corrected; None without one."""
-    applied = part.version.applied if part.version else None
+    applied = part.result.applied if part.result else None
     return applied if applied is not None and sitk.GetArrayViewFromImage(applied).any() else None
 
 
@@ -201,7 +228,7 @@ def _segmenting(plan: Plan, common: Mapping[str, Any]) -> Request:
     strokes = None
     if known is not None:
         own = {number: prompts.values[name] for number, name in part.names.items() if name in prompts.values}
-        strokes = requests.annotated(part.image, part.name, known.codes, own, list(prompts.values.values()), False)
+        strokes = _annotated(part.image, part.name, known.codes, own, list(prompts.values.values()), False)
     numbers = {name: number for number, name in part.names.items()}
     names, notes = tuple(prompts.names), tuple(_overlaps(part, known)) if known is not None else ()
     request = contract.Segment(**common, image=part.image.key, prompts=prompts, strokes=strokes)
@@ -213,3 +240,15 @@ def _values(names, start: Optional[Prompts]) -> dict[str, int]:
     known = start.values if start else {}
     free = iter(value for value in range(1, 65536) if value not in known.values())
     return {name: known[name] if name in known else next(free) for name in names}
+
+
+def _annotated(
+    image: Sent, name: str, codes: sitk.Image, values: Mapping[int, int], taken: Sequence[int], complete: bool
+) -> contract.Annotated:
+    """An example as the worker takes it.
+
+    :param values: number of a class -> its value in the annotation.
+    """
+    annotation, background, barred = annotation_of(codes, values, taken)
+    voxels = sitk.GetArrayFromImage(annotation)
+    return contract.Annotated(image.key, Grid.of(annotation), voxels, background, complete, barred, name)

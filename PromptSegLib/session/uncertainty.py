@@ -9,13 +9,14 @@ import SimpleITK as sitk
 
 from ..errors import PromptSegError
 from ..scene import looking
+from .actions import Actions
 
 
-class Places:
+class UncertaintyNavigator:
     """Of the last result of a volume: the places where the network is unsure, and the map of it."""
 
-    def __init__(self, scene: Any):
-        self._scene = scene
+    def __init__(self, scene: Any, actions: Actions):
+        self._scene, self._actions = scene, actions
         self._volume: Any = None
         self._points = np.zeros((0, 3))  # voxel indices: they stay true when the volume is moved
         self._at = -1
@@ -29,6 +30,9 @@ class Places:
         looking.keep_places(volume, self._points, uncertainty)
         if self.shown:
             looking.show_map(self._scene, volume, uncertainty)
+
+    def removed(self, node: Any) -> None:
+        self.forget(node)
 
     def forget(self, volume: Any = None) -> None:
         """Forget what is known of a volume, or of any."""
@@ -60,13 +64,35 @@ class Places:
         count = len(self._points)
         return f"Place {self._at + 1} of {count}" if self._at >= 0 else f"{count} place{'s' if count > 1 else ''}"
 
-    def go(self, step: int = 1) -> None:
-        """Move the slice views to the next place, or to the one before."""
+    def look_next(self) -> None:
+        """Move the slice views to the next place where the network is unsure."""
+        with self._actions.doing():
+            self._actions.require("look")
+            self._go(1)
+
+    def look_back(self) -> None:
+        """Move the slice views to the place before."""
+        with self._actions.doing():
+            self._actions.require("look")
+            self._go(-1)
+
+    def show_map(self, shown: bool) -> None:
+        """Show or hide the uncertainty over the volume."""
+        with self._actions.doing():
+            if shown:
+                self._actions.require("map")
+            self.show(shown)
+
+    def closing(self) -> None:
+        self.forget()
+        self.shown = False
+
+    def _go(self, step: int) -> None:
         self._at = (max(self._at, 0 if step < 0 else -1) + step) % len(self._points)
         looking.jump_to(self._scene, looking.in_world(self._volume, self._points[self._at])[0].tolist(), centered=True)
 
     def show(self, shown: bool) -> None:
-        """Show or hide the map."""
+        """As :meth:`show_map`; raises :class:`PromptSegError` for a map that is damaged."""
         if shown and self._map is None and self._volume is not None:
             self._map = looking.kept_map(self._volume)
             if self._map is None:

@@ -1,15 +1,66 @@
-"""Downloading and deleting models while the user goes on working."""
+"""The models to choose from, with what a user wants to know before choosing; downloading and deleting them."""
 
 from __future__ import annotations
 
-from typing import Optional
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Mapping, Optional
 
 from ..errors import PromptSegError, Sentence
 from ..models import catalogue
 from ..models.download import delete, download
 from ..progress import Cancelled, Job, Report
-from .running import Task
-from .view import Notice
+from ..session.job import Future
+from ..session.view import Notice
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model of the catalogue, or a file of the user's, of which little is known.
+
+    :param key: as in the parameters.
+    :param expected: seconds to segment a large CT, by ``cpu`` and ``gpu``, where that was measured.
+    :param megabytes: of its weights; 0 where it is not known.
+    """
+
+    key: str
+    title: str
+    modality: str
+    classes: tuple[str, ...]
+    licence: str
+    expected: Mapping[str, float]
+    megabytes: float
+    installed: bool
+    bundled: bool
+
+
+def rows(model: str = "") -> tuple[ModelRow, ...]:
+    """The catalogue in its order, the first is the default; then the chosen model where it is a file."""
+    found = [_row(entry.name, entry) for entry in catalogue.entries()]
+    if model and all(row.key != model for row in found):
+        path = Path(model)
+        known = catalogue.Entry(path.stem, path, title=path.stem)
+        found.append(_row(model, known))
+    return tuple(found)
+
+
+def chosen(found: tuple[ModelRow, ...], model: str) -> ModelRow:
+    """The row of a model as it is in the parameters; "" is the first."""
+    return next((row for row in found if row.key == model), found[0])
+
+
+def _row(key: str, entry: catalogue.Entry) -> ModelRow:
+    return ModelRow(
+        key,
+        entry.title or entry.name,
+        entry.modality,
+        entry.classes,
+        entry.licence,
+        entry.expected,
+        entry.size / 1e6,
+        entry.installed,
+        entry.bundled,
+    )
 
 
 class ModelFiles:
@@ -20,7 +71,7 @@ class ModelFiles:
 
     def __init__(self) -> None:
         self.notice = Notice()
-        self._task: Optional[Task] = None
+        self._task: Optional[Future] = None
         self._last = Report("", 0.0)
         self._cancelled = False
 
@@ -47,7 +98,7 @@ class ModelFiles:
             return
         self._cancelled, self._last, self.notice = False, Report("", 0.0), Notice()
         job = Job(self._take, lambda: self._cancelled)
-        self._task = Task(lambda: download(catalogue.find_name(name), job))
+        self._task = Future(lambda: download(catalogue.find_name(name), job))
 
     def cancel(self) -> None:
         """Stop the download; what has come is kept, and the next one goes on there."""

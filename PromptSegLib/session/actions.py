@@ -1,21 +1,30 @@
-"""Why something cannot be done now, in one sentence; the panel's tooltips say it."""
+"""What a user can do now: guarded, with one sentence for what stands against it, which the panel's tooltips say."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Iterator, Optional, Protocol
 
 from ..errors import PromptSegError, Sentence
 from ..models import catalogue
 from ..scene import links
 from ..scene.segmentations import check_writable, segments
-from .memory import current_tag
-from .places import Places
+from .applied import current_tag
+from .view import ACTIONS, Notice
+
+
+class Uncertainty(Protocol):
+    """Where the network was unsure of a volume."""
+
+    def any(self, volume: Any, /) -> bool: ...
+
+    def has_map(self, volume: Any, /) -> bool: ...
 
 
 @dataclass(frozen=True)
-class Situation:
+class ActionContext:
     """What there is, for the panel's actions; nodes are None where they are not chosen or gone.
 
     :param choice: whether the result is there with and without what nobody corrected.
@@ -27,11 +36,71 @@ class Situation:
     running: bool
     result: bool
     choice: bool
-    places: Places
+    uncertainty: Uncertainty
     history: Any
 
 
-def why_not(action: str, now: Situation) -> str:
+class Actions:
+    """Stands before everything that a user asks for: nothing raises, and what went wrong is the notice.
+
+    :param context: looks at what there is now.
+    :ivar notice: the sentence for the user.
+    """
+
+    def __init__(self, context: Callable[[], ActionContext]):
+        self._context = context
+        self._listeners: list[Callable[[], None]] = []
+        self.notice = Notice()
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` whenever what the panel shows may have changed."""
+        self._listeners.append(listener)
+
+    def changed(self) -> None:
+        """Tell the listeners."""
+        for listener in list(self._listeners):
+            listener()
+
+    def reason(self, action: str) -> str:
+        """Why an action is not possible now, one sentence; "" when it is."""
+        return disabled_reason(action, self._context())
+
+    def reasons(self) -> dict[str, str]:
+        """As :meth:`reason`, of all actions of the panel."""
+        now = self._context()
+        return {action: disabled_reason(action, now) for action in ACTIONS}
+
+    def require(self, action: str) -> None:
+        """Raise :class:`PromptSegError` with the reason where an action is not possible now."""
+        reason = self.reason(action)
+        if reason:
+            raise PromptSegError(reason)
+
+    @contextlib.contextmanager
+    def doing(self, quiet: bool = False) -> Iterator[None]:
+        """Around what a user asked for: a refusal or a bug in it becomes the notice.
+
+        :param quiet: tell the listeners only where there is a new notice.
+        """
+        before = self.notice
+        try:
+            yield
+        except PromptSegError as error:
+            self.notice = Notice(str(error), "error")
+        except Exception as error:  # a bug of ours must not cost the user a window that answers
+            self.notice = unexpected(error)
+        if not quiet or self.notice is not before:
+            self.changed()
+
+
+def unexpected(error: Exception) -> Notice:
+    """What is said of a bug; the log has all of it."""
+    logging.exception("PromptSeg could not do that")
+    text = Sentence("Something unexpected happened ({error}); nothing is lost, see the log.", error=repr(error))
+    return Notice(text, "error")
+
+
+def disabled_reason(action: str, now: ActionContext) -> str:
     """Why one of ``view.ACTIONS``, or to ``grow`` while the user paints, is not possible; "" when it is."""
     if action == "cancel":
         return "" if now.running else "Nothing is running."
@@ -40,24 +109,24 @@ def why_not(action: str, now: Situation) -> str:
     if action == "keep":
         return "" if now.choice else "No retuning is shown that would change much that nobody corrected."
     if action in ("undo", "redo"):
-        return _why_no_history(action, now)
+        return _no_history(action, now)
     if action == "look":
-        return "" if now.places.any(now.volume) else "Tune or segment first."
+        return "" if now.uncertainty.any(now.volume) else "Tune or segment first."
     if action == "map":
-        return "" if now.places.has_map(now.volume) else "Tune or segment first; the map comes with the result."
+        return "" if now.uncertainty.has_map(now.volume) else "Tune or segment first; the map comes with the result."
     if action in ("save", "load", "rename", "delete"):
         return ""
     if action in ("example", "name"):
         return "" if now.volume is not None else "Choose a volume first."
     if action == "grow":
-        return _why_no_growing(now)
-    reason = _why_no_job(now)
+        return _no_growing(now)
+    reason = _no_job(now)
     if action == "learn":
-        return reason or _why_no_learning(now)
-    return reason or (_why_no_tuning(now) if action == "tune" else "")
+        return reason or _no_learning(now)
+    return reason or (_no_tuning(now) if action == "tune" else "")
 
 
-def _why_no_history(action: str, now: Situation) -> str:
+def _no_history(action: str, now: ActionContext) -> str:
     if now.history is None:
         return "Choose a segmentation first."
     if now.running:
@@ -66,7 +135,7 @@ def _why_no_history(action: str, now: Situation) -> str:
     return "" if able else Sentence("There is nothing to {action}.", action=action)
 
 
-def _why_no_job(now: Situation) -> str:
+def _no_job(now: ActionContext) -> str:
     if now.running:
         return "A job is running; cancel it first, or wait until it is done."
     if now.volume is None:
@@ -76,16 +145,16 @@ def _why_no_job(now: Situation) -> str:
         return Sentence("There is no model {model}; choose another.", model=now.parameters.model)
     if not entry.installed:
         return Sentence("The model {title} is not downloaded yet; click Download.", title=entry.title)
-    return _why_no_host(now)
+    return _no_host(now)
 
 
-def _why_no_host(now: Situation) -> str:
+def _no_host(now: ActionContext) -> str:
     if now.parameters.device == "ssh" and not now.parameters.host.strip():
         return "Type the host to compute on, as for ssh, or choose this machine."
     return ""
 
 
-def _why_no_growing(now: Situation) -> str:
+def _no_growing(now: ActionContext) -> str:
     """It needs no model, but something that says where a structure ends: another one, background, or a result."""
     if not now.parameters.live or now.running or now.volume is None or now.segmentation is None:
         return "Nothing is grown now."
@@ -94,19 +163,19 @@ def _why_no_growing(now: Situation) -> str:
         return "Paint some voxels of a structure first."
     if painted.count("tune") + painted.count("background") < 2 and not current_tag(now.segmentation):
         return "Paint some background, or another structure, too."
-    return _why_no_host(now) or _why_not_there(now)
+    return _no_host(now) or _not_there(now)
 
 
-def _why_no_learning(now: Situation) -> str:
+def _no_learning(now: ActionContext) -> str:
     """Prompts for other volumes are tuned on a result that was accepted."""
     if now.segmentation is None or not current_tag(now.segmentation):
         return "Apply a result first; prompts for other volumes are tuned on it."
     if now.result:
         return "Apply or discard the preview first."
-    return _why_not_there(now)
+    return _not_there(now)
 
 
-def _why_no_tuning(now: Situation) -> str:
+def _no_tuning(now: ActionContext) -> str:
     if now.segmentation is None:
         return "Choose or create a segmentation and paint some voxels first."
     tuned = [each for each in segments(now.segmentation) if each.role == "tune"]
@@ -114,10 +183,10 @@ def _why_no_tuning(now: Situation) -> str:
         return "Add a segment and paint some voxels of a structure first."
     if all(each.is_empty for each in tuned) and not current_tag(now.segmentation) and not now.parameters.examples:
         return "Paint some voxels of a structure, and some background, first."
-    return _why_not_there(now)
+    return _not_there(now)
 
 
-def _why_not_there(now: Situation) -> str:
+def _not_there(now: ActionContext) -> str:
     """Why the segmentation cannot take a result of the volume."""
     try:
         check_writable(now.segmentation, now.volume)

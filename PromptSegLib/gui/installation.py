@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from ..errors import PromptSegError
+from ..session.view import Notice, View
 from ..setup.installing import CANCELLED, FAILED, INSTALLED, Installer
 from ..setup.requirements import Requirement, requirements
 from ..setup.tools import RESTART, Tools
-from .view import Notice, View
 
 _NEEDING_IT = ("tune", "segment")
 

@@ -1,4 +1,4 @@
-"""The other volumes of the scene: to learn from, and to segment."""
+"""The volumes of the scene: the one that is chosen, and the others, to learn from and to segment."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def rows(scene, current, examples: Sequence[Any]) -> tuple[VolumeRow, ...]:
 
 def choose(session, volume) -> None:
     """Another volume, and a segmentation to paint in: its own, else one that was drawn on it, else a new one."""
-    session.choose_volume(volume)
+    session.inputs.choose_volume(volume)
     if volume is not None and links.remembered(volume) is None:
-        session.choose_segmentation(_drawn_on(session.scene, volume))
-        session.ensure_segmentation()
+        session.inputs.choose_segmentation(_drawn_on(session.scene, volume))
+        session.inputs.ensure_segmentation()
 
 
 def _drawn_on(scene, volume):
@@ -60,3 +60,9 @@ def _drawn_on(scene, volume):
     nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode") for n in range(count)]
     visible = [node for node in nodes if not node.GetHideFromEditors()]
     return next((node for node in visible if node.GetNodeReference(_GEOMETRY_ROLE) is volume), None)
+
+
+def input_summary(volume: Any, segmentation: Any, model: str) -> str:
+    """What was chosen, in one line."""
+    parts = [each.GetName() or "" for each in (volume, segmentation) if each is not None]
+    return " \u2192 ".join(parts) + (f" \u00b7 {model}" if model else "")

@@ -20,7 +20,7 @@ _KEPT = 22  # more than can be undone, here and in the editor
 
 
 @dataclass(frozen=True)
-class Version:
+class AppliedResult:
     """One applied result: number + 1 of the class where it was applied, the codes known, and the prompts.
 
     :param texts: the voxels of both images as the scene keeps them, where a thread has made that of them.
@@ -35,68 +35,68 @@ class Version:
     def images(self) -> dict[str, sitk.Image]:
         return {"applied": self.applied, "strokes": self.strokes}
 
-    def packed(self) -> Version:
+    def packed(self) -> AppliedResult:
         """With its texts; for any thread."""
         return replace(self, texts={key: memory.packed(image) for key, image in self.images.items()})
 
 
-class Memory:
-    """Versions by their tag. The newest also lives in the scene, so that an .mrb continues where it stopped."""
+class AppliedResults:
+    """Results by their tag. The newest also lives in the scene, so that an .mrb continues where it stopped."""
 
     def __init__(self) -> None:
-        self._versions: OrderedDict[str, Version] = OrderedDict()
+        self._results: OrderedDict[str, AppliedResult] = OrderedDict()
         self._places: dict[str, memory.Place] = {}
 
     @staticmethod
     def new_tag() -> str:
         return uuid.uuid4().hex
 
-    def add(self, tag: str, version: Version) -> None:
-        self._versions[tag] = version
-        while len(self._versions) > _KEPT:
-            oldest, _ = self._versions.popitem(last=False)
+    def add(self, tag: str, result: AppliedResult) -> None:
+        self._results[tag] = result
+        while len(self._results) > _KEPT:
+            oldest, _ = self._results.popitem(last=False)
             self._places.pop(oldest, None)
 
-    def of(self, segmentation_node) -> Optional[Version]:
-        """The version that a segmentation descends from, whatever was undone, moved or reopened; None for none."""
+    def of(self, segmentation_node) -> Optional[AppliedResult]:
+        """The result that a segmentation descends from, whatever was undone, moved or reopened; None for none."""
         tag = current_tag(segmentation_node)
         if not tag:
             return None
-        if tag not in self._versions:
+        if tag not in self._results:
             kept = memory.read_memory(segmentation_node)
             if segmentation_node.GetAttribute(_ATTRIBUTE) != tag or "applied" not in kept.images:
                 return None
             strokes = kept.images.get("strokes")
             if strokes is None:
                 strokes = kept.images["applied"] * 0
-            self.add(tag, Version(kept.images["applied"], strokes))
+            self.add(tag, AppliedResult(kept.images["applied"], strokes))
             if kept.place is not None:
                 self._places[tag] = kept.place
         self._follow(tag, segmentation_node)
-        return self._versions[tag]
+        return self._results[tag]
 
     def write(self, segmentation_node) -> None:
         """Bring what the scene keeps up to date with the segmentation's tag."""
         tag = current_tag(segmentation_node)
-        if tag not in self._versions:
+        if tag not in self._results:
             return
         self._follow(tag, segmentation_node)
         if segmentation_node.GetAttribute(_ATTRIBUTE) == tag:
             return
-        version = self._versions[tag]
-        memory.write_memory(segmentation_node, version.images, version.texts, self._places[tag])
+        result = self._results[tag]
+        memory.write_memory(segmentation_node, result.images, result.texts, self._places[tag])
         segmentation_node.SetAttribute(_ATTRIBUTE, tag)
 
     def _follow(self, tag: str, segmentation_node) -> None:
-        """Move a version's images, which lie in the world, with the segmentation when its transform changed."""
+        """Move a result's images, which lie in the world, with the segmentation when its transform changed."""
         known = segmentation_node.GetSegmentation().GetSegmentIDs()
         ids = [each for each in known if links.tag(segmentation_node, each, TAG) == tag]
         place = memory.Place.of(segmentation_node, ids)
         before = self._places.setdefault(tag, place)
         if before.moved_to(place):
-            version, what = self._versions[tag], label_of(segmentation_node)
-            applied, strokes = (memory.moved(each, before, place, what) for each in (version.applied, version.strokes))
-            self._versions[tag] = replace(version, applied=applied, strokes=strokes)
+            result, what = self._results[tag], label_of(segmentation_node)
+            applied, strokes = (memory.moved(each, before, place, what) for each in (result.applied, result.strokes))
+            self._results[tag] = replace(result, applied=applied, strokes=strokes)
         self._places[tag] = place
 
 

@@ -1,4 +1,4 @@
-"""From a click to a plan: everything that a job needs, taken off the nodes at once, on the main thread."""
+"""What a job needs, taken off the nodes at a click, at once and on the main thread."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
 from ..scene import painting
 from ..scene.segmentations import Segment, segments
+from ..scene.volumes import modality_of_volume, voxels_of_volume
 from ..worker.client import Sent
-from . import prompts_list, requests
-from .choices import AUTO
+from ..worker.packing import grid_of, grid_values
+from .applied import AppliedResult, current_tag, next_number, numbers
 from .codes import Known, compose
-from .memory import Version, next_number, numbers
-from .names import called_as_now
+from .parameters import AUTO
+from .prompts import called_as_now, sha256_of_model
+
+LEARNING_TAKES = 2.0  # times as long as a tuning on strokes, which somebody waits for
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Part:
     classes: dict[str, int]
     names: dict[int, str]
     background: list[str]
-    version: Optional[Version]
+    result: Optional[AppliedResult]
 
     def taught(self, known: Known) -> list[str]:
         """Names of the classes that are known somewhere."""
@@ -45,8 +48,8 @@ class Part:
         return any(not self.painted.empty(each) for each in segment_ids)
 
     def compose(self, unpainted: str) -> Known:
-        applied, strokes = (self.version.applied, self.version.strokes) if self.version else (None, None)
-        grid = requests.grid_of(self.image.values["grid"])
+        applied, strokes = (self.result.applied, self.result.strokes) if self.result else (None, None)
+        grid = grid_of(self.image.values["grid"])
         return compose(self.painted, self.classes, self.background, grid, unpainted, applied, strokes)
 
 
@@ -69,17 +72,18 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def for_prompts(
-        cls, parameters, volume, segmentation, version: Optional[Version], prompts: Prompts, ids: Mapping[str, str]
-    ) -> Plan:
+    def for_prompts(cls, volume, segmentation, result: Optional[AppliedResult], prompts: Prompts) -> Plan:
         """To segment one volume with prompts; what is painted in segments of the same names is grown and kept."""
-        tuned = _tuned(segmentation, ids.values()) if segmentation is not None else []
-        part = _part(volume, segmentation, version, {each.id: each for each in tuned})
-        return cls([part], {}, prompts=prompts, segment_ids=dict(ids))
+        tuned = _tuned(segmentation) if segmentation is not None else []
+        known = {each.name: each.id for each in tuned}
+        called = {name: matching_name(name, known) for name in prompts.names}
+        ids = {name: known[each] for name, each in called.items() if each is not None}
+        part = _part(volume, segmentation, result, {each.id: each for each in tuned if each.id in ids.values()})
+        return cls([part], {}, prompts=prompts, segment_ids=ids)
 
 
 def plan_tuning(
-    parameters, volume, segmentation, version: Optional[Version], examples: Sequence[tuple[Any, Any]]
+    parameters, volume, segmentation, result: Optional[AppliedResult], examples: Sequence[tuple[Any, Any]]
 ) -> Plan:
     """Take all that a tuning needs off the nodes: quick, on the main thread.
 
@@ -95,14 +99,14 @@ def plan_tuning(
                 "letters; give it another.",
                 name=ascii(name[:40]),
             )
-    start = version.prompts if version else None
+    start = result.prompts if result else None
     settings = {"mode": parameters.mode, "method": parameters.method, "seconds": float(parameters.seconds)}
     if start is not None:
-        sha256 = prompts_list.sha256_of_model(parameters.model)
+        sha256 = sha256_of_model(parameters.model)
         method = start.method if parameters.method == AUTO else parameters.method
         fits = (start.sha256, start.mode, start.method) == (sha256, parameters.mode, method)
         start = called_as_now(start, segmentation, tuned.values()) if fits else None
-    parts = [_part(volume, segmentation, version, tuned)]
+    parts = [_part(volume, segmentation, result, tuned)]
     notes: list[str] = []
     for other_volume, other in examples:
         alike, untaught = _alike(other_volume, other, names)
@@ -112,6 +116,16 @@ def plan_tuning(
     infos = {each.name: ClassInfo(each.name, 1, each.color, each.terminology) for each in tuned.values()}
     ids = {each.name: each.id for each in tuned.values()}
     return Plan(parts, settings, parameters.unpainted, start, None, infos, ids, tuple(notes))
+
+
+def plan_learning(
+    parameters, volume, segmentation, result: Optional[AppliedResult], examples: Sequence[tuple[Any, Any]]
+) -> Plan:
+    """As :func:`plan_tuning`, for prompts for other volumes, which are tuned on whole segmentations that were applied,
+    corrected and accepted; further examples teach where a result was applied to them, too."""
+    applied = [(one, other) for one, other in examples if current_tag(other)]
+    plan = plan_tuning(parameters, volume, segmentation, result, applied)
+    return replace(plan, settings={**plan.settings, "seconds": LEARNING_TAKES * plan.settings["seconds"]})
 
 
 def _alike(volume, segmentation, names: Sequence[str]) -> tuple[dict[str, Segment], list[str]]:
@@ -138,14 +152,13 @@ def _alike(volume, segmentation, names: Sequence[str]) -> tuple[dict[str, Segmen
     ]
 
 
-def _tuned(segmentation, ids=None) -> list[Segment]:
-    """The segments with the role ``tune``, or those of them with some IDs."""
-    found = [each for each in segments(segmentation) if each.role == "tune"]
-    return found if ids is None else [each for each in found if each.id in set(ids)]
+def _tuned(segmentation) -> list[Segment]:
+    """The segments with the role ``tune``."""
+    return [each for each in segments(segmentation) if each.role == "tune"]
 
 
-def _part(volume, segmentation, version: Optional[Version], tuned: Mapping[str, Segment]) -> Part:
-    image = requests.image_of(volume)
+def _part(volume, segmentation, result: Optional[AppliedResult], tuned: Mapping[str, Segment]) -> Part:
+    image = image_of(volume)
     if segmentation is None:
         nothing = painting.Painting("", np.eye(4), {})
         return Part(volume.GetName() or "volume", image, nothing, {}, {}, [], None)
@@ -160,4 +173,12 @@ def _part(volume, segmentation, version: Optional[Version], tuned: Mapping[str, 
     background = [each.id for each in segments(segmentation) if each.role == "background"]
     painted = painting.snapshot(segmentation, volume, [*tuned, *background])
     names = {number: tuned[each].name for each, number in classes.items()}
-    return Part(volume.GetName() or "volume", image, painted, classes, names, background, version)
+    return Part(volume.GetName() or "volume", image, painted, classes, names, background, result)
+
+
+def image_of(volume_node) -> Sent:
+    """A volume for the worker; its voxels are read when they are sent, by another thread."""
+    voxels = voxels_of_volume(volume_node)
+    modality = modality_of_volume(volume_node)
+    values = {"grid": grid_values(voxels.grid), "modality": modality}
+    return Sent(repr((voxels.state, modality)), values, voxels.array)

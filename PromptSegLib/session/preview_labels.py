@@ -1,8 +1,9 @@
-"""What is added and what is removed, to be seen in a preview."""
+"""What a preview shows of a result: cleaned up but for what was painted, and how it differs from the one before."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Mapping, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 from ..annotation.classes import ClassInfo
 from ..imaging.geometry import Grid, resample
 from ..inference.result import Segmentation
+from .codes import UNKNOWN, Known, is_class, is_not_class, on_grid
 
 ADDED, REMOVED = "added, not corrected by you", "removed, not corrected by you"
 _COLORS = {ADDED: (0.0, 0.62, 0.45), REMOVED: (0.84, 0.37, 0.0)}  # told apart by colour-blind readers
@@ -33,3 +35,27 @@ def with_differences(result: Segmentation, before: sitk.Image) -> Segmentation:
     now[differs & (now == 0)] = removed
     shown = (ClassInfo(ADDED, added, _COLORS[ADDED]), ClassInfo(REMOVED, removed, _COLORS[REMOVED]))
     return replace(result, labels=grid.image(now), classes=(*result.classes, *shown))
+
+
+def stroke_constraints(
+    known: Optional[Known], numbers: Mapping[str, int], result: Segmentation
+) -> tuple[Optional[np.ndarray], Optional[dict[int, np.ndarray]]]:
+    """What was painted, as label values (z, y, x) on the result's grid; and for each value where it must not be.
+
+    :param known: what the user said; None where nothing was painted.
+    :param numbers: class name -> the number of the class in the segmentation.
+    """
+    if known is None:
+        return None, None
+    grid = Grid.of(result.labels)
+    codes = on_grid(known.codes, grid)
+    painted, never = np.zeros(codes.shape, np.uint16), {}
+    for info in result.classes:
+        number = numbers.get(info.name)
+        if number is None:
+            continue
+        painted[codes == is_class(number)] = info.value
+        # Background, another class, or erased; what was erased from another class says nothing about this one.
+        other = (codes != UNKNOWN) & (codes != is_class(number)) & ((codes < 3) | (codes % 2 == 0))
+        never[info.value] = other | (codes == is_not_class(number))
+    return painted, never

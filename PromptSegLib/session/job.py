@@ -1,0 +1,213 @@
+"""The states of a session, and a job from the click to its result."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Callable, Generic, Mapping, Optional, TypeVar
+
+from ..errors import Sentence
+from ..prompts.store import Prompts
+from ..scene.painting import Painting
+from ..worker import contract
+from ..worker.carrier import Carrier
+from .applied import current_tag
+from .job_inputs import Part
+from .job_requests import Request
+from .view import Notice
+
+Result = TypeVar("Result")
+
+
+class State(Enum):
+    """What a session is at. A preview may wait for Apply or Discard in any of them, see :class:`~.results.Results`."""
+
+    IDLE = "idle"
+    GROWING = "growing"  # by itself, after a stroke; whatever the user asks for ends it
+    PREPARING = "preparing"  # a thread puts a job together, or the worker is not free yet
+    TUNING = "tuning"
+    LEARNING = "learning"  # prompts for other volumes
+    SEGMENTING = "segmenting"
+
+
+_JOB_ENDS = frozenset({State.IDLE})
+TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        State.IDLE: frozenset({State.GROWING, State.PREPARING}),
+        State.GROWING: frozenset({State.IDLE}),
+        State.PREPARING: frozenset({State.TUNING, State.LEARNING, State.SEGMENTING, State.IDLE}),
+        State.TUNING: _JOB_ENDS,
+        State.LEARNING: _JOB_ENDS,
+        State.SEGMENTING: _JOB_ENDS,
+    }
+)
+
+
+class StateMachine:
+    """The one place where a session's state changes."""
+
+    def __init__(self) -> None:
+        self._state = State.IDLE
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def to(self, state: State) -> None:
+        """Change to another state; raises ``RuntimeError`` where :data:`TRANSITIONS` has no such change."""
+        if state is self._state:
+            return
+        if state not in TRANSITIONS[self._state]:
+            raise RuntimeError(f"a session that is {self._state.value} cannot be {state.value} next")
+        self._state = state
+
+
+class JobKind(Enum):
+    """What the worker is asked for; the values are its names of the jobs."""
+
+    TUNE = contract.Tune.name
+    LEARN = contract.Learn.name
+    SEGMENT = contract.Segment.name
+    GROW = contract.Grow.name
+
+    @property
+    def state(self) -> State:
+        """The session's while the worker is at it."""
+        return _STATES[self]
+
+
+_STATES = {
+    JobKind.TUNE: State.TUNING,
+    JobKind.LEARN: State.LEARNING,
+    JobKind.SEGMENT: State.SEGMENTING,
+    JobKind.GROW: State.GROWING,
+}
+
+
+class Future(Generic[Result]):
+    """A function that runs in a thread. Ask :attr:`done`, then take :meth:`result`, which raises what it raised."""
+
+    def __init__(self, function: Callable[[], Result]):
+        self._function = function
+        self._value: Optional[Result] = None
+        self._error: Optional[BaseException] = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function()
+        except BaseException as error:  # handed to whoever asks for the result
+            self._error = error
+        finally:
+            self._ended.set()
+
+    @property
+    def done(self) -> bool:
+        return self._ended.is_set()
+
+    def result(self) -> Result:
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for, as it was at the click.
+
+    :param image_key: of the volume's voxels.
+    :param painting: the segments.
+    :param tag: of the segmentation's last result; "" without one.
+    :param direct: apply the result without a preview: for volumes that are not looked at.
+    :param prompts: that it segments with.
+    :param prompts_key: of their row in the list.
+    :param made: a segmentation node made for this job; goes when nothing comes of it.
+    """
+
+    kind: JobKind
+    volume: Any
+    segmentation: Any
+    image_key: str
+    painting: Painting
+    tag: str
+    direct: bool = False
+    prompts: Optional[Prompts] = None
+    prompts_key: str = ""
+    made: Any = None
+
+    @classmethod
+    def of(cls, kind: JobKind, volume: Any, segmentation: Any, part: Part, **more: Any) -> Job:
+        """:param part: the volume with what is painted on it, as it was taken off the nodes."""
+        tag = current_tag(segmentation) if segmentation is not None else ""
+        return cls(kind, volume, segmentation, part.image.key, part.painted, tag, **more)
+
+    def is_about(self, node: Any) -> bool:
+        """Whether it needs a node."""
+        return node in (self.volume, self.segmentation)
+
+
+class ActiveJob:
+    """A job and how far it is.
+
+    :ivar assembly: the thread that puts the request together.
+    :ivar request: what the worker was asked.
+    :ivar number: of the job there.
+    :ivar note: what the user should know of how it was computed.
+    :ivar missed: whether something was painted since the click.
+    """
+
+    def __init__(self, job: Job, assembly: Future):
+        self.job, self.assembly = job, assembly
+        self.request: Optional[Request] = None
+        self.worker: Optional[Carrier] = None
+        self.number = 0
+        self.stage, self.share, self.note, self.missed = "preparing", 0.0, "", False
+        self.curve: list[tuple[float, float, float]] = []
+        self._means: dict[str, float] = {}
+        self.began = time.monotonic()
+
+    def send(self, request: Request, worker: Carrier) -> None:
+        """Hand the job to a worker."""
+        self.worker, self.request = worker, request
+        values, arrays = request.asked.pack()
+        self.number = worker.submit(request.asked.name, values, arrays, request.images)
+
+    def report(self, values: Mapping[str, Any]) -> None:
+        """Take a report's stage, share and figures."""
+        self.stage, self.share = str(values.get("stage", "")), float(values.get("share", 0.0))
+        figures = values.get("figures") or {}
+        if "loss" in figures:
+            agreement = float(figures.get("agreement", math.nan))
+            self.curve.append(
+                (self.share, self._smooth("loss", float(figures["loss"])), self._smooth("agree", agreement))
+            )
+
+    def told(self, text: str) -> Notice:
+        """What to say at its end."""
+        more = [*(self.request.notes if self.request is not None else ()), *([self.note] if self.note else [])]
+        return Notice(" ".join([text, *more]), "warning") if more else Notice(text)
+
+    def _smooth(self, name: str, value: float) -> float:
+        """A running mean: a step looks at one crop, and crops differ more than steps do."""
+        before = self._means.get(name, math.nan)
+        self._means[name] = value if math.isnan(before) else before if math.isnan(value) else 0.8 * before + 0.2 * value
+        return self._means[name]
+
+    @property
+    def doing(self) -> str:
+        """What it does, a few words."""
+        if self.job.kind is JobKind.TUNE:
+            return "Tuning prompts"
+        return Sentence("Segmenting {volume}", volume=self.job.volume.GetName() or "the volume")
+
+    @property
+    def seconds_left(self) -> Optional[float]:
+        """At the pace so far; None while that says little."""
+        passed = time.monotonic() - self.began
+        return passed * (1 - self.share) / self.share if self.share > 0.1 and passed > 2 else None

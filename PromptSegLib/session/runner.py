@@ -1,0 +1,301 @@
+"""Jobs that the user asks for, one after the other: put together in a thread, done by the worker, shown or applied."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+from ..errors import PromptSegError, Sentence
+from ..prompts.store import Prompts
+from ..prompts.teachers import taught_by
+from ..scene import links, painting
+from ..scene.segmentations import check_writable, segments
+from ..worker.carrier import Carrier
+from ..worker.client import GONE, Event
+from . import prompts as prompts_list
+from .actions import Actions, unexpected
+from .applied import current_tag
+from .applying import repainted
+from .engine import Engine, full_of, map_of, model_and_device, prompts_of, segmentation_of
+from .growing import Growing
+from .inputs import Inputs
+from .job import ActiveJob, Future, Job, JobKind, State, StateMachine
+from .job_inputs import Plan, image_of
+from .job_requests import Request, request_of
+from .results import Results
+from .uncertainty import UncertaintyNavigator
+from .view import Notice
+
+CANCELLED = "Cancelled; nothing was changed."
+_MISSED = "Retune to include the new strokes."
+
+
+class JobRunner:
+    """At most one job at a time, and others that wait.
+
+    :param on_begun: hears of the segmentation and the volume of each job.
+    :ivar active: the job; None without one.
+    :ivar curve: (share, loss, agreement) of the last tuning.
+    """
+
+    def __init__(
+        self,
+        scene: Any,
+        parameters: Any,
+        actions: Actions,
+        inputs: Inputs,
+        machine: StateMachine,
+        engine: Engine,
+        growing: Growing,
+        results: Results,
+        uncertainty: UncertaintyNavigator,
+        on_begun: Callable[[Any, Any], None],
+    ):
+        self._scene, self._parameters, self._actions, self._inputs = scene, parameters, actions, inputs
+        self._machine, self._engine, self._growing, self._results = machine, engine, growing, results
+        self._uncertainty, self._on_begun = uncertainty, on_begun
+        self._queue: list[Callable[[], None]] = []
+        self._stale = False  # whether something was reported since the listeners were told
+        self.active: Optional[ActiveJob] = None
+        self.curve: tuple[tuple[float, float, float], ...] = ()
+
+    @property
+    def busy(self) -> bool:
+        return self.active is not None or bool(self._queue)
+
+    # Beginning
+
+    def begin(self, job: Job, ask: Callable[[Mapping[str, Any]], Request]) -> None:
+        """Begin a job on a volume; it ends what is growing.
+
+        :param ask: makes the request from the model and the device, in a thread.
+        """
+        self._growing.stop()
+        active = ActiveJob(job, Future(partial(ask, model_and_device(self._parameters))))
+        self._machine.to(State.PREPARING)
+        self.active, self._actions.notice = active, Notice()
+        self._on_begun(job.segmentation, job.volume)
+
+    def segment(self, key: str, prompts: Prompts, volumes: Sequence[Any]) -> None:
+        """Segment volumes one after the other: the current one as a preview, the others directly.
+
+        :param key: of the prompts' row in the list.
+        """
+        self._queue = [partial(self._segment_one, key, prompts, each) for each in volumes]
+        self.next()
+
+    def next(self) -> None:
+        """Begin the next job that waits, if any."""
+        while self.active is None and self._queue:
+            begin = self._queue.pop(0)
+            try:
+                begin()
+            except PromptSegError as error:
+                self._actions.notice = Notice(str(error), "error")
+
+    def step(self) -> None:
+        """Send the job when it is put together and the worker is free."""
+        active = self.active
+        if active is None or self._machine.state is not State.PREPARING:
+            return
+        if not active.assembly.done or self._engine.stopping:
+            return
+        try:
+            self._engine.hurry()
+            active.send(active.assembly.result(), self._engine.get(self._parameters))
+            self._machine.to(active.job.kind.state)
+            if active.request is not None and active.request.notes:
+                self._actions.notice = Notice(" ".join(active.request.notes), "warning")
+        except PromptSegError as error:
+            self._fail(str(error))
+        except Exception as error:
+            self._fail(unexpected(error).text)
+
+    def _segment_one(self, key: str, prompts: Prompts, volume: Any) -> None:
+        """Begin to segment one volume."""
+        if not links.alive(self._scene, volume):
+            raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
+        here, made = volume is self._inputs.volume, None
+        segmentation = self._inputs.segmentation if here else links.remembered(volume)
+        if segmentation is not None:
+            check_writable(segmentation, volume)
+        elif here:  # a preview needs a place
+            made = links.new_segmentation(self._scene, volume, f"{volume.GetName()} segmentation")
+            links.remember(volume, made)
+            self._parameters.segmentation = segmentation = made
+        result = self._results.before(segmentation) if segmentation is not None else None
+        plan = Plan.for_prompts(volume, segmentation, result, prompts)
+        more = {"direct": not here, "prompts": prompts, "prompts_key": key, "made": made}
+        job = Job.of(JobKind.SEGMENT, volume, segmentation, plan.parts[0], **more)
+        self.begin(job, partial(request_of, plan))
+
+    # Ending
+
+    def stop(self, notice: Notice) -> None:
+        """Stop the job and all that wait; what it has shown stays."""
+        self._queue.clear()
+        if self.active is not None:
+            self._engine.cancel(self.active)
+            self._forget_made(self.active.job)
+            self._end(notice)
+
+    def closing(self) -> None:
+        """The scene is about to be closed."""
+        self.stop(Notice())
+        self.curve = ()
+
+    def abandon(self) -> None:
+        """Forget the job and all that wait; the worker is about to be ended."""
+        self._queue.clear()
+        self.active = None
+        if self._machine.state is not State.GROWING:
+            self._machine.to(State.IDLE)
+
+    def removed(self, node: Any) -> None:
+        """A node is no longer in the scene."""
+        if self.active is not None and self.active.job.is_about(node):
+            text = Sentence("'{node}' was removed, so the job was stopped.", node=node.GetName())
+            self.stop(Notice(text, "warning"))
+
+    def result_turned(self, segmentation: Any) -> None:
+        """Another result is in force in a segmentation: what is there to improve the one before has come to nothing."""
+        tag = current_tag(segmentation)
+        waiting = self._results.result
+        if waiting is not None and waiting.job.kind is JobKind.GROW and waiting.job.tag != tag:
+            self._growing.drop()  # the next comes by itself
+            waiting = None
+        job = self.active.job if self.active is not None else waiting.job if waiting is not None else None
+        if job is None or job.segmentation is not segmentation or job.tag == tag:
+            return
+        # What was painted since the click can no longer be told from what was undone.
+        self.stop(Notice())
+        self._results.drop()
+        gone = "The preview went with the result that it was to improve; tune again."
+        learned = "What prompts for other volumes were learning from is no longer there, so that was stopped."
+        self._actions.notice = Notice(learned if job.kind is JobKind.LEARN else gone)
+
+    def _fail(self, message: str, keep: bool = False) -> None:
+        """The job has come to nothing: the scene is as it was before it.
+
+        :param keep: leave the preview, which is as good as it was: what went wrong has nothing to do with it.
+        """
+        self._queue.clear()
+        if not keep:
+            self._results.drop()
+        if self.active is not None:
+            self._forget_made(self.active.job)
+        self._end(Notice(message, "error"))
+
+    def _end(self, notice: Notice) -> None:
+        if self.active is not None:
+            self._machine.to(State.IDLE)
+            if self.active.job.kind is JobKind.TUNE:
+                self.curve = tuple(self.active.curve)
+        self.active, self._actions.notice = None, notice
+        self._actions.changed()
+
+    def _forget_made(self, job: Job) -> None:
+        """A segmentation that was made for a job goes when nothing has come of it."""
+        if self._results.result is None and links.alive(self._scene, job.made) and not segments(job.made):
+            links.remove(job.made)
+
+    # What the worker says
+
+    def take(self, worker: Carrier, event: Event) -> None:
+        """What the worker said, where it is of the job."""
+        active = self.active
+        if active is None or active.worker is not worker:
+            return
+        if event.kind == GONE:
+            self._fail(event.message or "The worker ended; nothing is lost, click again.", keep=True)
+        elif active.number != event.job:
+            return
+        elif event.kind == "report":
+            active.report(event.values)
+            self._stale = True
+        elif event.kind == "done" and active.job.kind is JobKind.LEARN:
+            self._keep_learned(active, event)
+        elif event.kind in ("preview", "done"):
+            self._engine.device = str(event.values.get("device", self._engine.device))
+            self._show(active, event)
+        elif event.kind in ("refused", "failed") and active.job.direct:  # the next volume may be better
+            self._forget_made(active.job)
+            self._end(Notice(f"'{active.job.volume.GetName()}' was left out: {event.message}", "error"))
+        elif event.kind in ("refused", "failed"):
+            self._fail(event.message, keep=event.kind == "failed")
+        elif event.kind == "cancelled":
+            self._end(Notice(CANCELLED))
+
+    def tell_reports(self) -> None:
+        """Tell the listeners of what was reported, once, however much it was."""
+        if self._stale:
+            self._stale = False
+            self._actions.changed()
+
+    def note_missed(self) -> bool:
+        """Note that something was painted that a tuning, or its preview, does not know of.
+
+        False where there is neither a job nor a preview of one, so that it can be grown.
+        """
+        waiting = self._results.result
+        active = self.active
+        if active is None and waiting is not None and waiting.job.kind is not JobKind.GROW:
+            active = waiting.active
+        if active is None:
+            return False
+        segmentation, job = self._inputs.segmentation, active.job
+        if job.kind is JobKind.TUNE and job.segmentation is segmentation and not active.missed:
+            roles = ("tune", "background")
+            ids = [each.id for each in segments(segmentation) if each.role in roles and not each.is_empty]
+            active.missed = bool(repainted(job.painting, painting.look(segmentation, job.volume, ids)))
+            if active.missed and self.active is None:
+                self._actions.notice = Notice(_MISSED)
+        return True
+
+    def _keep_learned(self, active: ActiveJob, event: Event) -> None:
+        """Prompts for other volumes came."""
+        prompts, job = prompts_of(event), active.job
+        active.note = str(event.values.get("note", ""))
+        node = prompts_list.keep_learned(self._scene, job.segmentation, prompts, job.tag)
+        text = Sentence(
+            "'{node}' have learned from {examples}; segment other volumes with them.",
+            node=node.GetName(),
+            examples=taught_by(prompts),
+        )
+        self._end(active.told(" ".join([text, *event.values.get("notes", [])])))
+
+    def _show(self, active: ActiveJob, event: Event) -> None:
+        """A preview or the result came."""
+        job = active.job
+        if not _same_voxels(job):
+            self._engine.cancel(active)
+            name = job.volume.GetName()
+            self._fail(
+                Sentence("The voxels of '{volume}' changed meanwhile; click again for the new ones.", volume=name)
+            )
+            return
+        prompts = prompts_of(event) if "prompts" in event.arrays else job.prompts
+        raw, final = segmentation_of(event), event.kind == "done"
+        active.note = str(event.values.get("note", ""))
+        if final:
+            seconds = time.monotonic() - active.began
+            if job.volume is self._inputs.volume:
+                self._uncertainty.remember(job.volume, raw.places, map_of(event))
+            text = Sentence(
+                "Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it.",
+                seconds=seconds,
+            )
+            text += f" {_MISSED}" if active.missed else ""
+            self._end(Notice() if job.direct else active.told(" ".join([text, *raw.notes])))
+        arrived = self._results.arrive(active, raw, prompts, final, full_of(event))
+        self._actions.notice = arrived or self._actions.notice
+        self._actions.changed()
+
+
+def _same_voxels(job: Job) -> bool:
+    """Whether the volume has the voxels that it had at the click."""
+    try:
+        return image_of(job.volume).key == job.image_key
+    except PromptSegError:
+        return False
