@@ -6,8 +6,8 @@ import os
 import sys
 from typing import NoReturn
 
-from .cli.commands import launched
 from .cli.main import main
+from .cli.pretraining import launched
 
 
 def run() -> NoReturn:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from ..errors import PromptSegError, is_out_of_memory
 from ..network.config import MODES, OUTPUTS, PASSES
 from ..network.methods import registry
-from . import commands, growing
+from . import commands, growing, pretraining
 from .saying import visible
 
 BAD_INPUT = 2
@@ -82,7 +82,22 @@ def _parser() -> argparse.ArgumentParser:
         description="Tune prompts of a frozen 3D segmentation network on a few painted voxels, and segment with them.",
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    for add in (
+        _add_models,
+        _add_tune,
+        _add_segment,
+        _add_grow,
+        _add_score,
+        _add_info,
+        _add_pretrain,
+        _add_train,
+        _add_worker,
+    ):
+        add(subparsers)
+    return parser
 
+
+def _add_models(subparsers: Any) -> None:
     models = subparsers.add_parser("models", help="list the backbones there are, download or delete them")
     what = models.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="print JSON")
@@ -90,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--delete", metavar="NAME", help="delete what was downloaded of a model")
     models.set_defaults(run=commands.models)
 
+
+def _add_tune(subparsers: Any) -> None:
     tune = subparsers.add_parser("tune", help="tune class prompts on annotated images")
     tune.add_argument(
         "--example",
@@ -125,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("-o", "--output", required=True, metavar="PROMPTS", help="prompts file to write (.safetensors)")
     tune.set_defaults(run=commands.tune)
 
+
+def _add_segment(subparsers: Any) -> None:
     segment = subparsers.add_parser("segment", help="segment images with prompts")
     segment.add_argument("prompts", metavar="PROMPTS", help="prompts file, or a model's name for its shipped prompts")
     segment.add_argument("images", nargs="+", metavar="IMAGE", help="images, or folders of images")
@@ -151,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     _device(segment)
     segment.set_defaults(run=commands.segment)
 
+
+def _add_grow(subparsers: Any) -> None:
     grow = subparsers.add_parser("grow", help="grow what was painted on an image; needs no model")
     grow.add_argument("image", metavar="IMAGE")
     grow.add_argument("--strokes", required=True, metavar="ANNOTATION", help="what was painted on it (0 unknown)")
@@ -160,6 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     grow.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz, .nrrd, .seg.nrrd, or a folder")
     grow.set_defaults(run=growing.grow)
 
+
+def _add_score(subparsers: Any) -> None:
     score = subparsers.add_parser("score", help="compare a segmentation with a reference")
     score.add_argument("reference", metavar="REFERENCE")
     score.add_argument("prediction", metavar="PREDICTION")
@@ -167,11 +190,15 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--json", action="store_true", help="print JSON")
     score.set_defaults(run=commands.score)
 
+
+def _add_info(subparsers: Any) -> None:
     info = subparsers.add_parser("info", help="show what a prompts file holds")
     info.add_argument("prompts", metavar="PROMPTS")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=commands.info)
 
+
+def _add_pretrain(subparsers: Any) -> None:
     pretrain = subparsers.add_parser("pretrain", help="train a backbone from a recipe")
     pretrain.add_argument("recipe", metavar="CONFIG", help="recipe (JSON), or the name of a bundled one")
     pretrain.add_argument(
@@ -186,8 +213,10 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--threads", type=_count, default=0, help="CPU threads of this process")
     pretrain.add_argument("--bundle", action="store_true", help="put the result into this checkout's catalogue")
     _device(pretrain, "auto, cpu or cuda")
-    pretrain.set_defaults(run=commands.pretrain)
+    pretrain.set_defaults(run=pretraining.pretrain)
 
+
+def _add_train(subparsers: Any) -> None:
     train = subparsers.add_parser("train-growing", help="train the network that grows strokes")
     train.add_argument("recipe", metavar="CONFIG", help="recipe (JSON), or the name of a bundled one")
     train.add_argument("-o", "--output", required=True, metavar="DIR", help="checkpoint and result; resumes there")
@@ -195,10 +224,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=_count, default=0, help="CPU threads of this process")
     train.set_defaults(run=growing.train_growing)
 
+
+def _add_worker(subparsers: Any) -> None:
     worker = subparsers.add_parser("worker", help="do the Slicer module's jobs (started by it, here or over ssh)")
     worker.add_argument("--folder", metavar="DIR", help="folder that both sides see, for arrays")
     worker.set_defaults(run=commands.worker)
-    return parser
 
 
 def _count(text: str) -> int:

@@ -104,23 +104,27 @@ def evidence(
     first = 0
     for outer, inner in slabs:
         first = outer[0]
-        inputs = torch.from_numpy(array[outer[0] : outer[1]])[None, None]
-        values = sliding_window_inference(
-            inputs,
-            backbone.tile,
-            1,
-            predict,
-            overlap=overlaps(step, backbone.tile),
-            mode="gaussian",
-            cval=-1.0,
-            sw_device=backbone.device,
-            device="cpu",
-            with_coord=True,
-        )
-        values = cast(Tensor, values)  # one output, so neither a tuple nor a dict
+        values = _blended(backbone, array[outer[0] : outer[1]], predict, step)
         result[:, inner[0] : inner[1]] = values[0, :, inner[0] - outer[0] : inner[1] - outer[0]].numpy()
     job.report("segmenting", 1.0)
     return result
+
+
+def _blended(backbone: Backbone, array: np.ndarray, predict: Callable[..., Tensor], step: Extents) -> Tensor:
+    """What ``predict`` says of the tiles of an array (z, y, x), (1, classes, z, y, x) on the CPU."""
+    values = sliding_window_inference(
+        torch.from_numpy(array)[None, None],
+        backbone.tile,
+        1,
+        predict,
+        overlap=overlaps(step, backbone.tile),
+        mode="gaussian",
+        cval=-1.0,
+        sw_device=backbone.device,
+        device="cpu",
+        with_coord=True,
+    )
+    return cast(Tensor, values)  # one output, so neither a tuple nor a dict
 
 
 def sweep(backbone: Backbone, array: np.ndarray, maps: EncoderMaps, job: Job) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
-import sys
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +13,11 @@ from typing import Any, Mapping, NamedTuple, Optional
 from ..annotation.classes import is_name
 from ..errors import PromptSegError
 from ..imaging.preprocessing import Preprocessing
+from .folders import model_folders
 
 FOLDER = Path(__file__).parent
 CATALOGUE = FOLDER / "catalogue.json"
 MODALITIES = ("CT", "MR", "CT and MR", "PET", "US", "other")  # as the schema has them
-FOLDERS_VARIABLE = "PROMPTSEG_MODELS"
 PARTIAL_SUFFIX = ".part"
 _SUFFIX, _PROMPTS_SUFFIX = ".safetensors", ".prompts.safetensors"
 _MAX_HEADER = 2**24  # bytes; a backbone's has some ten thousand
@@ -164,28 +162,6 @@ def find_name(name: str) -> Entry:
 def find_sha256(sha256: str) -> Optional[Entry]:
     """The entry with that hash, or None."""
     return next((entry for entry in entries() if entry.sha256 == sha256), None)
-
-
-def model_folders() -> list[Path]:
-    """Where downloaded and hand-placed models lie: those of ``PROMPTSEG_MODELS``, else one of the user's.
-
-    Downloads go to the first; more of them (separated as in PATH) are only read, e.g. one that a group shares.
-    """
-    named = [_expanded(each) for each in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if each.strip()]
-    if named:
-        return named
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or _expanded("~/AppData/Local"))
-    elif sys.platform == "darwin":
-        base = _expanded("~/Library/Caches")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or _expanded("~/.cache"))
-    return [base / "promptseg" / "models"]
-
-
-def _expanded(folder: str) -> Path:
-    """With the home folder for ``~``; as it is where there is none, for which ``Path.expanduser`` would raise."""
-    return Path(os.path.expanduser(folder))
 
 
 def download_paths(name: str) -> tuple[Path, Path]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional
 
@@ -24,12 +23,12 @@ from ..imaging.preprocessing import Preprocessing
 from ..network.config import MODES, NetworkConfig, outputs_of
 from ..network.methods import registry
 from . import beside
+from .untrusted import check_json, refuse_constant, short
 
 # 1: strokes voxel by voxel, PUNet's tokens, and what was called DVPT and EPT before they were as published.
 FORMATS = (1, 2)
 MAX_BYTES_PER_CLASS = 384 * 1024  # of any mode and method of the default network, with its share of the strokes
 _MAX_HEADER = 4 * 1024 * 1024
-_MAX_DEPTH = 16
 _STROKES_OVERHEAD = 512  # bytes in the header for one image's strokes
 _STROKES_PER_CLASS = MAX_BYTES + _STROKES_OVERHEAD  # so that those of one image always fit, whatever the tokens take
 _MAX_MISSING = 64  # images whose strokes lie beside the file
@@ -274,8 +273,8 @@ class Prompts:
             if length > min(_MAX_HEADER, len(content) - 8):
                 raise ValueError("its header is longer than the file")
             text = json.loads(content[8 : 8 + length])["__metadata__"]["promptseg"]
-            header = json.loads(text, parse_constant=_refuse_constant)
-            _check_json(header)
+            header = json.loads(text, parse_constant=refuse_constant)
+            check_json(header)
             tensors = load(content)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
             raise PromptSegError("this is not a PromptSeg prompts file, or it is damaged; choose another.") from error
@@ -285,7 +284,7 @@ class Prompts:
             raise
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise PromptSegError(
-                "this prompts file is damaged ({short}); choose another.", short=_short(error)
+                "this prompts file is damaged ({short}); choose another.", short=short(error)
             ) from error
 
     @classmethod
@@ -293,13 +292,13 @@ class Prompts:
         if type(header["format"]) is not int or header["format"] not in FORMATS:
             raise PromptSegError(
                 "this prompts file has format {short}, not {formats}; update PromptSeg.",
-                short=_short(header["format"]),
+                short=short(header["format"]),
                 formats=FORMATS[-1],
             )
         network = NetworkConfig.from_dict(header["network"])
         mode, sha256, backbone = (header[key] for key in ("mode", "sha256", "backbone"))
         if mode not in MODES:
-            raise ValueError(f"mode {_short(mode)}")
+            raise ValueError(f"mode {short(mode)}")
         method = registry.stored_as(header.get("method_format", header["format"]), header["method"]).name
         if not is_sha256(sha256) or not is_name(backbone):
             raise ValueError("no name and SHA-256 of a backbone")
@@ -317,18 +316,11 @@ class Prompts:
                     raise ValueError("a class name or label value is used twice")
                 names.add(info.name)
                 values.add(info.value)
-            own = {}
             prefix = f"{index}/"
             found = outputs_of(name[len(prefix) :] for name in tensors if name.startswith(prefix))
             if outputs.setdefault(group, found) != found:
                 raise ValueError("classes of one group have output tokens for other maps")
-            for name, shape in network.prompt_shapes(mode, method, found).items():
-                tensor = tensors.pop(f"{index}/{name}")
-                if tensor.shape != shape or tensor.dtype not in (np.float32, np.float16):
-                    raise ValueError(f"tensor {name} has the wrong shape or type")
-                if not (np.abs(tensor) <= _MAX_TOKEN).all():  # false for NaN
-                    raise ValueError(f"tensor {name} holds values that are not finite or out of range")
-                own[name] = tensor.astype(np.float32)
+            own = _taken(tensors, index, network.prompt_shapes(mode, method, found))
             classes.append(ClassPrompts(info, own, group, retired))
         if not names:
             raise ValueError("every class is retired")
@@ -338,7 +330,7 @@ class Prompts:
             for index, entry in enumerate(header.get("strokes", []))
         )
         if tensors:
-            raise ValueError(f"unknown tensor {_short(next(iter(tensors)))}")
+            raise ValueError(f"unknown tensor {short(next(iter(tensors)))}")
         tuning = header["tuning"]
         if not all(key.isdecimal() and len(key) <= 10 and isinstance(record, dict) for key, record in tuning.items()):
             raise ValueError("its record of the tuning makes no sense")
@@ -361,31 +353,17 @@ class Prompts:
         )
 
 
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
-
-
-def _check_json(content: Any) -> None:
-    """Refuse what cannot be written as JSON again: deep nesting, and numbers like 1e999, which are read as infinity."""
-    level = [content]
-    for _ in range(_MAX_DEPTH):
-        deeper: list[Any] = []
-        for each in level:
-            if isinstance(each, float) and not isfinite(each):
-                raise ValueError("a number is not finite")
-            if isinstance(each, dict):
-                deeper += each.values()
-            elif isinstance(each, list):
-                deeper += each
-        level = deeper
-    if level:
-        raise ValueError("it is nested too deeply")
-
-
-def _short(thing: Any) -> str:
-    text = "".join(letter if letter.isprintable() else " " for letter in str(thing)[:200])
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else text[:77] + "..."
+def _taken(tensors: dict[str, np.ndarray], index: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Take what a class has out of a file's tensors, float32; raises ``ValueError`` for what it cannot have."""
+    own = {}
+    for name, shape in shapes.items():
+        tensor = tensors.pop(f"{index}/{name}")
+        if tensor.shape != shape or tensor.dtype not in (np.float32, np.float16):
+            raise ValueError(f"tensor {name} has the wrong shape or type")
+        if not (np.abs(tensor) <= _MAX_TOKEN).all():  # false for NaN
+            raise ValueError(f"tensor {name} holds values that are not finite or out of range")
+        own[name] = tensor.astype(np.float32)
+    return own
 
 
 def parse_classes(words: Iterable[str]) -> dict[str, int]:
@@ -397,13 +375,13 @@ def parse_classes(words: Iterable[str]) -> dict[str, int]:
         if not equals or not name or not 1 <= value <= MAX_VALUE:
             raise PromptSegError(
                 "{short} is not a class; write NAME=VALUE, a value from 1 to {max_value}.",
-                short=_short(repr(word)),
+                short=short(repr(word)),
                 max_value=MAX_VALUE,
             )
         if not is_name(name):
             raise PromptSegError(
                 "The class name {short} is too long or has invisible letters; write NAME=VALUE anew.",
-                short=_short(ascii(name)),
+                short=short(ascii(name)),
             )
         if name in classes or value in classes.values():
             raise PromptSegError(

@@ -95,13 +95,36 @@ def compose(
         grid = _around([Grid.of(each) for each in (*pieces, applied, strokes) if each is not None])
     before = None if applied is None else _Before(applied, [Grid.of(each) for each in pieces])
     codes = np.zeros(grid.shape, np.uint16) if strokes is None else on_grid(strokes, grid).astype(np.uint16)
-    old = codes.copy()
-
-    changed: list[int] = []
-    current: dict[int, np.ndarray] = {}
+    changed = _correct(codes, painted, classes, before, grid)
+    strokes_now = _compact(codes)
     for each, number in classes.items():
-        if unpainted != "unknown":
-            current[number] = painted.masks([each], grid)[each]
+        # Only ever erased from, never painted: what the user left in place then stands for the class.
+        if number in changed and not (codes == is_class(number)).any():
+            _mark(codes, painted.masks([each], grid)[each], is_class(number))
+    for each in background:
+        codes[painted.masks([each], grid)[each]] = BACKGROUND
+    if unpainted != "unknown":
+        where = _slices(codes) if unpainted == "slices" else np.ones(codes.shape, bool)
+        _complete(codes, painted, classes, grid, where)
+    hidden = []
+    for each, number in classes.items():
+        mask = _said(painted, each, number, before, grid, number in changed, unpainted != "unknown")
+        over = codes[mask] if mask is not None else codes[:0]
+        instead, counts = np.unique(over[(over != is_class(number)) & (over != UNKNOWN)], return_counts=True)
+        hidden += [(number, int(code), int(count)) for code, count in zip(instead, counts)]
+    held = tuple(number for number in classes.values() if (codes == is_class(number)).any())
+    return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held, tuple(hidden))
+
+
+def _correct(
+    codes: np.ndarray, painted: Painted, classes: Mapping[str, int], before: Optional[_Before], grid: Grid
+) -> list[int]:
+    """Bring codes that were known when a result was applied up to what is painted now, in place.
+
+    Gives the numbers of the classes of which something was painted or erased since.
+    """
+    old, changed = codes.copy(), []
+    for each, number in classes.items():
         if before is not None and before.holds(number):
             added, removed = before.changes(painted, each, number)
             if added is None and removed is None:
@@ -119,29 +142,20 @@ def compose(
             codes[now] = is_class(number)
             if now.any() or (old == is_class(number)).any():
                 changed.append(number)
-    strokes_now = _compact(codes)
-    for each, number in classes.items():
-        # Only ever erased from, never painted: what the user left in place then stands for the class.
-        if number in changed and not (codes == is_class(number)).any():
-            _mark(codes, painted.masks([each], grid)[each], is_class(number))
-    for each in background:
-        codes[painted.masks([each], grid)[each]] = BACKGROUND
+    return changed
 
-    if unpainted != "unknown":
-        where = _slices(codes) if unpainted == "slices" else np.ones(codes.shape, bool)
-        claimed = np.zeros(codes.shape, bool)
-        for number, now in current.items():
-            codes[where & now] = is_class(number)
-            claimed |= now
-        codes[where & ~claimed] = BACKGROUND
-    hidden = []
+
+def _complete(codes: np.ndarray, painted: Painted, classes: Mapping[str, int], grid: Grid, where: np.ndarray) -> None:
+    """There the segments hold all there is: make codes of that, in place.
+
+    :param where: bool (z, y, x).
+    """
+    claimed = np.zeros(codes.shape, bool)
     for each, number in classes.items():
-        mask = _said(painted, each, number, before, grid, number in changed, unpainted != "unknown")
-        over = codes[mask] if mask is not None else codes[:0]
-        instead, counts = np.unique(over[(over != is_class(number)) & (over != UNKNOWN)], return_counts=True)
-        hidden += [(number, int(code), int(count)) for code, count in zip(instead, counts)]
-    held = tuple(number for number in classes.values() if (codes == is_class(number)).any())
-    return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held, tuple(hidden))
+        now = painted.masks([each], grid)[each]
+        codes[where & now] = is_class(number)
+        claimed |= now
+    codes[where & ~claimed] = BACKGROUND
 
 
 def contradicted(codes: sitk.Image, applied: sitk.Image) -> bool:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.tiny_model import CLASSES, phantom, recipe_values
 from PromptSegLib import files
-from PromptSegLib.cli import commands
+from PromptSegLib.cli import pretraining
 from PromptSegLib.cli.main import _parser, main
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models.backbone import load_model
@@ -702,7 +702,7 @@ def test_the_command_on_the_card(monkeypatch, ranks, here, launcher):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     options = _parser().parse_args(["pretrain", "my recipe.json", "-o", "run", "--workers", "3", "--bundle"])
     wanted = f"{launcher} pretrain 'my recipe.json' --output run --workers 3 --bundle"
-    assert commands._pretrain_command(options, ranks) == wanted
+    assert pretraining._pretrain_command(options, ranks) == wanted
 
 
 def test_a_launcher_may_pass_on_what_the_group_was_sent(request):
