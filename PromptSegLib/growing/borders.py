@@ -16,7 +16,7 @@ from .inputs import Ground
 
 # Of what the border of learned growing costs: below, plain growing's is the image's; above, it is ragged or leaks, and
 # what a few hidden voxels say for it is chance. Chosen on development sets (docs/growing.md).
-CLEARLY_BETTER, CLEARLY_WORSE = 0.5, 1.5
+CLEARLY_BETTER, CLEARLY_WORSE = 0.4, 1.5
 _AROUND = 4  # voxels around both regions, in which changes of intensity are usual ones
 
 
