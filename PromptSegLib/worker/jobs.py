@@ -129,6 +129,8 @@ class Jobs:
             return {}, {}  # nothing could be kept of it
         volume = self._workspace.volume(image, backbone.preprocessing)
         sweep(backbone, volume.array, self._workspace.maps(image, backbone), job)
+        job.check()
+        _import_tuning()
         return {}, {}
 
     def _tune(self, request: Tune, job: Job, emit: Emit) -> Reply:
@@ -338,3 +340,13 @@ def _in_time(settings: Any, spent: float, looked: Optional[float]) -> Any:
         return settings
     left = settings.seconds + _GRACE - spent - _AGAIN * looked
     return replace(settings, seconds=min(settings.seconds, max(left, _LEAST * settings.seconds)))
+
+
+def _import_tuning() -> None:
+    """Let a first tuning find what it needs: its modules, and those that torch imports with its first optimizer take
+    some three seconds of a core."""
+    import torch
+
+    from ..tuning import training, tuner  # noqa: F401
+
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
