@@ -40,9 +40,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.IDLE: frozenset({State.GROWING, State.PREPARING}),
         State.GROWING: frozenset({State.IDLE}),
-        State.PREPARING: frozenset(
-            {State.TUNING, State.LEARNING, State.SPECIALIZING, State.SEGMENTING, State.IDLE}
-        ),
+        State.PREPARING: frozenset({State.TUNING, State.LEARNING, State.SPECIALIZING, State.SEGMENTING, State.IDLE}),
         State.TUNING: _JOB_ENDS,
         State.LEARNING: _JOB_ENDS,
         State.SPECIALIZING: _JOB_ENDS,

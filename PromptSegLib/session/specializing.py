@@ -49,5 +49,3 @@ def taken(event: Event) -> tuple[str, list[str]]:
     entry = catalogue.find_sha256(made.sha256) or own.take(made.called, made.files)
     text = Sentence("The model '{title}' is in the list of models; choose it to segment with it.", title=entry.title)
     return text, list(made.notes)
-
-

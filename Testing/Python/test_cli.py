@@ -19,6 +19,7 @@ from PromptSegLib.cli import outputs
 from PromptSegLib.cli.main import main
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.models import catalogue
+from PromptSegLib.models.folders import FOLDERS_VARIABLE
 from PromptSegLib.network.config import OUTPUTS
 from PromptSegLib.prompts import store
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
@@ -425,7 +426,7 @@ def test_specialize_share_add_delete(promptseg, phantom, tmp_path, monkeypatch, 
     from harness.tiny_model import tiny_backbone
 
     tiny_backbone(tmp_path)
-    monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path / "models"))
     words = ["specialize", "--classes", *WORDS, "--name", "mine", "--model", tmp_path / "tiny0.safetensors"]
     words += ["--steps", "2", "--device", "cpu"]
     examples = ["--example", phantom.image, phantom.reference] * 3

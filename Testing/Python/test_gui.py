@@ -873,10 +873,10 @@ def test_screenshots(ready, app, tmp_path):
 
 
 def test_a_model_of_its_own_is_offered_made_and_given_away(app, ready, tmp_path, monkeypatch):
-    from PromptSegLib.models import catalogue
+    from PromptSegLib.models.folders import FOLDERS_VARIABLE
     from PromptSegLib.session import learned
 
-    monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path / "models"))
     widget, _volume, segmentation, _reference = ready
     ui = widget.ui
     assert not ui.specializeButton.visible and not ui.specializeLabel.visible and not ui.shareModelButton.visible

@@ -8,10 +8,11 @@ pytest.importorskip("slicer")
 
 from harness.mrml_fixtures import run
 from harness.session_harness import LONG, Desk
-from PromptSegLib.models import catalogue, own
-from PromptSegLib.scene import links
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.gui.model_list import ModelFiles, rows
+from PromptSegLib.models import catalogue, own
+from PromptSegLib.models.folders import FOLDERS_VARIABLE
+from PromptSegLib.scene import links
 from PromptSegLib.session import learned, specializing
 
 
@@ -19,7 +20,7 @@ from PromptSegLib.session import learned, specializing
 def folder(workers, tmp_path, monkeypatch):
     """The folder of models, of this process and of the workers that it starts from here on."""
     workers.end()
-    monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path / "models"))
     return tmp_path / "models"
 
 

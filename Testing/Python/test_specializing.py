@@ -18,6 +18,7 @@ from harness.tiny_model import example as stroked
 from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models import catalogue, own
+from PromptSegLib.models.folders import FOLDERS_VARIABLE
 from PromptSegLib.progress import Cancelled, Job
 from PromptSegLib.specializing.specialize import Effort, specialize
 
@@ -43,7 +44,7 @@ def examples():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path / "models"))
     return tmp_path / "models"
 
 
@@ -132,7 +133,7 @@ def test_bad_input_is_one_sentence_before_anything_is_trained(parent, examples, 
 
 def test_a_folder_that_cannot_be_written(parent, examples, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "file" / "models"))
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path / "file" / "models"))
     refused("Cannot make the folder of models", examples, CLASSES, "mine", parent)
 
 
@@ -162,7 +163,7 @@ def test_a_shared_model_is_one_file_that_somebody_else_adds(parent, examples, fo
         own.share(catalogue.entries()[0], tmp_path / "other.zip")
     with pytest.raises(PromptSegError, match="already"):
         own.add(shared)
-    monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(tmp_path / "theirs"))
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path / "theirs"))
     added = own.add(shared)
     assert (added.sha256, added.card, added.classes) == (entry.sha256, entry.card, entry.classes)
     assert added.path.parent == tmp_path / "theirs" and added.prompts is not None
@@ -194,7 +195,7 @@ def test_a_shared_file_is_not_believed(parent, examples, folder, tmp_path, monke
     if spoil == "text":
         shared.write_text("a letter")
     theirs = tmp_path / "theirs"
-    monkeypatch.setenv(catalogue.FOLDERS_VARIABLE, str(theirs))
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(theirs))
     with pytest.raises(PromptSegError, match="is not a shared model|cannot be the name"):
         own.add(shared)
     assert not theirs.exists() or not list(theirs.iterdir())
