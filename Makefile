@@ -30,10 +30,13 @@ $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 demo: $(READY)
 	$(RUN) Testing/Demo/demo.py
 
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(READY) lint
-	$(PYTEST) -m fast
+# Beside the tests, since mypy has work for one core.
+test: $(READY)
+	@$(MAKE) --no-print-directory lint > $(VENV)/lint.txt 2>&1 & lint=$$!; \
+	$(PYTEST) -m fast; tests=$$?; \
+	wait $$lint; lint=$$?; cat $(VENV)/lint.txt; exit $$((tests | lint))
 
 # Real trainings, whole benchmarks and campaigns, and what builds an application.
 test-slow: $(READY)

@@ -14,6 +14,7 @@ from ..annotation.labels import UNKNOWN
 from ..imaging.geometry import Grid
 from ..progress import Job
 from .answering import answer, thinned
+from .borders import CLEARLY_BETTER, CLEARLY_WORSE, border_of_plain
 from .grids import WorkingGrid, domain, working_grid
 from .guard import Verdict, judge
 from .inputs import Ground, robust_limits
@@ -66,8 +67,8 @@ def grow_regions(
 
     :param painted: int16 (z, y, x) on the image's own grid, labels as in ``annotation.labels``.
     :param evidence: used as far as it agrees with what was painted.
-    :param quick: leave out the guard and the passes on finer voxels.
-    :param verdicts: of an earlier call on the same image, so that slices need not predict each other again.
+    :param quick: leave out that slices predict each other, and the passes on finer voxels.
+    :param verdicts: which way each class is grown, instead of what the guard finds.
     """
     job = job or Job()
     native = Grid.of(image)
@@ -76,26 +77,49 @@ def grow_regions(
         return None
     place = working_grid(native, box, QUICK if quick else COARSE)
     ground, shown = _ground(image, painted, place, count, evidence)
-    if verdicts is None:
-        thin = None if quick else _thinned(ground, shown, max(GUARD, _GUARDED // count))
-        verdicts = judge(net, *thin, count, job.part(0.0, 0.2)) if thin else [Verdict.LEARNED] * count
+    ways = list(verdicts or [Verdict.LEARNED] * count)
     regions = []
     for index in range(1, count + 1):
         job.check()
-        job.report("growing", 0.2 + 0.4 * (index - 1) / count)
-        verdict = verdicts[index - 1]
-        painted_here = bool((ground.strokes == index).any())
-        regions.append(Region(_asked(net, ground, index, shown.get(index), verdict), place, painted_here))
+        job.report("growing", 0.4 * (index - 1) / count)
+        logits = _asked(net, ground, index, shown.get(index), ways[index - 1])
+        regions.append(Region(logits, place, bool((ground.strokes == index).any())))
+    if verdicts is None:
+        ways = _ways(net, ground, shown, regions, quick, job.part(0.4, 0.6))
+        for index, way in enumerate(ways, 1):
+            if way is not Verdict.LEARNED:
+                regions[index - 1].logits = _asked(net, ground, index, None, way)
     if not quick:
         found = [region.logits for region in regions]
         labels = np.where(np.max(found, 0) > 0, np.argmax(found, 0) + 1, 0).astype(np.int16)
         for index in [index for index, region in enumerate(regions, 1) if region.painted]:
             job.check()
             job.report("growing", 0.6 + 0.4 * (index - 1) / count)
-            coarse, verdict = regions[index - 1], verdicts[index - 1]
-            finer = _finer(image, painted, coarse, labels, index, net, verdict, ground.limits)
+            coarse = regions[index - 1]
+            finer = _finer(image, painted, coarse, labels, index, net, ways[index - 1], ground.limits)
             regions[index - 1] = finer or coarse
-    return Grown(regions, tuple(verdicts))
+    return Grown(regions, tuple(ways))
+
+
+def _ways(
+    net: GrowingNet, ground: Ground, shown: dict[int, np.ndarray], regions: Sequence[Region], quick: bool, job: Job
+) -> list[Verdict]:
+    """How each class is to be grown: what its border says, and where that is not clear, its painted slices.
+
+    :param regions: as learned growing with all evidence has them.
+    """
+    costs = {
+        index: border_of_plain(ground, index, region.logits > 0)
+        for index, region in enumerate(regions, 1)
+        if region.painted
+    }
+    ways = {index: Verdict.PLAIN for index, cost in costs.items() if cost < CLEARLY_BETTER}
+    # Evidence can make a good border around the wrong thing: the strokes have to agree.
+    asked = [index for index in costs.keys() - ways.keys() if costs[index] < CLEARLY_WORSE or index in shown]
+    if asked and not quick:
+        thin = _thinned(ground, shown, max(GUARD, _GUARDED // len(regions)))
+        ways.update(judge(net, *thin, asked, job))
+    return [ways.get(index, Verdict.LEARNED) for index in range(1, len(regions) + 1)]
 
 
 def _ground(

@@ -6,7 +6,7 @@ A class that is painted on several slices is grown without one of them; what was
 from __future__ import annotations
 
 from enum import Enum
-from typing import Optional, Sequence
+from typing import Collection, Optional, Sequence
 
 import numpy as np
 
@@ -31,35 +31,39 @@ class Verdict(Enum):
 
 
 def judge(
-    net: GrowingNet, ground: Ground, evidence: dict[int, np.ndarray], count: int, job: Optional[Job] = None
-) -> tuple[Verdict, ...]:
-    """The way for every class, from 1 on; learned growing where nothing speaks against it.
+    net: GrowingNet,
+    ground: Ground,
+    evidence: dict[int, np.ndarray],
+    asked: Collection[int],
+    job: Optional[Job] = None,
+) -> dict[int, Verdict]:
+    """The way for every class that is asked for; learned growing where nothing speaks against it.
 
     :param ground: of the whole annotation, on a grid as coarse as haste needs.
     :param evidence: class -> probability (z, y, x) on that grid.
     """
     job = job or Job()
-    scores = np.zeros((3, count, 3))  # way; class; found, missed, invented
-    axis, planes = _slices(ground.strokes)
+    scores = {index: np.zeros((3, 3)) for index in asked}  # way; found, missed, invented
+    axis, planes = _slices(ground.strokes) if asked else (0, [])
     for number, plane in enumerate(planes):
         job.check()
         job.report("checking slices against each other", number / len(planes))
         hidden = tuple(slice(plane, plane + 1) if other == axis else slice(None) for other in range(3))
         strokes = ground.strokes.copy()
         strokes[hidden] = UNKNOWN
-        if not (strokes > 0).any():
+        said = ground.strokes[hidden]
+        classes = [k for k in np.unique(said[said > 0]).tolist() if k in scores and (strokes == k).any()]
+        if not classes:
             continue
         less = Ground.of(ground.array, strokes, ground.spacing, ground.limits)
-        said = ground.strokes[hidden]
-        classes = [k for k in np.unique(said[said > 0]).tolist() if (strokes == k).any()]
         for index in classes:
             answers = [answer(net, less, index, evidence[index]) > 0 if index in evidence else None]
             answers.append(answer(net, less, index) > 0)
             answers.append(less.grown == index)
             for way, found in enumerate(answers):
                 if found is not None:
-                    scores[way, index - 1] += _agreement(found[hidden], said, index)
-    return tuple(_verdict(scores[:, index], index + 1 in evidence) for index in range(count))
+                    scores[index][way] += _agreement(found[hidden], said, index)
+    return {index: _verdict(each, index in evidence) for index, each in scores.items()}
 
 
 def _verdict(scores: np.ndarray, evidence: bool) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 
@@ -13,6 +13,9 @@ from .i18n import _, said
 from .shortcuts import hint
 from .widgets import allow, show_notice, show_progress
 
+if TYPE_CHECKING:
+    from .panel import Panel
+
 _LINES = 2  # of the status, which keeps its height: nothing that one works with ever moves
 _TWICE = 0.5  # seconds in which a second click on the button is the second half of a double click
 
@@ -20,7 +23,7 @@ _TWICE = 0.5  # seconds in which a second click on the button is the second half
 class ActionSection:
     """What is done again and again. It never scrolls, changes its size, or moves."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.ui, self.session = panel, panel.ui, panel.session
         self._clicked = -_TWICE
         ui = self.ui
@@ -70,10 +73,10 @@ class ActionSection:
         self.panel.act(self.session.discard)
 
     def undo(self, *_args: Any) -> None:
-        self.panel.act(self.session.undo)
+        self.panel.act(self.session.history.undo)
 
     def redo(self, *_args: Any) -> None:
-        self.panel.act(self.session.redo)
+        self.panel.act(self.session.history.redo)
 
 
 def _shown(reason: str) -> str:

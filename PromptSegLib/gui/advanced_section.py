@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..session.view import View
 from . import curve
@@ -10,11 +10,14 @@ from .choices import METHODS, MODES
 from .i18n import _, said
 from .widgets import choices, fill, on_choice, show_text
 
+if TYPE_CHECKING:
+    from .panel import Panel
+
 
 class AdvancedSection:
     """How prompts are tuned, for those who want to know."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.ui = panel, panel.ui
         self._drawn: Any = None
         self._slots = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import qt
 import slicer
 
 from ..session.view import View
+
+if TYPE_CHECKING:
+    from .panel import Panel
 
 _TAG = "PromptSegEditor"
 # What strokes and corrections need, in one row of buttons: the Segment Editor module has the others.
@@ -19,7 +22,7 @@ _INSTEAD = ("SegmentsTableView", "AddSegmentButton", "RemoveSegmentButton", "Sho
 class EditorSection:
     """Painting."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.editor = panel, panel.ui.segmentEditorWidget
         # First the parameter set, then the scene: the editor keeps its selections there.
         self._select_editor_node()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 
@@ -14,13 +14,16 @@ from .choices import DEVICES
 from .i18n import _, said
 from .widgets import allow, choices, fill, on_choice, quietly, show_progress, show_text
 
+if TYPE_CHECKING:
+    from .panel import Panel
+
 _LONGEST = 56  # letters of what was chosen, in the one line
 
 
 class InputSection:
     """What is segmented, where to, with which network, and on which machine."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.ui, self.session = panel, panel.ui, panel.session
         ui = self.ui
         self._shown: Any = None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..session.view import View
 from .i18n import _, said
 from .shortcuts import hint
 from .widgets import allow, check
 
+if TYPE_CHECKING:
+    from .panel import Panel
+
 
 class LookSection:
     """Places where the network is unsure, one after the other or as a map."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.ui, self.session = panel, panel.ui, panel.session
         self.ui.lookButton.clicked.connect(self.look)
         self.ui.previousLookButton.clicked.connect(self.look_back)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 
@@ -12,11 +12,14 @@ from .choices import OVERLAP, UNPAINTED
 from .i18n import _, said
 from .widgets import choices, fill, on_choice, quietly
 
+if TYPE_CHECKING:
+    from .panel import Panel
+
 
 class OptionsSection:
     """Choices that are made once; those that name a parameter in the .ui are bound by that."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.ui, self.session = panel, panel.ui, panel.session
         self._volumes: Any = None
         self.ui.examplesList.itemChanged.connect(self._example_toggled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 
@@ -12,13 +12,16 @@ from .i18n import _, said
 from .options_section import check_item
 from .widgets import allow, quietly
 
+if TYPE_CHECKING:
+    from .panel import Panel
+
 _FILES = "*.safetensors"
 
 
 class PromptsSection:
     """The list of prompts and what can be done with the selected ones."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.ui, self.session = panel, panel.ui, panel.session
         self._rows: tuple[PromptsRow, ...] = ()
         self._volumes: Any = None

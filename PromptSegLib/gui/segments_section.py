@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 import slicer
@@ -17,6 +17,9 @@ from .segments_table import ROLES, SegmentRow, background_id, choose_role, match
 from .shortcuts import hint
 from .widgets import allow, choices, fill, on_choice, quietly
 
+if TYPE_CHECKING:
+    from .panel import Panel
+
 _COLOR, _NAME, _ROLE = range(3)
 _ROW_HEIGHT, _COLOR_WIDTH, _ROLE_WIDTH = 22, 24, 118
 _FEW, _MANY, _TALL = 4, 7, 900  # rows that are seen, and the height of the window in pixels from which they are many
@@ -25,7 +28,7 @@ _FEW, _MANY, _TALL = 4, 7, 900  # rows that are seen, and the height of the wind
 class SegmentsSection:
     """Names and roles of what is painted; the Segment Editor below paints in the one that is selected."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.ui, self.session = panel, panel.ui, panel.session
         self.editor = self.ui.segmentEditorWidget
         self._rows: tuple[SegmentRow, ...] = ()

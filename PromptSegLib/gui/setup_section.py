@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 
@@ -11,11 +11,14 @@ from ..session.view import View
 from .i18n import _, said
 from .widgets import allow, show_notice, show_progress
 
+if TYPE_CHECKING:
+    from .panel import Panel
+
 
 class SetupSection:
     """Shows an :class:`~PromptSegLib.gui.installation.Installation`."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.ui, self.setup = panel, panel.ui, panel.setup
         self._rows: Any = None
         self._logged = 0

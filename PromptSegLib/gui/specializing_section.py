@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 
@@ -12,11 +12,14 @@ from . import model_list
 from .i18n import _, said
 from .widgets import allow, show_text
 
+if TYPE_CHECKING:
+    from .panel import Panel
+
 
 class SpecializingSection:
     """Shown only while a model of its own is offered or made."""
 
-    def __init__(self, panel: Any):
+    def __init__(self, panel: Panel):
         self.panel, self.ui, self.session = panel, panel.ui, panel.session
         self._making = False
         ui = self.ui

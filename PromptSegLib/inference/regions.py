@@ -94,7 +94,7 @@ def notes_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> tuple[str, ..
     alone = ", ".join(name for name, each in zip(names, verdicts) if each is Verdict.LEARNED_ALONE)
     notes = []
     if plain:
-        notes.append(f"Grown as Grow from seeds does, which fits the painted slices better: {plain}.")
+        notes.append(f"Grown as Grow from seeds does, which fits the painted slices or the edges better: {plain}.")
     if alone:
         notes.append(f"Grown without the model, whose answer does not fit the painted slices: {alone}.")
     return tuple(notes)

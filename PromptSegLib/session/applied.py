@@ -14,7 +14,7 @@ from ..scene import links, memory
 from ..scene.placement import label_of
 
 TAG = "Applied"
-NUMBER = "Number"  # the class's number, see codes
+NUMBER = "Number"  # the class's number, see annotation.partial_labels
 CLASS = "Class"  # the class's name in the prompts
 _KEPT = 22  # more than can be undone, here and in the editor
 

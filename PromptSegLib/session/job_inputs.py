@@ -8,6 +8,7 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 
 from ..annotation.classes import ClassInfo, check_names, is_name, matching_name
+from ..annotation.partial_labels import PartialLabels, compose
 from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
 from ..scene import painting
@@ -16,7 +17,6 @@ from ..scene.volumes import modality_of_volume, voxels_of_volume
 from ..worker.client import Sent
 from ..worker.packing import grid_of, grid_values
 from .applied import AppliedResult, current_tag, next_number, numbers
-from .codes import Known, compose
 from .parameters import AUTO
 from .prompts import called_as_now, sha256_of_model
 
@@ -39,7 +39,7 @@ class Part:
     background: list[str]
     result: Optional[AppliedResult]
 
-    def taught(self, known: Known) -> list[str]:
+    def taught(self, known: PartialLabels) -> list[str]:
         """Names of the classes that are known somewhere."""
         return [self.names[number] for number in known.painted]
 
@@ -47,7 +47,7 @@ class Part:
         """Whether anything is painted in some segments."""
         return any(not self.painted.empty(each) for each in segment_ids)
 
-    def compose(self, unpainted: str) -> Known:
+    def compose(self, unpainted: str) -> PartialLabels:
         applied, strokes = (self.result.applied, self.result.strokes) if self.result else (None, None)
         grid = grid_of(self.image.values["grid"])
         return compose(self.painted, self.classes, self.background, grid, unpainted, applied, strokes)

@@ -8,12 +8,12 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 import SimpleITK as sitk
 
+from ..annotation.partial_labels import PartialLabels, annotation_of, class_of, contradicted
 from ..errors import PromptSegError, Sentence
 from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
 from ..worker import contract
 from ..worker.client import Sent
-from .codes import Known, annotation_of, class_of, contradicted
 from .job_inputs import Part, Plan
 
 RETUNE_SHARE = 1 / 3
@@ -35,7 +35,7 @@ class Request:
     classes: tuple[str, ...]
     segment_ids: dict[str, str]
     numbers: dict[str, int]
-    known: Optional[Known]
+    known: Optional[PartialLabels]
     notes: tuple[str, ...] = ()
 
 
@@ -170,7 +170,7 @@ def _accepted(part: Part, applied: sitk.Image, values: Mapping[str, int]) -> sit
     return Grid.of(applied).image(table[numbers])
 
 
-def _overlaps(part: Part, known: Known, where: str = "", refuse: bool = False) -> list[str]:
+def _overlaps(part: Part, known: PartialLabels, where: str = "", refuse: bool = False) -> list[str]:
     """What is said of segments that overlap: which of them the voxels count for.
 
     :param refuse: raise :class:`PromptSegError` when nothing of a class is left.

@@ -9,9 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.classes import ClassInfo
+from ..annotation.partial_labels import UNKNOWN, PartialLabels, is_class, is_not_class, on_grid
 from ..imaging.geometry import Grid, resample
 from ..inference.result import Segmentation
-from .codes import UNKNOWN, Known, is_class, is_not_class, on_grid
 
 ADDED, REMOVED = "added, not corrected by you", "removed, not corrected by you"
 _COLORS = {ADDED: (0.0, 0.62, 0.45), REMOVED: (0.84, 0.37, 0.0)}  # told apart by colour-blind readers
@@ -38,7 +38,7 @@ def with_differences(result: Segmentation, before: sitk.Image) -> Segmentation:
 
 
 def stroke_constraints(
-    known: Optional[Known], numbers: Mapping[str, int], result: Segmentation
+    known: Optional[PartialLabels], numbers: Mapping[str, int], result: Segmentation
 ) -> tuple[Optional[np.ndarray], Optional[dict[int, np.ndarray]]]:
     """What was painted, as label values (z, y, x) on the result's grid; and for each value where it must not be.
 

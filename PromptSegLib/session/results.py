@@ -22,7 +22,8 @@ from .preview_labels import stroke_constraints, with_differences
 from .undo import UndoHistory
 from .view import Notice
 
-_GROWN = "Grown from strokes; Tune prompts refines it"
+# What a preview is, a few words, by what it shows.
+WORDS = {"": "", "grown": "Grown from strokes; Tune prompts refines it", "early": "Preview", "final": "Result"}
 
 
 class Results:
@@ -63,11 +64,6 @@ class Results:
             return ""
         return "grown" if self.result.job.kind is JobKind.GROW else "final" if self.result.final else "early"
 
-    @property
-    def words(self) -> str:
-        """What the preview is, a few words; "" without one."""
-        return {"": "", "grown": _GROWN, "early": "Preview", "final": "Result"}[self.shows]
-
     def before(self, segmentation: Any) -> Optional[AppliedResult]:
         """What was applied to a segmentation last, with the prompts that it goes on with; None for nothing."""
         self.finish()
@@ -102,7 +98,7 @@ class Results:
         classes = tuple(info for info in raw.classes if info.name in active.request.classes)
         mine = replace(raw, classes=classes)
         result = Result(active, active.request, mine, mine, prompts, final, other)
-        if final and self._cleaning:
+        if final and _cleans(self._parameters):
             self._clean(result)
             return None
         return self._show(result)
@@ -122,7 +118,7 @@ class Results:
                 return
             raw = replace(result.raw, labels=result.other)
             turned = replace(result, raw=raw, shown=raw, other=result.raw.labels, keeps=keeps)
-            if self._cleaning:
+            if _cleans(self._parameters):
                 self._clean(turned)
             else:
                 self._show(turned)
@@ -161,7 +157,7 @@ class Results:
             return None
         if result.job.tag != current_tag(segmentation):
             return Notice("Another result was applied meanwhile; the one that waited here was dropped, tune again.")
-        if result.final and self._cleaning:
+        if result.final and _cleans(self._parameters):
             self._clean(result)
         else:
             self._show(replace(result, shown=result.raw))
@@ -196,11 +192,6 @@ class Results:
         notice = self._writer.write(self.result)
         self.drop()
         return notice
-
-    @property
-    def _cleaning(self) -> bool:
-        chosen = self._parameters
-        return bool(chosen.largestComponent or chosen.fillHoles or chosen.smoothing > 0)
 
     def _show(self, result: Result) -> Optional[Notice]:
         if result.job.direct:
@@ -246,3 +237,8 @@ class Results:
 
         self.finish()
         self._future = (Future(work), then)
+
+
+def _cleans(parameters: Any) -> bool:
+    """Whether any clean-up is chosen."""
+    return bool(parameters.largestComponent or parameters.fillHoles or parameters.smoothing > 0)

@@ -297,7 +297,7 @@ class JobRunner:
             seconds = time.monotonic() - active.began
             if job.volume is self._inputs.volume:
                 self._uncertainty.remember(job.volume, raw.places, map_of(event))
-            text = Sentence(
+            text: str = Sentence(
                 "Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it.",
                 seconds=seconds,
             )

@@ -25,7 +25,7 @@ from .job_requests import learning_of, request_of
 from .parameters import Parameters
 from .recovery import Recovery
 from .rescue import Rescue
-from .results import Results
+from .results import WORDS, Results
 from .runner import CANCELLED, JobRunner
 from .segment_edits import SegmentEdits
 from .uncertainty import UncertaintyNavigator
@@ -120,7 +120,7 @@ class Session:
             seconds_left=active.seconds_left if active else None,
             curve=tuple(active.curve) if active and tuning else self.jobs.curve,
             notice=self.actions.notice,
-            preview=self.results.words,
+            preview=WORDS[self.results.shows],
             shows=self.results.shows,
             doing=active.doing if active else "",
             frame=looking.sequence_frame_name(self.parameters.volume) if volume is not None else "",

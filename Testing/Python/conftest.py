@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,6 +15,12 @@ import SimpleITK as sitk
 pytest.register_assert_rewrite("harness")
 
 SLOW = ("training", "application")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for the tests stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,10 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has no other mark is fast."""
+    """What has no other mark is fast. Files with workers take longest, and come first: cores are busy to the end."""
     for item in items:
         if not any(item.get_closest_marker(mark) for mark in SLOW):
             item.add_marker("fast")
+    long = {item.path for item in items if {"models", "workers"} & set(item.fixturenames)}
+    items.sort(key=lambda item: item.path not in long)
 
 
 LIVER, SPLEEN, BACKGROUND = 6, 300, 255
@@ -97,9 +106,9 @@ def benchmark_module() -> Iterator[Callable[[str], ModuleType]]:
         yield importlib.import_module
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    """A folder with two tiny backbones that ship prompts."""
+    """A folder with two tiny backbones that ship prompts; nobody changes it."""
     from harness.tiny_model import tiny_backbone  # not at the top: it needs torch, which most tests do not
 
     folder = tmp_path_factory.mktemp("models")
@@ -108,7 +117,7 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def case() -> Any:
     """An example for jobs of a worker: the phantom with its strokes."""
     from harness.tiny_model import example
@@ -116,17 +125,30 @@ def case() -> Any:
     return example()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected(models, case) -> SimpleNamespace:
-    """What those jobs give without a worker."""
+    """What those jobs give without a worker, where growing is as brisk as in theirs."""
+    from harness import brisk
     from harness.worker_harness import given_without_a_worker
 
-    return given_without_a_worker(models, case)
+    with pytest.MonkeyPatch.context() as patch:
+        brisk.spare(patch.setattr)
+        return given_without_a_worker(models, case)
 
 
 @pytest.fixture(scope="module")
+def brisk_growing() -> Iterator[None]:
+    """Growing takes little of a module's time: it is tested in others."""
+    from harness import brisk
+
+    with pytest.MonkeyPatch.context() as patch:
+        brisk.spare(patch.setattr)
+        yield
+
+
+@pytest.fixture(scope="session")
 def workers() -> Iterator[Any]:
-    """Worker processes that the sessions of a module share."""
+    """A worker process that sessions share, of all modules; one that a test ends is started again."""
     from harness.mrml_fixtures import Workers
 
     lent = Workers()

@@ -24,6 +24,8 @@ from PromptSegLib.network.config import OUTPUTS
 from PromptSegLib.prompts import store
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 ROOT = Path(__file__).parents[2]
 CLASSES = {"liver": 6, "spleen": 300}
 WORDS = [f"{name}={value}" for name, value in CLASSES.items()]
@@ -344,7 +346,7 @@ def test_score(phantom, promptseg, tmp_path):
 def program(*words: object, **more) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **more.pop("env", {})}
     command = [sys.executable, "-m", "PromptSegLib", *map(str, words)]
-    return subprocess.run(command, env=environment, timeout=120, **{"capture_output": True, **more})
+    return subprocess.run(command, env=environment, timeout=900, **{"capture_output": True, **more})
 
 
 def test_the_module_runs(tmp_path):
@@ -399,7 +401,7 @@ def test_a_rank_of_several_ends_without_pythons_clean_up(launched, words, code):
         env={**os.environ, "WORLD_SIZE": "2", **launcher},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     assert done.returncode == code and ("ct-body" in done.stdout or "none.safetensors" in done.stderr)
     assert ("cleaned up" in done.stdout) != launched

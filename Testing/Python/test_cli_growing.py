@@ -36,7 +36,7 @@ def test_strokes_are_grown_without_any_model(phantom, tmp_path, monkeypatch, cap
 
 
 def test_a_result_may_go_into_a_folder(phantom, tmp_path):
-    assert grow(phantom, "-o", tmp_path / "results") == 0
+    assert grow(phantom, "-o", tmp_path / "results", "--quick") == 0
     assert [each.name for each in (tmp_path / "results").iterdir()] == ["scan.seg.nrrd"]
 
 

@@ -110,22 +110,23 @@ def ground():
 
 
 def test_what_cannot_predict_a_painted_slice_is_not_trusted():
-    assert judge(NOTHING, ground(), {}, 2) == (Verdict.PLAIN, Verdict.PLAIN)
-    assert judge(PLAIN, ground(), {}, 2) == (Verdict.LEARNED, Verdict.LEARNED)
+    assert judge(NOTHING, ground(), {}, (1, 2)) == {1: Verdict.PLAIN, 2: Verdict.PLAIN}
+    assert judge(PLAIN, ground(), {}, (1, 2)) == {1: Verdict.LEARNED, 2: Verdict.LEARNED}
+    assert judge(NOTHING, ground(), {}, [2]) == {2: Verdict.PLAIN} and judge(NOTHING, ground(), {}, []) == {}
 
 
 def test_evidence_that_contradicts_the_painted_slices_is_left_out():
     wrong = {1: np.zeros((24, 48, 56), np.float32)}
-    assert judge(EVIDENCE, ground(), wrong, 2) == (Verdict.LEARNED_ALONE, Verdict.LEARNED)
+    assert judge(EVIDENCE, ground(), wrong, (1, 2)) == {1: Verdict.LEARNED_ALONE, 2: Verdict.LEARNED}
     right = {1: np.ones((24, 48, 56), np.float32)}
     right[1][:, 35:] = 0
-    assert judge(EVIDENCE, ground(), {1: np.where(ground().grown == 1, 1.0, 0.0)}, 2)[0] is Verdict.LEARNED
+    assert judge(EVIDENCE, ground(), {1: np.where(ground().grown == 1, 1.0, 0.0)}, [1])[1] is Verdict.LEARNED
 
 
 def test_a_single_painted_slice_can_contradict_nothing():
     scene = ground()
     scene.strokes[[8, 16]] = -1
-    assert judge(NOTHING, scene, {}, 2) == (Verdict.LEARNED, Verdict.LEARNED)
+    assert judge(NOTHING, scene, {}, (1, 2)) == {1: Verdict.LEARNED, 2: Verdict.LEARNED}
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -217,7 +218,7 @@ def test_no_class_painted_gives_nothing():
 def test_plain_growing_is_told_in_one_sentence():
     image, strokes, _ = case()
     notes = grown(image, strokes, verdicts=[Verdict.PLAIN, Verdict.LEARNED]).notes
-    assert notes == ("Grown as Grow from seeds does, which fits the painted slices better: one.",)
+    assert notes == ("Grown as Grow from seeds does, which fits the painted slices or the edges better: one.",)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])

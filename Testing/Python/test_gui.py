@@ -24,11 +24,14 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 from harness import slicer_stand_in as stand_in
 from harness.mrml_fixtures import add_volume, content, mask_of, paint, paint_strokes
+from harness.session_harness import BRIEF, LONG
 from harness.slicer_stand_in import ROOT, FileDialog, application
 from harness.tiny_model import tiny_backbone
+from harness.worker_harness import is_running
 from PromptSegLib.scene import links, prompt_nodes
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import new_scene, save_scene
+from PromptSegLib.session.engine import start_worker
 from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.setup import requirements
 
@@ -53,16 +56,23 @@ def app():
 
 
 @pytest.fixture
-def widget(app, model):
-    """The module, open, with the tiny model and a budget of a second."""
+def widget(app, model, workers):
+    """The module, open, with the tiny model, a small budget, and a worker that the tests share."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     widget = app.open_module()
+    widget.panel.session.engine._make = workers
     parameters = widget.panel.parameters
-    parameters.model, parameters.device, parameters.seconds = str(model), "cpu", 1.0
+    parameters.model, parameters.device, parameters.seconds = str(model), "cpu", BRIEF
     app.window.resize(440, 1300)
     app.window.show()
     process()
     return widget
+
+
+@pytest.fixture
+def own_worker(widget) -> None:
+    """The panel starts its worker as in the application, and ends it; to be named before ``ready``."""
+    widget.panel.session.engine._make = start_worker
 
 
 @pytest.fixture
@@ -76,7 +86,7 @@ def ready(app, widget):
     return widget, volume, segmentation, reference
 
 
-def process(until=None, seconds: float = 120.0) -> None:
+def process(until=None, seconds: float = 900.0) -> None:
     """Let events come, for a moment or until something is true."""
     end = time.monotonic() + (0.05 if until is None else seconds)
     while not until() if until is not None else time.monotonic() < end:
@@ -105,7 +115,7 @@ def said(widget) -> str:
 # The whole job
 
 
-def test_from_strokes_to_corrected_segments(ready, tmp_path):
+def test_from_strokes_to_corrected_segments(own_worker, ready, tmp_path):
     widget, volume, segmentation, _reference = ready
     ui, session = widget.ui, widget.panel.session
     assert ui.tuneButton.text == "Tune prompts"
@@ -114,12 +124,15 @@ def test_from_strokes_to_corrected_segments(ready, tmp_path):
 
     # The first preview comes while the job is running; cancelling then leaves everything as it was.
     before = content(segmentation)
+    ui.secondsSpinBox.value = LONG
     ui.tuneButton.click()
     assert ui.tuneButton.text == "Cancel"
     assert ui.tuneProgressBar.visible
     process(lambda: bool(session.view().preview) or not session.busy)
     assert session.view().shows == "early"
     assert said(widget).startswith("Tuning prompts")
+    process(lambda: not ui.curveLabel.pixmap.isNull() or not session.busy)  # of the tuning's steps
+    assert session.busy and len(session.view().curve) > 1
     widget.panel.actions._clicked = 0.0  # somewhat later
     ui.tuneButton.click()
     assert ui.tuneButton.text == "Tune prompts"
@@ -128,10 +141,9 @@ def test_from_strokes_to_corrected_segments(ready, tmp_path):
     finish(widget)
     assert content(segmentation) == before
 
-    ui.secondsSpinBox.value = 10.0  # enough for a curve, on a busy machine too
+    widget.panel.parameters.seconds = BRIEF
     tune(widget)
     assert said(widget).startswith("Done in ")
-    assert not ui.curveLabel.pixmap.isNull()
     assert session.view().preview == "Result"
     assert content(segmentation) == before
     ui.applyButton.click()
@@ -178,6 +190,14 @@ def test_from_strokes_to_corrected_segments(ready, tmp_path):
     assert said(widget).startswith("Saved mine.safetensors")
     ui.loadButton.click()
     assert said(widget) == "Loaded 'mine'."
+
+    # Closing ends the worker's process, whatever it is doing.
+    ui.secondsSpinBox.value = LONG
+    ui.tuneButton.click()
+    process(lambda: session.view().share > 0)
+    worker = session.engine.worker
+    widget.cleanup()
+    process(lambda: worker.gone and not is_running(worker.pid))
 
 
 def test_where_to_look(ready):
@@ -401,6 +421,7 @@ def test_the_preview_follows_the_slider(ready):
 def test_a_node_is_deleted_while_a_job_runs(app, ready, which):
     widget, volume, segmentation, _reference = ready
     ui, session = widget.ui, widget.panel.session
+    widget.panel.parameters.seconds = LONG
     ui.tuneButton.click()
     process(lambda: session.view().share > 0)
     app.scene.RemoveNode(volume if which == "volume" else segmentation)
@@ -417,6 +438,7 @@ def test_a_node_is_deleted_while_a_job_runs(app, ready, which):
 def test_the_scene_is_closed_while_a_job_runs(app, ready):
     widget, *_ = ready
     ui, session = widget.ui, widget.panel.session
+    widget.panel.parameters.seconds = LONG
     ui.tuneButton.click()
     process(lambda: session.view().share > 0)
     app.scene.Clear(False)
@@ -435,6 +457,7 @@ def test_the_scene_is_closed_while_a_job_runs(app, ready):
 
 def test_the_worker_is_killed(ready):
     widget, _volume, segmentation, _reference = ready
+    widget.panel.parameters.seconds = LONG
     before = content(segmentation)
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
@@ -442,6 +465,7 @@ def test_the_worker_is_killed(ready):
     finish(widget)
     assert "ended from outside" in said(widget)
     assert content(segmentation) == before
+    widget.panel.parameters.seconds = BRIEF
     tune(widget)
 
 
@@ -519,11 +543,11 @@ def test_reload_drops_the_library(app, widget):
 
 def test_closing_ends_everything(app, ready):
     widget, *_ = ready
+    widget.panel.parameters.seconds = LONG
     widget.ui.tuneButton.click()
     process(lambda: widget.panel.session.view().share > 0)
-    worker = widget.panel.session.engine.worker
     widget.cleanup()
-    process(lambda: worker.gone)
+    assert not widget.panel.session.busy
     assert app.scene.GetFirstNodeByName("PromptSeg preview") is None
     app.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "later")  # nobody listens any more
     process()
@@ -740,7 +764,7 @@ print("open")
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=900, cwd=tmp_path
     )
     assert done.stdout.strip() == "open", done.stderr
 

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 
 import PromptSegLib as ps
-from harness.tiny_model import CLASSES, example, phantom, tiny_backbone
+from harness.tiny_model import CLASSES, LITTLE, example, phantom, tiny_backbone
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference.evidence import evidence
 from PromptSegLib.models.backbone import load_model
@@ -141,7 +141,7 @@ def test_prompts_stay_out_of_the_encoder_where_the_mode_says_so(net, image, name
 @pytest.mark.parametrize("name", offered())
 @pytest.mark.parametrize("passes", ["joint", "each"])
 def test_a_new_class_leaves_the_old_ones_bit_identical(backbone, name, passes):
-    shown, settings = example(), replace(BRIEF, method=name, passes=passes)
+    shown, settings = example(shape=LITTLE), replace(BRIEF, method=name, passes=passes)
     first = ps.tune([shown], {"ball": 5}, backbone, settings=settings)
     second = ps.tune([shown], {"rod": 9}, backbone, start=first, settings=settings)
     array = Volume.of(shown.image, backbone.preprocessing).array
@@ -152,8 +152,10 @@ def test_a_new_class_leaves_the_old_ones_bit_identical(backbone, name, passes):
 
 @pytest.mark.parametrize("name", offered())
 def test_tuning_moves_every_tensor_of_the_method(backbone, name):
-    start = ps.tune([example()], CLASSES, backbone, settings=replace(BRIEF, method=name, steps=0))
-    prompts = ps.tune([example()], CLASSES, backbone, start=start, settings=replace(BRIEF, method=name, trust=1.0))
+    start = ps.tune([example(shape=LITTLE)], CLASSES, backbone, settings=replace(BRIEF, method=name, steps=0))
+    prompts = ps.tune(
+        [example(shape=LITTLE)], CLASSES, backbone, start=start, settings=replace(BRIEF, method=name, trust=1.0)
+    )
     own = method(name)
     for key, tensor in prompts.find("ball").tensors.items():
         if own.output_tokens and key.startswith("output"):
@@ -266,18 +268,18 @@ def test_additions_of_classes_of_one_pass_add_up(net):
 
 def test_a_pass_for_every_class_makes_groups_of_one(backbone):
     settings = replace(BRIEF, passes="each")
-    prompts = ps.tune([example()], CLASSES, backbone, settings=settings)
+    prompts = ps.tune([example(shape=LITTLE)], CLASSES, backbone, settings=settings)
     assert [len(group) for group in prompts.groups()] == [1, 1]
     assert [record["passes"] for record in prompts.tuning.values()] == ["each", "each"]
     assert min(record["classes"][name]["agreement"] for name, record in zip(CLASSES, prompts.tuning.values())) > 0
     # One of them tuned again: the other stays, and nothing retired is left behind.
-    again = ps.tune([example()], {"rod": 9}, backbone, start=prompts, settings=settings)
+    again = ps.tune([example(shape=LITTLE)], {"rod": 9}, backbone, start=prompts, settings=settings)
     assert len(again.classes) == 2
-    array = Volume.of(example().image, backbone.preprocessing).array
+    array = Volume.of(example(shape=LITTLE).image, backbone.preprocessing).array
     first, second = evidence(backbone, prompts, array), evidence(backbone, again, array)
     assert np.array_equal(first[prompts.names.index("ball")], second[again.names.index("ball")])
     with pytest.raises(ps.PromptSegError, match="no passes 'some'; choose one of joint, each"):
-        ps.tune([example()], CLASSES, backbone, settings=ps.Settings(passes="some"))
+        ps.tune([example(shape=LITTLE)], CLASSES, backbone, settings=ps.Settings(passes="some"))
 
 
 # Prompts of earlier versions
@@ -387,7 +389,7 @@ def test_the_linear_fit_finds_what_is_linear():
 
 @pytest.mark.parametrize("name", ["linear", "side", "combined"])
 def test_a_head_begins_as_the_linear_fit(backbone, name):
-    prompts = ps.tune([example()], CLASSES, backbone, settings=replace(BRIEF, method=name, steps=0))
+    prompts = ps.tune([example(shape=LITTLE)], CLASSES, backbone, settings=replace(BRIEF, method=name, steps=0))
     record = prompts.tuning["0"]["classes"]
     assert {each["start"] for each in record.values()} == {"a linear fit of the annotated voxels"}
     assert min(each["agreement"] for each in record.values()) > 0.7

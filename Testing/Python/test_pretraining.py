@@ -164,7 +164,7 @@ def test_a_signal_to_the_whole_group_saves(values, tmp_path, number=signal.SIGTE
         while process.poll() is None and not list(folder.glob("curves/*")):
             time.sleep(0.1)
         os.killpg(process.pid, number)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=900)
     assert process.returncode == 0 and "the same command goes on" in out and "Traceback" not in err, err
     with pytest.raises(ProcessLookupError):  # nobody of the group is left
         os.killpg(process.pid, 0)
@@ -195,7 +195,7 @@ def command_line(*arguments: str, ranks: int = 1) -> subprocess.CompletedProcess
         env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 

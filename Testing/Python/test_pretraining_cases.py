@@ -206,15 +206,15 @@ def test_undeclared_and_unused_values(tmp_path):
     assert read_case(described, files[1]).known.tolist() == [True, False]
 
 
-def thirty(folder: Path) -> tuple[Recipe, list[CaseFile]]:
-    write(folder, *(f"case{index:02}" for index in range(30)), **SMALL)
+def several(folder: Path, count: int) -> tuple[Recipe, list[CaseFile]]:
+    write(folder, *(f"case{index:02}" for index in range(count)), **SMALL)
     described = recipe(source(folder))
     return described, find_cases(described)[0]
 
 
 @pytest.mark.parametrize("which", ["ct", "label"])
 def test_truncated_file_among_thirty_is_skipped(tmp_path, which):
-    described, files = thirty(tmp_path)
+    described, files = several(tmp_path, 30)
     truncate(tmp_path / f"case14_{which}.nii.gz")
     (tmp_path / f"case20_{which}.nii.gz").write_bytes(b"not at all what it should be")
     said: list[str] = []
@@ -231,28 +231,28 @@ def test_truncated_file_among_thirty_is_skipped(tmp_path, which):
 @pytest.mark.parametrize("gib", [8.0, 1e-9])
 @pytest.mark.parametrize("which", ["ct", "label"])
 def test_file_that_breaks_after_the_check_is_skipped(tmp_path, which, gib):
-    described, files = thirty(tmp_path)
+    described, files = several(tmp_path, 12)
     described = recipe(*described.sources, cache_gib=gib)
     usable, _ = check_cases(described, files, never)
-    truncate(tmp_path / f"case14_{which}.nii.gz")
+    truncate(tmp_path / f"case04_{which}.nii.gz")
     said: list[str] = []
     cases = Cases(described, usable, said.append)
-    drawn = {name for _, name in draws(cases, 150)}
-    assert len(drawn) > 25 and "case14" not in drawn
-    assert len(cases) == 29 and "case14" not in names(cases.files)
-    assert list(cases.skipped) == ["ct/case14"]
-    assert len(said) == 2 and "ct/case14 is skipped" in said[0] and said[1] == "1 of 30 cases are skipped"
+    drawn = {name for _, name in draws(cases, 60)}
+    assert len(drawn) > 9 and "case04" not in drawn
+    assert len(cases) == 11 and "case04" not in names(cases.files)
+    assert list(cases.skipped) == ["ct/case04"]
+    assert len(said) == 2 and "ct/case04 is skipped" in said[0] and said[1] == "1 of 12 cases are skipped"
 
 
 def test_the_order_in_which_damage_is_found_changes_no_draw(tmp_path):
-    described, files = thirty(tmp_path)
+    described, files = several(tmp_path, 12)
     tight = recipe(*described.sources, cache_gib=1e-9)
-    for index in (3, 14, 15):
+    for index in (3, 4, 9):
         truncate(tmp_path / f"case{index:02}_ct.nii.gz")
     early, late = Cases(described, files, str), Cases(tight, files, str)
-    assert (len(early), len(late)) == (27, 30)
-    assert (early.cached, late.cached) == (30, 0)
-    assert draws(early, 100) == draws(late, 100) == draws(late, 100)
+    assert (len(early), len(late)) == (9, 12)
+    assert (early.cached, late.cached) == (12, 0)
+    assert draws(early) == draws(late) == draws(late)
 
 
 def test_nothing_is_left(tmp_path):

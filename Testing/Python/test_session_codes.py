@@ -15,6 +15,16 @@ from harness.mrml_fixtures import BACKGROUND_VALUE, add_volume, box_in, paint, p
 from harness.mrml_volumes import rotation
 from harness.tiny_model import CLASSES, painted
 from PromptSegLib.annotation.classes import ClassInfo
+from PromptSegLib.annotation.partial_labels import (
+    BACKGROUND,
+    UNKNOWN,
+    PartialLabels,
+    annotation_of,
+    compose,
+    is_class,
+    is_not_class,
+    on_grid,
+)
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.imaging.geometry import Grid, resample
 from PromptSegLib.inference.result import Segmentation
@@ -23,16 +33,6 @@ from PromptSegLib.scene.painting import snapshot
 from PromptSegLib.scene.segmentations import apply_result, segments_by_name
 from PromptSegLib.scene.storage import new_scene
 from PromptSegLib.scene.volumes import image_from_volume
-from PromptSegLib.session.codes import (
-    BACKGROUND,
-    UNKNOWN,
-    Known,
-    annotation_of,
-    compose,
-    is_class,
-    is_not_class,
-    on_grid,
-)
 
 BALL, ROD, NEW = 0, 1, 2
 NAMES = {"ball": BALL, "rod": ROD}
@@ -59,7 +59,7 @@ class Place:
         unpainted: str = "unknown",
         applied: Optional[sitk.Image] = None,
         strokes: Optional[sitk.Image] = None,
-    ) -> Known:
+    ) -> PartialLabels:
         ids = segments_by_name(self.segmentation)
         numbers = {ids[name]: number for name, number in (classes or NAMES).items() if name in ids}
         others = [ids[name] for name in background if name in ids]

@@ -11,8 +11,8 @@ pytest.importorskip("slicer")
 from harness.mrml_fixtures import box_in, paint, paint_strokes, run
 from harness.session_harness import Desk, shows_tuned
 from harness.tiny_model import CLASSES
+from PromptSegLib.annotation.partial_labels import contradicted
 from PromptSegLib.session import growing
-from PromptSegLib.session.codes import contradicted
 
 GROWN = "Grown from strokes; Tune prompts refines it"
 

@@ -34,7 +34,7 @@ from PromptSegLib.scene.segmentations import segments, segments_by_name
 
 
 @pytest.fixture
-def listed(models, monkeypatch) -> None:
+def listed(models, tmp_path_factory, monkeypatch) -> None:
     """Both tiny backbones in the catalogue."""
     items = json.loads(catalogue.CATALOGUE.read_text())
     for seed in (0, 1):
@@ -51,7 +51,7 @@ def listed(models, monkeypatch) -> None:
             "sha256": catalogue.sha256_of(path),
         }
         items["models"].append(item)
-    path = models / "catalogue.json"
+    path = tmp_path_factory.mktemp("catalogue") / "catalogue.json"
     path.write_text(json.dumps(items))
     monkeypatch.setattr(catalogue, "CATALOGUE", path)
 

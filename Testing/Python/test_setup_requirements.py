@@ -71,7 +71,7 @@ def test_pip_gets_the_same_declaration(tmp_path):
     (tmp_path / "PromptSegLib").mkdir()
     (tmp_path / "PromptSegLib" / "__init__.py").touch()
     code = "from setuptools.build_meta import prepare_metadata_for_build_wheel as go; print(go('.'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     metadata = (tmp_path / done.stdout.split()[-1] / "METADATA").read_text(encoding="utf-8")
     asked = [line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]

@@ -165,11 +165,12 @@ def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
     from PromptSegLib.models.workspace import Workspace
 
     workspace, shown = Workspace(), complete()
+    strokes = Example(shown.image, shown.annotation)
     coarse = ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method="punet"), workspace=workspace)
     fine = ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method="side"), workspace=workspace)
     for prompts in (coarse, fine, coarse):
         kept, alone = (
-            ps.segment(prompts, shown.image, backbone, strokes=Example(shown.image, shown.annotation), workspace=each)
+            ps.segment(prompts, shown.image, backbone, strokes=strokes, workspace=each, grow_strokes=False)
             for each in (workspace, Workspace(0))
         )
         assert np.array_equal(sitk.GetArrayFromImage(kept.labels), sitk.GetArrayFromImage(alone.labels))

@@ -1,4 +1,4 @@
-"""Jobs of a worker, which is a real process here, with torch and a tiny backbone."""
+"""Jobs of a worker, which is a real process here, with torch and a tiny backbone, and brisk growing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import pytest
 import SimpleITK as sitk
 
 import PromptSegLib as ps
+from harness import brisk
 from harness.tiny_model import CLASSES, example
 from harness.worker_harness import (
     BRIEF,
     Driven,
+    eventually,
     image_of,
     is_expected,
     labels_of,
@@ -28,7 +30,7 @@ from harness.worker_harness import (
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker.client import Sent
 from PromptSegLib.worker.jobs import Jobs
-from PromptSegLib.worker.launch import environment, local_command
+from PromptSegLib.worker.launch import environment
 from PromptSegLib.worker.messages import Message
 from PromptSegLib.worker.packing import grid_values, infos_of, packed_prompts, prompts_of
 
@@ -39,7 +41,7 @@ ENDLESS = {"steps": 10**9, "token_steps": 0}
 
 @pytest.fixture(scope="module")
 def torch_worker() -> Iterator[Driven]:
-    driven = Driven(local_command, environment(1))
+    driven = Driven(brisk.command, environment(1))
     yield driven
     driven.worker.kill()
 
@@ -235,7 +237,7 @@ def test_what_should_not_happen_fails_with_details_and_the_next_job_works(worker
     del values[missing]
     failed = worker.last("failed", worker.worker.submit("tune", values))
     assert missing in failed.message and "Traceback" in failed.values["details"] and not failed.values["memory"]
-    assert missing in worker.worker.log
+    eventually(lambda: missing in worker.worker.log)  # which comes by another way
     values = {"model": values["model"], "device": "cpu", "image": "next"}
     job = worker.worker.submit("prepare", values, {}, [image_of(case, "next")])
     assert worker.last("done", job).values["device"].startswith("CPU")
@@ -246,15 +248,16 @@ def test_an_image_that_is_none_fails_the_job_that_names_it(worker, models, case)
     assert worker.last("failed", tuning(worker, models / "tiny0.safetensors", case, "broken", [broken])).message
 
 
-def test_a_tuning_that_is_killed_is_done_by_a_fresh_worker(models, case, expected):
-    driven = Driven(local_command, environment(1))
+def test_a_tuning_that_is_killed_is_done_by_a_fresh_worker(torch_worker, models, case, expected):
+    """The last of the tests that share a worker: it ends that."""
+    driven = torch_worker
     job = tuning(driven, models / "tiny0.safetensors", case, "a", settings=ENDLESS)
     while driven.last("report", job).values["stage"] != "tuning":
         pass
     os.kill(driven.worker.pid, signal.SIGKILL)
     message = driven.end()
     assert "nothing is lost" in message and "memory" in message
-    fresh = Driven(local_command, environment(1))
+    fresh = Driven(brisk.command, environment(1))
     try:
         job = tuning(fresh, models / "tiny0.safetensors", case, "a")
         assert is_expected(fresh.last("done", job), expected, case)

@@ -125,7 +125,7 @@ def test_a_process_waits_at_its_end_for_the_thread(tmp_path):
         "while not carrier.poll():\n    time.sleep(0.01)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "ended")], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, str(tmp_path / "ended")], cwd=ROOT, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0 and "at work" in done.stdout, done.stderr
     assert (tmp_path / "ended").read_text() == "ended"

@@ -11,6 +11,7 @@ from typing import Callable
 import pytest
 
 import PromptSegLib as ps
+from harness import brisk
 from harness.worker_harness import (
     Driven,
     is_expected,
@@ -47,7 +48,7 @@ def ssh(tmp_path, monkeypatch) -> Callable[[str], Path]:
 def test_the_same_job_works_over_ssh(ssh, models, case, expected, tmp_path):
     record = ssh('os.execvp("sh", ["sh", "-c", arguments[-1]])')  # as the shell there would
     remote = tmp_path / "bin" / "promptseg"
-    remote.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m PromptSegLib "$@"\n')
+    remote.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{brisk.__file__}" "$@"\n')
     remote.chmod(0o755)
     driven = Driven(lambda folder: ssh_command("me@gpu"), environment(1), files=False, place="me@gpu")
     try:

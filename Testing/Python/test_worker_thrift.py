@@ -29,6 +29,8 @@ from PromptSegLib.worker.messages import Message
 from PromptSegLib.worker.packing import packed_prompts, prompts_of
 from PromptSegLib.worker.thrift import STEPS, Thrift, smaller, sparingly
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 OUT = {
     "python": MemoryError(),
     "numpy": np.core._exceptions._ArrayMemoryError((9, 9), np.dtype("f4"))

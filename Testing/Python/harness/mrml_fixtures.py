@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from vtk.util.numpy_support import vtk_to_numpy
 
+from harness import brisk
 from harness.tiny_model import CLASSES, painted, phantom
 from PromptSegLib.annotation.classes import ClassInfo, describe
 from PromptSegLib.imaging.geometry import Grid
@@ -24,7 +25,8 @@ from PromptSegLib.scene.volumes import image_from_volume, volume_from_image
 from PromptSegLib.session.engine import start_worker
 from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.session.session import Session
-from PromptSegLib.worker.client import Worker
+from PromptSegLib.worker.client import GONE, Worker
+from PromptSegLib.worker.launch import environment
 
 BACKGROUND_VALUE = 7
 
@@ -96,8 +98,8 @@ def content(segmentation) -> dict:
     return found
 
 
-def run(session: Session, seconds: float = 120.0, until=None) -> None:
-    """Let a session work until it is idle, or until something is true of it."""
+def run(session: Session, seconds: float = 900.0, until=None) -> None:
+    """Let a session work until it is idle, or until something is true of it; a busy machine has time for that."""
     limit = time.monotonic() + seconds
     while session.busy if until is None else not until(session):
         session.poll()
@@ -150,11 +152,11 @@ class Sent:
 
 
 class Lent:
-    """A worker that outlives the session it is lent to: one that is at no job is kept when the session ends it."""
+    """A worker that outlives the session it is lent to: what that ends is its jobs, not the process."""
 
     def __init__(self, worker: Worker, jobs: list[Sent]):
         self.worker, self._jobs, self._given_back = worker, jobs, False
-        self._at: set[int] = set()
+        self._own: set[int] = set()
 
     @property
     def gone(self) -> bool:
@@ -167,7 +169,7 @@ class Lent:
     def submit(self, name, values, arrays=None, images=()) -> int:
         job = self.worker.submit(name, values, arrays, images)
         self._jobs.append(Sent(name, values, arrays or {}))
-        self._at.add(job)
+        self._own.add(job)
         return job
 
     def cancel(self, job: int) -> None:
@@ -175,15 +177,19 @@ class Lent:
 
     def poll(self) -> list:
         events = [] if self._given_back else self.worker.poll()
-        self._at -= {event.job for event in events if event.kind in ("done", "cancelled", "refused", "failed")}
-        return events
+        return [event for event in events if event.kind == GONE or event.job in self._own]
 
     def kill(self) -> None:
-        if not self._given_back:
-            self.poll()
         self._given_back = True
-        if self._at:
-            self.worker.kill()
+        for job in self._own:
+            self.worker.cancel(job)
+
+
+def brisk_worker(parameters: Parameters) -> Worker:
+    """As :func:`start_worker`; but on this machine, one that is not thorough."""
+    if parameters.device == "ssh":
+        return start_worker(parameters)
+    return Worker(brisk.command, environment(parameters.threads))
 
 
 class Workers:
@@ -198,7 +204,7 @@ class Workers:
 
     def __call__(self, parameters) -> Lent:
         if self.worker is None or self.worker.gone:
-            self.worker = start_worker(parameters)
+            self.worker = brisk_worker(parameters)
         return Lent(self.worker, self.jobs)
 
     def end(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PromptSegLib.setup.child import ChildProcess
 
-WAIT = 60
+WAIT = 900
 
 
 def python(code: str) -> list[str]:

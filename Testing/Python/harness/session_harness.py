@@ -28,7 +28,7 @@ from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import new_scene
 from PromptSegLib.session.session import Session
 
-BRIEF, LONG = 0.3, 600.0  # seconds of tuning; nobody waits for the end of a long one
+BRIEF, LONG = 0.1, 600.0  # seconds of tuning; nobody waits for the end of a long one
 TURNED = np.eye(4)
 TURNED[:3, :3], TURNED[:3, 3] = rotation(-10, 5, 80), (30, -20, 11)
 SHIFTED = np.array([[0.0, -1, 0, 12], [1, 0, 0, -40], [0, 0, 1, 7], [0, 0, 0, 1]])

@@ -21,6 +21,7 @@ CONFIG = NetworkConfig(channels=(16, 16, 32), head_channels=8, tokens=4, dynamic
 PREPROCESSING = Preprocessing((3.0, 2.0, 2.0), (-100.0, 200.0))
 CLASSES = {"ball": 5, "rod": 9}
 BACKGROUND = 7
+LITTLE = (14, 32, 40)  # (z, y, x) of a phantom with both structures and most of the strokes: a quarter of the tiles
 
 
 def tiny_backbone(folder: Path, seed: int = 0, shipped: bool = False, config: NetworkConfig = CONFIG) -> Backbone:

@@ -39,7 +39,7 @@ class Painted(Protocol):
 
 
 @dataclass(frozen=True)
-class Known:
+class PartialLabels:
     """What is known of one volume.
 
     :param codes: label image of codes, on the segmentation's own lattice.
@@ -71,7 +71,7 @@ def compose(
     unpainted: str = "unknown",
     applied: Optional[sitk.Image] = None,
     strokes: Optional[sitk.Image] = None,
-) -> Known:
+) -> PartialLabels:
     """Put together what the user said: what is painted now, against what was last applied. For any thread.
 
     :param classes: segment ID -> number of the class.
@@ -113,7 +113,7 @@ def compose(
         instead, counts = np.unique(over[(over != is_class(number)) & (over != UNKNOWN)], return_counts=True)
         hidden += [(number, int(code), int(count)) for code, count in zip(instead, counts)]
     held = tuple(number for number in classes.values() if (codes == is_class(number)).any())
-    return Known(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held, tuple(hidden))
+    return PartialLabels(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held, tuple(hidden))
 
 
 def _correct(
