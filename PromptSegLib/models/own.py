@@ -14,6 +14,7 @@ from ..errors import PromptSegError
 from ..files import check_writable, replacing
 from . import catalogue
 from .catalogue import PARTIAL_SUFFIX, Entry
+from .folders import model_folders
 
 if TYPE_CHECKING:
     from ..network.punet import PUNet
@@ -51,7 +52,7 @@ def place_for(name: str) -> Path:
 
 def unfinished(name: str) -> Path:
     """Where the training of a model that is not finished lies."""
-    return catalogue.model_folders()[0] / (name + _UNFINISHED)
+    return model_folders()[0] / (name + _UNFINISHED)
 
 
 def keep(
@@ -224,7 +225,7 @@ def _fits(places: dict[str, Path]) -> bool:
 
 
 def _folder() -> Path:
-    folder = catalogue.model_folders()[0]
+    folder = model_folders()[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
