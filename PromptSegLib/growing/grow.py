@@ -15,7 +15,7 @@ from ..imaging.geometry import Grid
 from ..progress import Job
 from .answering import answer, thinned
 from .grids import WorkingGrid, domain, working_grid
-from .guard import Verdict, judge
+from .guard import Verdict, held_back, predictions, verdicts_of
 from .inputs import Ground, robust_limits
 from .network import GrowingNet
 
@@ -46,10 +46,15 @@ class Region:
 
 @dataclass
 class Grown:
-    """What growing gives: a region per class, from 1 on, and which way each came about."""
+    """What growing gives: a region per class, from 1 on, and which way each came about.
+
+    ``agreements``: Dice on strokes that were hidden from what predicted them, see :func:`~.guard.held_back`; empty
+    where nothing was hidden, for haste.
+    """
 
     regions: list[Region]
     verdicts: tuple[Verdict, ...] = field(default=())
+    agreements: tuple[Optional[float], ...] = field(default=())
 
 
 def grow_regions(
@@ -76,9 +81,13 @@ def grow_regions(
         return None
     place = working_grid(native, box, QUICK if quick else COARSE)
     ground, shown = _ground(image, painted, place, count, evidence)
-    if verdicts is None:
-        thin = None if quick else _thinned(ground, shown, max(GUARD, _GUARDED // count))
-        verdicts = judge(net, *thin, count, job.part(0.0, 0.2)) if thin else [Verdict.LEARNED] * count
+    agreements: tuple[Optional[float], ...] = ()
+    if verdicts is None and not quick:
+        thin = _thinned(ground, shown, max(GUARD, _GUARDED // count))
+        predicted = predictions(net, *thin, count, job.part(0.0, 0.2))
+        verdicts = verdicts_of(predicted, thin[1])
+        agreements = held_back(predicted, verdicts)
+    verdicts = verdicts or [Verdict.LEARNED] * count
     regions = []
     for index in range(1, count + 1):
         job.check()
@@ -95,7 +104,7 @@ def grow_regions(
             coarse, verdict = regions[index - 1], verdicts[index - 1]
             finer = _finer(image, painted, coarse, labels, index, net, verdict, ground.limits)
             regions[index - 1] = finer or coarse
-    return Grown(regions, tuple(verdicts))
+    return Grown(regions, tuple(verdicts), agreements)
 
 
 def _ground(

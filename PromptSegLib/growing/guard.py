@@ -6,7 +6,7 @@ A class that is painted on several slices is grown without one of them; what was
 from __future__ import annotations
 
 from enum import Enum
-from typing import Optional, Sequence
+from typing import Container, Optional, Sequence
 
 import numpy as np
 
@@ -33,7 +33,16 @@ class Verdict(Enum):
 def judge(
     net: GrowingNet, ground: Ground, evidence: dict[int, np.ndarray], count: int, job: Optional[Job] = None
 ) -> tuple[Verdict, ...]:
-    """The way for every class, from 1 on; learned growing where nothing speaks against it.
+    """The way for every class, from 1 on; learned growing where nothing speaks against it. See :func:`predictions`."""
+    return verdicts_of(predictions(net, ground, evidence, count, job), evidence)
+
+
+def predictions(
+    net: GrowingNet, ground: Ground, evidence: dict[int, np.ndarray], count: int, job: Optional[Job] = None
+) -> np.ndarray:
+    """How well painted slices predict each other: voxels (way, class, kind), all 0 of a class that could not be hidden.
+
+    Ways: learned growing with evidence, without, plain growing. Kinds: found, missed, invented among the hidden ones.
 
     :param ground: of the whole annotation, on a grid as coarse as haste needs.
     :param evidence: class -> probability (z, y, x) on that grid.
@@ -59,12 +68,31 @@ def judge(
             for way, found in enumerate(answers):
                 if found is not None:
                     scores[way, index - 1] += _agreement(found[hidden], said, index)
-    return tuple(_verdict(scores[:, index], index + 1 in evidence) for index in range(count))
+    return scores
+
+
+def verdicts_of(scores: np.ndarray, evidence: Container[int]) -> tuple[Verdict, ...]:
+    """The way for every class, from 1 on, by what :func:`predictions` gave.
+
+    :param evidence: the classes of which there is evidence.
+    """
+    return tuple(_verdict(each, index in evidence) for index, each in enumerate(np.moveaxis(scores, 1, 0), 1))
+
+
+def held_back(scores: np.ndarray, verdicts: Sequence[Verdict]) -> tuple[Optional[float], ...]:
+    """For every class, from 1 on, the Dice in 0..1 on strokes that were hidden from what predicted them; None where
+    none could be hidden: the class is painted on one slice.
+
+    Evidence may have learned from the hidden strokes (prompts are tuned on all of them), so what is grown with it says
+    nothing: learned growing without it counts instead.
+    """
+    ways = [2 if verdict is Verdict.PLAIN else 1 for verdict in verdicts]
+    return tuple(_dice(scores[way, index]) if scores[1, index, :2].sum() else None for index, way in enumerate(ways))
 
 
 def _verdict(scores: np.ndarray, evidence: bool) -> Verdict:
     """From found, missed and invented voxels of each way."""
-    dice = [2 * found / max(2 * found + missed + invented, 1) for found, missed, invented in scores]
+    dice = [_dice(each) for each in scores]
     hidden = scores[1, :2].sum()
     learned, alone, plain = dice
     if not evidence:
@@ -75,6 +103,11 @@ def _verdict(scores: np.ndarray, evidence: bool) -> Verdict:
     if hidden and learned < alone - margin:
         return Verdict.LEARNED_ALONE
     return Verdict.LEARNED
+
+
+def _dice(counts: np.ndarray) -> float:
+    found, missed, invented = counts
+    return float(2 * found / max(2 * found + missed + invented, 1))
 
 
 def _agreement(answer: np.ndarray, said: np.ndarray, index: int) -> np.ndarray:

@@ -31,6 +31,8 @@ from .regions import SharedEvidence, grown_regions, notes_of, regions_before_sco
 from .result import Segmentation
 from .tiling import OVERLAP_ALONE, aligned, steps
 
+_NETWORK, _ALONE = 0.6, 0.92  # shares of the time after the network, where strokes are grown, and where none are
+
 Region = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
@@ -105,13 +107,15 @@ def segment(
     painted = _strokes(kept, image, native, strokes, [info.value for info in infos], workspace)
     look = _look(image, painted, whole, len(infos), backbone.tile, around)
     clock.note("resampling")
-    scores = _scores(backbone, kept, look, image, whole, workspace, job.part(0.0, 0.75))
+    growing = painted is not None and look.coarse is not None and grow_strokes is not False
+    share = _NETWORK if growing else _ALONE
+    scores = _scores(backbone, kept, look, image, whole, workspace, job.part(0.0, share))
     clock.note("network")
     grown = None
-    if painted is not None and look.coarse is not None and grow_strokes is not False:
+    if painted is not None and growing:
         rows = {index: index for index in range(1, len(infos) + 1)}
         known = SharedEvidence(Probabilities(scores), look.volume.grid, rows, _known_classes(kept))
-        grown = grown_regions(image, painted, len(infos), known, quick, job=job.part(0.75, 0.9))
+        grown = grown_regions(image, painted, len(infos), known, quick, job=job.part(share, _ALONE))
         clock.note("growing")
 
     labels = _labels(scores, grown, look, infos, chosen, keep_islands, job)
@@ -119,7 +123,7 @@ def segment(
         outside = np.ones(native.shape, bool)
         outside[_slices(region)] = False
         labels[outside[look.part]] = 0
-    notes = [whole.rule.sentence, *(notes_of([info.name for info in infos], grown.verdicts) if grown else ())]
+    notes = [whole.rule.sentence, *(notes_of([info.name for info in infos], grown) if grown else ())]
     if painted is None and strokes is None and any(own == workspace.fingerprint(image) for own, _ in kept.missing):
         notes.append(
             "What was painted on this image is not beside the prompts any more, so the result is the network's alone."

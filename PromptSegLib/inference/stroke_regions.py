@@ -50,5 +50,5 @@ def segment_strokes(
     honour(numbers, painted, np.arange(len(lookup)))
     if accepted is not None:
         numbers = keep_accepted(numbers, accepted, painted, native, lookup)
-    notes = notes_of([info.name for info in infos], grown.verdicts) if grown is not None else ()
+    notes = notes_of([info.name for info in infos], grown) if grown is not None else ()
     return Segmentation(native.image(lookup[numbers]), tuple(infos), notes=notes)

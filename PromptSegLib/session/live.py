@@ -96,8 +96,10 @@ def shown_by(result: Any) -> dict[str, str]:
     if result is None:
         return {}
     if result.run.kind == KIND:
-        return {"shows": "grown", "preview": WORDS}
-    return {"shows": "final", "preview": "Result"} if result.final else {"shows": "early", "preview": "Preview"}
+        return {"shows": "grown", "preview": WORDS, "remarks": " ".join(result.raw.notes)}
+    if result.final:  # its notes were said when it came
+        return {"shows": "final", "preview": "Result"}
+    return {"shows": "early", "preview": "Preview", "remarks": " ".join(result.raw.notes)}
 
 
 def _asked(plan: Plan) -> tuple[Optional[Request], str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Generic, Mapping, Optional, TypeVar
 
 from ..errors import Sentence
+from .pace import Pace
 from .view import Notice
 
 Result = TypeVar("Result")
@@ -75,6 +76,7 @@ class Run:
     curve: list[tuple[float, float, float]] = field(default_factory=list)
     means: dict[str, float] = field(default_factory=dict)  # of the curve
     began: float = field(default_factory=time.monotonic)
+    pace: Pace = field(default_factory=Pace)
     notes: tuple[str, ...] = ()  # sentences for the user: what of that does not count
     task: Optional[Task] = None  # the thread that puts the job together
     again: bool = False  # whether it goes on from prompts
@@ -92,6 +94,7 @@ class Run:
         """Take a report's stage, share and figures."""
         self.stage, self.share = str(values.get("stage", "")), float(values.get("share", 0.0))
         figures = values.get("figures") or {}
+        self.pace.note(self.share, figures.get("left"))
         if "loss" in figures:
             agreement = float(figures.get("agreement", math.nan))
             self.curve.append(
@@ -118,6 +121,5 @@ class Run:
 
     @property
     def seconds_left(self) -> Optional[float]:
-        """At the pace so far; None while that says little."""
-        passed = time.monotonic() - self.began
-        return passed * (1 - self.share) / self.share if self.share > 0.1 and passed > 2 else None
+        """As the worker says, or at the pace so far; None while that says little."""
+        return self.pace.left()

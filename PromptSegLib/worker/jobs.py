@@ -24,6 +24,7 @@ from ..prompts.store import Prompts
 from .contract import Annotated, Grow, Learn, Packed, Prepare, Reply, Request, Segment, Taught, Tune, request_of
 from .messages import Message
 from .packing import grid_of
+from .remaining import Remaining
 from .thrift import Thrift, sparingly
 
 Emit = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
@@ -120,7 +121,9 @@ class Jobs:
         from ..inference.retuning import retuned
         from ..tuning.kept_strokes import without
 
-        backbone = self._backbone(request, job.part(0.0, 0.02))
+        remaining, seconds = Remaining(), self._settings(request).seconds
+        remaining.expect(None if seconds is None else seconds + _GRACE)
+        backbone = self._backbone(request, remaining.told(job.part(0.0, 0.02)))
         examples = [self._example(each) for each in request.examples]
         # Strokes of classes that are not tuned now are known not to be those that are.
         teaching = [without(each, request.others) for each in examples]
@@ -141,9 +144,12 @@ class Jobs:
             looked = time.monotonic() - began
         if self._tuned is None:
             on_preview = preview if request.previews else None
-            self._tuned = self._tuned_by(request, backbone, examples, job.part(0.02, 0.85), on_preview, looked)
-        prompts = self._tuned
-        result = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
+            spent, part = time.monotonic() - self._began, remaining.told(job.part(0.02, 0.85))
+            tuned = _in_time(self._settings(request), spent, looked).seconds
+            remaining.expect(None if tuned is None or looked is None else tuned + _AGAIN * looked)
+            self._tuned = self._tuned_by(request, backbone, examples, part, on_preview, looked)
+        prompts, part = self._tuned, remaining.at_last(job.part(0.85, 1.0))
+        result = self._segmented(backbone, prompts, examples[0], None, part, around=False)
         result = replace(result, notes=tuple(dict.fromkeys([*prompts.notes, *result.notes])))
         both = retuned(result, examples[0], request.accepted, wanted)
         return Reply(both.local, prompts, both.full)
@@ -154,7 +160,9 @@ class Jobs:
         backbone = self._backbone(request, job.part(0.0, 0.02))
         examples = [self._example(each) for each in request.examples]
         check_examples(examples, request.classes)
-        return Taught(self._tuned_by(request, backbone, examples, job.part(0.02, 1.0), None, None))
+        remaining = Remaining()
+        remaining.expect(self._settings(request).seconds)
+        return Taught(self._tuned_by(request, backbone, examples, remaining.told(job.part(0.02, 1.0)), None, None))
 
     def _tuned_by(self, request: Union[Tune, Learn], backbone, examples, job, on_preview, looked) -> Any:
         """Prompts tuned with as many classes at once as memory is thought to hold."""
