@@ -25,7 +25,7 @@ from ..progress import Job
 from ..prompts.store import Prompts
 from .evidence import Probabilities, evidence
 from .islands import islands_hidden
-from .looking import entropy, places_to_look
+from .looking import body_of, classes_at, entropy, places_to_look
 from .native import labels_on_native, native_slabs
 from .regions import SharedEvidence, grown_regions, notes_of, regions_before_scores
 from .result import Segmentation
@@ -131,7 +131,7 @@ def segment(
     shown = tuple(info for info in infos if info.name in chosen)
     result = Segmentation(look.native.image(labels), shown, seconds=clock.seconds, notes=tuple(filter(None, notes)))
     if uncertainty_wanted:
-        result = _with_uncertainty(result, scores, look, coarse_maps, job)
+        result = _with_uncertainty(result, scores, look, [info.name for info in infos], coarse_maps, job)
     if probabilities_wanted:
         maps = _probabilities(scores, look.volume.grid, look.native, infos, chosen, job)
         result = replace(result, probabilities=maps)
@@ -239,13 +239,19 @@ def _labels(
 
 
 def _with_uncertainty(
-    result: Segmentation, scores: np.ndarray, look: _Look, coarse_maps: bool, job: Job
+    result: Segmentation, scores: np.ndarray, look: _Look, names: Sequence[str], coarse_maps: bool, job: Job
 ) -> Segmentation:
-    """The result with the map of uncertainty, and where to look next."""
-    unsure, grid = entropy(Probabilities(scores)), look.volume.grid
+    """The result with the map of uncertainty, and where to look next.
+
+    :param names: of the classes that ``scores`` are of.
+    """
+    shares, grid = Probabilities(scores), look.volume.grid
+    unsure = entropy(shares)
     annotated = look.coarse != UNKNOWN if look.coarse is not None else np.zeros(unsure.shape, bool)
     uncertainty = grid.image(unsure) if coarse_maps else _map_on_native(unsure, grid, look.native, job)
-    return replace(result, uncertainty=uncertainty, places=tuple(places_to_look(unsure, annotated, grid)))
+    places = places_to_look(unsure, annotated, grid, body_of(look.volume.array))
+    told = classes_at(shares, places, grid, names)
+    return replace(result, uncertainty=uncertainty, places=tuple(places), place_classes=told)
 
 
 def _strokes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, Sequence
 
 from ..annotation.classes import check_names, is_name, matching_name
 from ..errors import PromptSegError
@@ -14,17 +14,30 @@ from .memory import CLASS, numbers
 
 def called_as_now(prompts: Prompts, segmentation: Any, tuned: Iterable[Segment]) -> Prompts:
     """The prompts with the classes of renamed segments renamed."""
-    names, own, tuned = {}, numbers(segmentation), list(tuned)
+    return with_names(prompts, _renamed(prompts.names, segmentation, list(tuned)))
+
+
+def names_now(names: Sequence[str], segmentation: Any) -> tuple[str, ...]:
+    """What the classes of prompts, which a segmentation goes on with, are called now."""
+    tuned = _to_be_named(segmentation)
+    new = _renamed(names, segmentation, tuned) if tuned else {}
+    return tuple(new.get(name, name) for name in names)
+
+
+def _renamed(names: Sequence[str], segmentation: Any, tuned: Sequence[Segment]) -> dict[str, str]:
+    """Old name -> new of the classes whose segments were renamed."""
+    new: dict[str, str] = {}
+    own = numbers(segmentation)
     for each in tuned:
         before = links.tag(segmentation, each.id, CLASS) if each.id in own else ""
-        if before and before != each.name and before in prompts.names:
-            names[before] = each.name
+        if before and before != each.name and before in names:
+            new[before] = each.name
     # A new segment that is called as a class goes on with it.
     for each in tuned:
-        found = matching_name(each.name, prompts.names)
-        if found and found != each.name and found not in names and each.name not in names.values():
-            names[found] = each.name
-    return with_names(prompts, names)
+        found = matching_name(each.name, names)
+        if found and found != each.name and found not in new and each.name not in new.values():
+            new[found] = each.name
+    return new
 
 
 def with_names(prompts: Prompts, names: Mapping[str, str]) -> Prompts:
@@ -59,9 +72,15 @@ def up_to_date(prompts: Prompts, segmentation: Any) -> Prompts:
     """The prompts that a segmentation goes on with, their classes called as the segments are now."""
     if segmentation is None:
         return prompts
+    tuned = _to_be_named(segmentation)
+    return called_as_now(prompts, segmentation, tuned) if tuned else prompts
+
+
+def _to_be_named(segmentation: Any) -> list[Segment]:
+    """The segments that classes are called as; none where their names are no names."""
     tuned = [each for each in segments(segmentation) if each.role == "tune"]
     try:
         check_names([each.name for each in tuned])
     except PromptSegError:
-        return prompts
-    return called_as_now(prompts, segmentation, [each for each in tuned if is_name(each.name)])
+        return []
+    return [each for each in tuned if is_name(each.name)]

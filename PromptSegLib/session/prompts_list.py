@@ -10,6 +10,7 @@ from ..errors import PromptSegError, Sentence
 from ..models import catalogue
 from ..prompts.store import Prompts
 from ..scene import links, prompt_nodes
+from .names import names_now
 from .view import PromptsRow
 
 SHIPPED = "shipped:"
@@ -29,6 +30,7 @@ def rows(scene, model: str, segmentation=None) -> tuple[PromptsRow, ...]:
         backbone, sha256 = prompt_nodes.backbone_of(node)
         reason = _misfit(backbone, sha256, own, titles)
         names = tuple(name for name in (node.GetAttribute("PromptSeg.Classes") or "").split(", ") if name)
+        names = names_now(names, segmentation) if node is current and names else names
         taught = prompt_nodes.taught(node)
         found.append(PromptsRow(node.GetID(), node.GetName(), names, False, reason, node is current, taught))
     return tuple(found)

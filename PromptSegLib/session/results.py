@@ -14,12 +14,13 @@ from ..inference.result import Segmentation
 from ..prompts.store import Prompts
 from ..scene import links, painting, prompt_nodes
 from ..scene.lattices import cropped
+from ..scene.looking import center_3d
 from ..scene.preview import Preview
 from ..scene.segmentations import apply_result, check_writable, segments, show_surfaces
 from . import prompts_list
 from .differences import with_differences
 from .memory import CLASS, NUMBER, TAG, Memory, Version, current_tag, note_numbers, numbers
-from .names import renamed_since, with_names
+from .names import renamed_since, up_to_date, with_names
 from .repainting import repaint
 from .running import Run, Task
 from .said import said
@@ -117,8 +118,17 @@ class Results:
     def dress(self) -> None:
         """The preview's opacity or its surfaces were chosen."""
         self._preview.opacity = self.parameters.opacity
-        if self._preview.visible_3d != bool(self.parameters.show3D):
-            self._preview.visible_3d = bool(self.parameters.show3D)
+        wanted = bool(self.parameters.show3D)
+        if self._preview.visible_3d == wanted:
+            return
+        self._preview.visible_3d = wanted
+        segmentation = self.parameters.segmentation
+        there = self._preview.node
+        if wanted and there is None and links.alive(self._scene, segmentation) and segments(segmentation):
+            show_surfaces(segmentation)
+            there = segmentation
+        if wanted and there is not None:  # once: later, the user has turned the view as he wants it
+            center_3d(self._scene, there)
 
     def drop(self) -> None:
         """Forget the result and take its preview away."""
@@ -292,6 +302,7 @@ class Results:
         """Tag the segments, keep the prompts, and, in a thread, what was applied."""
         run, segmentation, tag = result.run, result.run.segmentation, Memory.new_tag()
         run.tag = tag
+        self._rename_prompts(segmentation)  # tags that tell of renames are set anew below
         before, taken = self.memory.of(segmentation), _numbered(segmentation, run, made)
         note_numbers(segmentation, taken.values())
         for name, segment_id in made.items():
@@ -303,7 +314,7 @@ class Results:
             if run.kind == "tune" and number in names:  # what the prompts call it, also where it was not tuned now
                 links.set_tag(segmentation, segment_id, CLASS, names[number])
         # Prompts that were tuned here stay those to go on with, whatever others segment.
-        prompts = before.prompts if before else None
+        prompts = prompts_list.current(segmentation) if before and before.prompts is not None else None
         if result.prompts is not None and run.kind == "tune":
             prompts = result.prompts
             prompts_list.keep(self._scene, segmentation, prompts)
@@ -327,6 +338,13 @@ class Results:
 
         self.finish()
         self._task = (Task(work), then)
+
+    def _rename_prompts(self, segmentation: Any) -> None:
+        """Let the prompts that a segmentation goes on with call their classes as its segments."""
+        current = prompts_list.current(segmentation)
+        now = up_to_date(current, segmentation) if current is not None else None
+        if current is not None and now is not None and now.names != current.names:
+            prompts_list.keep(self._scene, segmentation, now)
 
 
 def _called_as_now(result: Result) -> Result:

@@ -388,7 +388,7 @@ class Session:
         """
         with self._refusing():
             self._require("segment")
-            prompts = prompts_list.prompts_of(self.scene, key)
+            prompts = up_to_date(prompts_list.prompts_of(self.scene, key), prompts_list.owner(self.scene, key))
             reason = prompts_list.why_not(prompts, self.parameters.model)
             if reason:
                 raise PromptSegError(reason)
@@ -462,6 +462,8 @@ class Session:
                 Sentence("Something unexpected happened ({error}); nothing is lost, see the log.", error=repr(error)),
                 "error",
             )
+        if not quiet and self._notice is before and before.level == "error":
+            self._notice = Notice()  # what was done now went well
         if not quiet or self._notice is not before:
             self._changed()
 
@@ -774,11 +776,17 @@ class Session:
         if final:
             seconds = time.monotonic() - run.began
             if run.volume is self._volume():
-                self._places.remember(run.volume, raw.places, requests.map_of(event))
+                self._places.remember(run.volume, raw.places, requests.map_of(event), raw.place_classes)
             text: str = Sentence(
                 "Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it.",
                 seconds=seconds,
             )
+            if run.kind == "segment":
+                text = Sentence(
+                    "Segmented '{volume}' in {seconds:.0f} s. Apply takes the preview, Discard forgets it.",
+                    volume=run.volume.GetName(),
+                    seconds=seconds,
+                )
             text += f" {_MISSED}" if run.missed else ""
             self._end_run(Notice() if run.direct else run.told(" ".join([text, *raw.notes])))
         other = requests.full_of(event)
@@ -788,6 +796,7 @@ class Session:
     def _leave(self) -> None:
         """Stop and forget what belongs to the present volume."""
         self._live.stop()
+        self._notice = Notice()  # it was about what was shown
         if self._segmentation() is not None:
             self._history_of(self._segmentation()).leave()
         # What is learned for other volumes goes on while the user turns to them.
@@ -813,12 +822,14 @@ class Session:
 
     def _on_removed(self, node) -> None:
         self._live.removed(node)
-        run = self._run
+        shown, run = self._results.result, self._run
         if run is not None and node in (run.volume, run.segmentation):
             self._stop(
                 Notice(Sentence("'{node}' was removed, so the job was stopped.", node=node.GetName()), "warning")
             )
         self._results.removed(node)
+        if shown is not None and self._results.result is None and run is None:
+            self._notice = Notice()  # it was about what is gone
         self._rescue.removed(node)
         self._places.forget(node)
         self._histories.pop(node.GetID() or "", None)
