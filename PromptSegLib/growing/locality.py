@@ -57,7 +57,7 @@ def near_corrections(
         many = np.bincount(painted[painted >= 0])
         taken = _taken(result[box], grown[box], painted[box], many, touched[box], reach, jitter)
         exact = min(step * own for step, own in zip(steps, spacing))
-        taken &= is_plausible(result[box], grown[box], painted[box], touched[box], spacing, exact)
+        taken = is_plausible(taken, result[box], grown[box], painted[box], touched[box], spacing, exact)
         result[box] = np.where(taken, grown[box], result[box])
     known = painted >= 0
     result[known] = painted[known]

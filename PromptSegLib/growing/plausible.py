@@ -25,6 +25,7 @@ _TOUCHING = np.ones((3, 3, 3), bool)
 
 
 def is_plausible(
+    changed: np.ndarray,
     accepted: np.ndarray,
     grown: np.ndarray,
     painted: np.ndarray,
@@ -32,8 +33,9 @@ def is_plausible(
     spacing: Sequence[float],
     exact: float,
 ) -> np.ndarray:
-    """Where a change of labels has a reason, bool (z, y, x).
+    """Which changes of labels have a reason, bool (z, y, x).
 
+    :param changed: bool, the changes that are asked about.
     :param accepted: labels before; ``grown``: labels as they would be; ``painted``: what is painted.
     :param touched: bool, where what is painted is not what was accepted.
     :param spacing: mm (z, y, x).
@@ -41,13 +43,13 @@ def is_plausible(
     """
     plausible = np.zeros(accepted.shape, bool)
     for value in np.unique(painted[touched & (painted > 0)]).tolist():
-        gained = (grown == value) & (accepted != value)
-        plausible |= _within(gained, accepted == value, touched & (painted == value), spacing, exact)
+        there, gained = accepted == value, changed & (grown == value)
+        plausible |= _within(gained & ~there, there, touched & (painted == value), spacing, exact)
     for value in np.unique(accepted[touched & (accepted > 0)]).tolist():
-        lost = (accepted == value) & (grown != value)
-        strokes = touched & (accepted == value)
-        plausible |= _within(lost, accepted != value, strokes, spacing, exact)
-        plausible |= lost & ~_rim(lost, (accepted == value) & (grown == value), spacing, RIM * exact)
+        there = accepted == value
+        lost = changed & there & (grown != value)
+        plausible |= _within(lost, ~there, touched & there, spacing, exact)
+        plausible |= lost & ~_rim(lost, there & (grown == value), spacing, RIM * exact)
     return plausible
 
 
@@ -63,22 +65,24 @@ def _rim(lost: np.ndarray, left: np.ndarray, spacing: Sequence[float], thickness
 
 
 def _within(
-    gained: np.ndarray, there: np.ndarray, strokes: np.ndarray, spacing: Sequence[float], exact: float
+    asked: np.ndarray, there: np.ndarray, strokes: np.ndarray, spacing: Sequence[float], exact: float
 ) -> np.ndarray:
-    """Which of the gained voxels of a class are near enough to a stroke that adds to it."""
-    where = np.argwhere(gained)
-    border = np.argwhere(there & ~binary_erosion(there, _TOUCHING))
+    """Which voxels are near enough to a stroke, as measured by how far that is from what is there."""
+    where, border = np.argwhere(asked), np.argwhere(there & ~binary_erosion(there, _TOUCHING))
     if not len(border) or not len(where):  # nothing is there yet: no measure of how far it may reach
-        return gained
+        return asked
     places, tree = where * np.asarray(spacing), cKDTree(border * np.asarray(spacing))
-    away, near = tree.query(places)[0], np.zeros(len(where), bool)
+    near = np.zeros(len(where), bool)
     parts, count = numbered_parts(strokes, _TOUCHING)
     for number in range(1, count + 1):
         stroke = np.argwhere(parts == number) * np.asarray(spacing)
         far = float(tree.query(stroke)[0].max())
-        beside = cKDTree(stroke).query(places)[0]
+        most = max(BEYOND, 1.0) * far + MORE * exact
+        beside = cKDTree(stroke).query(places, distance_upper_bound=most * (1 + _SLACK))[0]
         near |= beside <= BEYOND * far + MORE * exact
-        near |= beside + away <= far + MORE * exact  # between the stroke and what is there
-    found = np.zeros(gained.shape, bool)
+        between = np.flatnonzero(np.isfinite(beside) & ~near)  # of the stroke and what is there
+        away = tree.query(places[between])[0] if len(between) else np.zeros(0)
+        near[between[beside[between] + away <= far + MORE * exact]] = True
+    found = np.zeros(asked.shape, bool)
     found[tuple(where[near].T)] = True
     return found
