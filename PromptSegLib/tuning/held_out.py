@@ -80,7 +80,8 @@ def _folds(rows: Rows, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
     along = rows.places[:, axis]
     planes = along[own].unique().tolist()
     apart = _APART / rows.spacing[axis] if len(planes) >= _DENSE else 1.0
-    open_, chosen = set(labels[own].unique().tolist()), []
+    open_ = set(labels[own].unique().tolist())
+    chosen: list[int] = []
     while planes and len(chosen) < FOLDS:
         held = {plane: set(labels[own & (along == plane)].tolist()) for plane in planes}
         best = max(planes, key=lambda plane: (len(held[plane] & open_), len(held[plane])))
