@@ -9,15 +9,23 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+pytest.importorskip("slicer")
+
 import PromptSegLib as ps
 from harness.tiny_model import BACKGROUND, CLASSES, example, tiny_backbone
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.cli.commands import _held_back
 from PromptSegLib.growing.guard import Verdict, held_back
+from PromptSegLib.gui.action_bar import action_bar
 from PromptSegLib.inference.held_back import agreement_note
+from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.inference.stroke_regions import segment_strokes
 from PromptSegLib.progress import Job, Report
+from PromptSegLib.session.live import KIND, shown_by
 from PromptSegLib.session.pace import Pace
+from PromptSegLib.session.results import Result
+from PromptSegLib.session.running import Run
+from PromptSegLib.session.view import View
 from PromptSegLib.worker.remaining import Remaining
 
 FACTOR = 1.5
@@ -231,3 +239,25 @@ def test_without_a_budget_nothing_is_told():
     assert seen[0].figures == {"loss": 1.0}
     remaining.told(Job()).report("tuning", 0.4)  # and nobody has to listen
     assert BACKGROUND not in CLASSES.values()
+
+
+# Where it is said
+
+
+def test_what_there_is_to_say_of_a_preview_stands_in_the_status_line():
+    held, unlike = "Held-back slices agree to 87 %.", "The model knows CT in Hounsfield units; this image is MR."
+    grown = action_bar(View(preview="Grown from strokes", shows="grown", remarks=held)).status
+    assert grown.text == f"Grown from strokes. {held}" and grown.level == "info"
+    early = View(busy=True, preview="Preview", shows="early", doing="Tuning prompts", seconds_left=12.3, remarks=unlike)
+    assert action_bar(early).status.text == f"Tuning prompts, about 12 s left. {unlike}"
+    assert action_bar(View(busy=True, doing="Tuning prompts")).status.text == "Tuning prompts..."
+
+
+def test_a_preview_carries_what_is_unusual_about_its_image():
+    image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8))
+    raw = Segmentation(image, (describe("ball", 1),), notes=("The model knows CT.", "Held-back slices agree to 87 %."))
+    for kind, final, shows in (("tune", False, "early"), (KIND, True, "grown"), ("tune", True, "final")):
+        told = shown_by(Result(Run(kind, None, None), raw, raw, None, final))
+        assert told["shows"] == shows
+        assert told.get("remarks", "") == ("" if shows == "final" else " ".join(raw.notes))  # these were said with it
+    assert shown_by(None) == {}
