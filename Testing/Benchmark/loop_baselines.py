@@ -7,7 +7,6 @@ import time
 import numpy as np
 import SimpleITK as sitk
 import torch
-from adaptations import adaptation
 from protocol import rate_at, segment
 
 import PromptSegLib as ps
@@ -15,6 +14,7 @@ from PromptSegLib.annotation.example import Example
 from PromptSegLib.annotation.labels import UNKNOWN, labels_on_grid
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.network.precision import autocast
+from PromptSegLib.specializing.adaptations import adaptation
 from PromptSegLib.tuning.crops import cover
 from PromptSegLib.tuning.objective import annotated_loss, class_weights, known_counts
 
