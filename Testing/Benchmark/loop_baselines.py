@@ -47,9 +47,9 @@ def fine_tuned(
     weights = [parameter for parameters, _ in made.trained for parameter in parameters]
     balance = class_weights(known_counts(torch.from_numpy(labels.astype(np.int64)).flatten(), len(classes)))
     steps = 0
-    while (share := (time.monotonic() - began) / seconds) < 1.0:
+    while (share := (time.monotonic() - began) / seconds) < 1.0 or not steps:
         for group in optimizer.param_groups:
-            group["lr"] = group["base"] * rate_at(share)
+            group["lr"] = group["base"] * rate_at(min(share, 1.0))
         crop = crops[int(rng.integers(len(crops)))]
         known = crop.labels.flatten() != UNKNOWN
         optimizer.zero_grad(set_to_none=True)
