@@ -7,7 +7,7 @@ import time
 import numpy as np
 import SimpleITK as sitk
 import torch
-from protocol import rate_at, segment
+from protocol import segment
 
 import PromptSegLib as ps
 from PromptSegLib.annotation.example import Example
@@ -15,6 +15,7 @@ from PromptSegLib.annotation.labels import UNKNOWN, labels_on_grid
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.network.precision import autocast
 from PromptSegLib.specializing.adaptations import adaptation
+from PromptSegLib.specializing.training import rate_at
 from PromptSegLib.tuning.crops import cover
 from PromptSegLib.tuning.objective import annotated_loss, class_weights, known_counts
 
@@ -47,9 +48,9 @@ def fine_tuned(
     weights = [parameter for parameters, _ in made.trained for parameter in parameters]
     balance = class_weights(known_counts(torch.from_numpy(labels.astype(np.int64)).flatten(), len(classes)))
     steps = 0
-    while (share := (time.monotonic() - began) / seconds) < 1.0:
+    while (share := (time.monotonic() - began) / seconds) < 1.0 or not steps:
         for group in optimizer.param_groups:
-            group["lr"] = group["base"] * rate_at(share)
+            group["lr"] = group["base"] * rate_at(min(share, 1.0))
         crop = crops[int(rng.integers(len(crops)))]
         known = crop.labels.flatten() != UNKNOWN
         optimizer.zero_grad(set_to_none=True)
