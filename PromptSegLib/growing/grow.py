@@ -130,9 +130,15 @@ def grow_regions(
     if quick or verdicts is not None:
         return Grown(regions, tuple(ways))
     once = frozenset(index for index in range(1, count + 1) if painted_once(ground.strokes, index))
-    thin = partial(_thinned, ground, {}, max(GUARD, _GUARDED // count))
     agreements = tuple(agreed.get(index) for index in range(1, count + 1))
-    return Grown(regions, tuple(ways), agreements, once, lambda rest, job: check_held_back(net, thin()[0], rest, job))
+    return Grown(regions, tuple(ways), agreements, once, partial(_check, net, ground, count))
+
+
+def _check(
+    net: GrowingNet, ground: Ground, count: int, rest: Mapping[int, Verdict], job: Job
+) -> dict[int, Optional[float]]:
+    """Agreements of some of ``count`` classes that were grown by known ways."""
+    return check_held_back(net, _thinned(ground, {}, max(GUARD, _GUARDED // count))[0], rest, job)
 
 
 def _ways(

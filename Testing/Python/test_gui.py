@@ -102,6 +102,7 @@ def finish(widget) -> None:
 
 
 def tune(widget) -> None:
+    widget.panel.actions._clicked = 0.0  # somewhat later
     widget.ui.tuneButton.click()
     finish(widget)
     assert widget.ui.applyButton.enabled, widget.ui.statusLabel.text
@@ -344,7 +345,8 @@ def test_what_is_painted_is_shown_while_painting(ready):
     assert session.view().preview == "Grown from strokes; Tune prompts refines it"
     finish(widget)
     assert ui.tuneButton.text == "Tune prompts" and ui.tuneButton.enabled and ui.applyButton.enabled
-    assert not ui.tuneProgressBar.visible and said(widget) == "Grown from strokes; Tune prompts refines it."
+    assert not ui.tuneProgressBar.visible and said(widget).startswith("Grown from strokes; Tune prompts refines it.")
+    assert session.view().remarks and said(widget).endswith(session.view().remarks)
     assert content(segmentation) == before
     ui.liveCheckBox.click()
     assert not widget.panel.parameters.live
