@@ -14,7 +14,7 @@ from scipy.ndimage import binary_erosion
 from scipy.ndimage import label as numbered_parts
 from scipy.spatial import cKDTree
 
-# Chosen on 78 corrections of the structures of three development cases and a phantom (Testing/Benchmark/replay.py): the
+# Chosen on inputs of 78 corrections, of three development cases and a phantom (docs/growing.md#while-painting): the
 # mean change is +.012, the worst -.007; without this, 9 of them lost more than .01, at worst .79, and the mean was
 # -.009. With 1.0 and 1.0 the worst was -.014.
 BEYOND = 0.5  # times the distance of a stroke to what is there (and, erased, to what is not): so far a class may change
