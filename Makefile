@@ -5,6 +5,7 @@
 # make bench-interactive  how long a user waits (needs data)    make clean  forget the virtual environment
 # make bench-protocol  prompts against other ways to teach a body new classes (needs data, hours; goes on where it stopped)
 # make bench-levers  what more classes and data bring to the protocol's prompts (needs data)
+# make bench-loop  the loop of painting, correcting and tuning, timed through the session (needs data; goes on where it stopped)
 # make bench-novel  structures that the backbone does not know, and phantoms (most need data; goes on where it stopped)
 # make hard-volumes  what other people's files look like, through the whole command line
 # make study  methods of prompt tuning on several sets, next patients (needs data, hours; goes on where it stopped)
@@ -19,7 +20,7 @@ READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
 .PHONY: demo test test-slow test-times lint bench bench-shipped bench-large bench-interactive bench-protocol \
-  bench-levers bench-novel bench-throughput study hard-volumes fault-campaign fuzz load clean
+  bench-levers bench-loop bench-novel bench-throughput study hard-volumes fault-campaign fuzz load clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -94,6 +95,10 @@ bench-levers: $(READY)
 	  --backbone segmentation=$(PROTOCOL)/meta/protocol-meta.safetensors \
 	  --backbone more=$(PROTOCOL)/more/protocol-more.safetensors
 
+# LOOP="--images half --classes 1 4 --only --seconds 10" is short.
+bench-loop: $(READY)
+	$(RUN) Testing/Benchmark/loop.py --json bench-loop.json $(LOOP)
+
 # NOVEL="--test" opens the test set; NOVEL="--sets vessel teeth --seeds 0" is short.
 bench-novel: $(READY)
 	$(RUN) Testing/Benchmark/novel.py --json bench-novel.json $(NOVEL)
@@ -109,7 +114,7 @@ hard-volumes: $(READY)
 	$(RUN) Testing/Reliability/hard_scenes.py --write hard-scenes.md
 
 clean:
-	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json test-times.json
+	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json bench-loop.json bench-loop.png test-times.json
 
 # Reliability: what is broken on purpose, hostile input (COUNT of them), and load. docs/reliability.md has their tables.
 COUNT ?= 1000000

@@ -16,7 +16,8 @@ class Report:
 
     :param stage: what is being done, a few words.
     :param share: how much of the job is done, 0..1.
-    :param figures: numbers worth showing: ``loss``, ``agreement`` (on annotated voxels), ``step``.
+    :param figures: numbers worth showing: ``loss``, ``agreement`` (on slices that were held back; nan where none
+        were), ``step``, ``left`` (seconds until the job's result).
     """
 
     stage: str

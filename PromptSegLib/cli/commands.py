@@ -294,7 +294,7 @@ def _described(prompts: Prompts, path: Path) -> str:
         tuned = _entry(known, each.info.name, {})
         text = f"  {each.info.name} = {each.info.value}"
         if tuned:
-            text += f"  agreement on annotated voxels {tuned.get('agreement')}, started from {tuned.get('start')}"
+            text += f"  {_held_back(tuned)}, started from {tuned.get('start')}"
         lines.append(text)
     for group, record in prompts.tuning.items():
         if "seed" in record:
@@ -308,6 +308,14 @@ def _described(prompts: Prompts, path: Path) -> str:
                 f"seed {record.get('seed')}, examples: {examples}"
             )
     return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
+
+
+def _held_back(tuned: dict) -> str:
+    """How well a class was told on painted slices that were held back, as its tuning's record says."""
+    agreed = tuned.get("held_back")
+    if isinstance(agreed, float):
+        return f"agreement on held-back slices {agreed}"
+    return "nothing was held back to check it" if "held_back" in tuned else "not checked"
 
 
 def _entry(values: Any, key: str, otherwise: Any) -> Any:

@@ -38,7 +38,9 @@ def grow(options: argparse.Namespace) -> None:
         infos = [describe(name, value) for name, value in classes.items()]
         with progress() as job:
             result, thrift = sparingly(
-                lambda thrift: segment_strokes(strokes, infos, quick=options.quick or thrift.coarse, job=job),
+                lambda thrift: segment_strokes(
+                    strokes, infos, quick=options.quick or thrift.coarse, job=job, checked=True
+                ),
                 job,
                 lambda: False,
             )

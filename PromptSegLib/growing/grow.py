@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Optional, Protocol, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Callable, Mapping, Optional, Protocol, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,7 +17,7 @@ from ..progress import Job
 from .answering import answer, thinned
 from .borders import CLEARLY_BETTER, CLEARLY_WORSE, border_of_plain
 from .grids import WorkingGrid, domain, working_grid
-from .guard import Verdict, judge
+from .guard import Verdict, check_held_back, held_back, painted_once, predictions, verdicts_of
 from .inputs import Ground, robust_limits
 from .network import GrowingNet
 
@@ -47,10 +48,38 @@ class Region:
 
 @dataclass
 class Grown:
-    """What growing gives: a region per class, from 1 on, and which way each came about."""
+    """What growing gives: a region per class, from 1 on, and which way each came about.
+
+    :param agreements: Dice on strokes that were hidden from what predicted them, see :func:`~.guard.held_back`; None of
+        a class of which none were, all empty where that was left out for haste.
+    :param once: the classes that are painted on a single slice, so that none can be hidden.
+    :param check: way of growing of classes -> their agreements; None where nobody is to look.
+    """
 
     regions: list[Region]
     verdicts: tuple[Verdict, ...] = field(default=())
+    agreements: tuple[Optional[float], ...] = field(default=())
+    once: frozenset[int] = frozenset()
+    check: Optional[Callable[[Mapping[int, Verdict], Job], Mapping[int, Optional[float]]]] = None
+
+    @property
+    def unchecked(self) -> dict[int, Verdict]:
+        """The ways of painted classes whose borders have decided, so that no slice was hidden."""
+        if self.check is None:
+            return {}
+        ways = dict(enumerate(self.verdicts, 1))
+        missing = {index for index, each in enumerate(self.agreements, 1) if each is None} - self.once
+        return {index: ways[index] for index in sorted(missing) if self.regions[index - 1].painted}
+
+    def checked(self, job: Job) -> Grown:
+        """With the agreements of these, too."""
+        rest = self.unchecked
+        if self.check is None or not rest:
+            return self
+        found = self.check(rest, job)
+        return replace(
+            self, agreements=tuple(found.get(i, each) for i, each in enumerate(self.agreements, 1)), check=None
+        )
 
 
 def grow_regions(
@@ -85,7 +114,7 @@ def grow_regions(
         logits = _asked(net, ground, index, shown.get(index), ways[index - 1])
         regions.append(Region(logits, place, bool((ground.strokes == index).any())))
     if verdicts is None:
-        ways = _ways(net, ground, shown, regions, quick, job.part(0.4, 0.6))
+        ways, agreed = _ways(net, ground, shown, regions, quick, job.part(0.4, 0.6))
         for index, way in enumerate(ways, 1):
             if way is not Verdict.LEARNED:
                 regions[index - 1].logits = _asked(net, ground, index, None, way)
@@ -98,13 +127,25 @@ def grow_regions(
             coarse = regions[index - 1]
             finer = _finer(image, painted, coarse, labels, index, net, ways[index - 1], ground.limits)
             regions[index - 1] = finer or coarse
-    return Grown(regions, tuple(ways))
+    if quick or verdicts is not None:
+        return Grown(regions, tuple(ways))
+    once = frozenset(index for index in range(1, count + 1) if painted_once(ground.strokes, index))
+    agreements = tuple(agreed.get(index) for index in range(1, count + 1))
+    return Grown(regions, tuple(ways), agreements, once, partial(_check, net, ground, count))
+
+
+def _check(
+    net: GrowingNet, ground: Ground, count: int, rest: Mapping[int, Verdict], job: Job
+) -> dict[int, Optional[float]]:
+    """Agreements of some of ``count`` classes that were grown by known ways."""
+    return check_held_back(net, _thinned(ground, {}, max(GUARD, _GUARDED // count))[0], rest, job)
 
 
 def _ways(
     net: GrowingNet, ground: Ground, shown: dict[int, np.ndarray], regions: Sequence[Region], quick: bool, job: Job
-) -> list[Verdict]:
-    """How each class is to be grown: what its border says, and where that is not clear, its painted slices.
+) -> tuple[list[Verdict], dict[int, Optional[float]]]:
+    """How each class is to be grown: what its border says, and where that is not clear, its painted slices; and how
+    well these were predicted.
 
     :param regions: as learned growing with all evidence has them.
     """
@@ -116,10 +157,13 @@ def _ways(
     ways = {index: Verdict.PLAIN for index, cost in costs.items() if cost < CLEARLY_BETTER}
     # Evidence can make a good border around the wrong thing: the strokes have to agree.
     asked = [index for index in costs.keys() - ways.keys() if costs[index] < CLEARLY_WORSE or index in shown]
+    agreed: dict[int, Optional[float]] = {}
     if asked and not quick:
         thin = _thinned(ground, shown, max(GUARD, _GUARDED // len(regions)))
-        ways.update(judge(net, *thin, asked, job))
-    return [ways.get(index, Verdict.LEARNED) for index in range(1, len(regions) + 1)]
+        scores = predictions(net, *thin, dict.fromkeys(asked, tuple(Verdict)), job)
+        found = verdicts_of(scores, thin[1])
+        ways, agreed = {**ways, **found}, held_back(scores, found)
+    return [ways.get(index, Verdict.LEARNED) for index in range(1, len(regions) + 1)], agreed
 
 
 def _ground(

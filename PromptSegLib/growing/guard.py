@@ -6,7 +6,7 @@ A class that is painted on several slices is grown without one of them; what was
 from __future__ import annotations
 
 from enum import Enum
-from typing import Collection, Optional, Sequence
+from typing import Collection, Container, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -37,14 +37,32 @@ def judge(
     asked: Collection[int],
     job: Optional[Job] = None,
 ) -> dict[int, Verdict]:
-    """The way for every class that is asked for; learned growing where nothing speaks against it.
+    """The way for every class that is asked for; learned growing where nothing speaks against it. See
+    :func:`predictions`."""
+    return verdicts_of(predictions(net, ground, evidence, dict.fromkeys(asked, tuple(Verdict)), job), evidence)
+
+
+def predictions(
+    net: GrowingNet,
+    ground: Ground,
+    evidence: Mapping[int, np.ndarray],
+    asked: Mapping[int, Collection[Verdict]],
+    job: Optional[Job] = None,
+    slices: Optional[tuple[int, Sequence[int]]] = None,
+) -> dict[int, np.ndarray]:
+    """How well painted slices predict each other: class -> voxels (way, kind), all 0 of a class that could not be
+    hidden, and of ways that are not asked for.
+
+    Ways: as :class:`Verdict` has them. Kinds: found, missed, invented among the hidden voxels.
 
     :param ground: of the whole annotation, on a grid as coarse as haste needs.
     :param evidence: class -> probability (z, y, x) on that grid.
+    :param asked: class -> ways to grow it.
+    :param slices: an axis and the slices across it that take turns; by default those that hold most classes.
     """
     job = job or Job()
-    scores = {index: np.zeros((3, 3)) for index in asked}  # way; found, missed, invented
-    axis, planes = _slices(ground.strokes) if asked else (0, [])
+    scores = {index: np.zeros((len(Verdict), 3)) for index in asked}
+    axis, planes = (slices or _slices(ground.strokes)) if asked else (0, [])
     for number, plane in enumerate(planes):
         job.check()
         job.report("checking slices against each other", number / len(planes))
@@ -57,18 +75,61 @@ def judge(
             continue
         less = Ground.of(ground.array, strokes, ground.spacing, ground.limits)
         for index in classes:
-            answers = [answer(net, less, index, evidence[index]) > 0 if index in evidence else None]
-            answers.append(answer(net, less, index) > 0)
-            answers.append(less.grown == index)
-            for way, found in enumerate(answers):
-                if found is not None:
-                    scores[index][way] += _agreement(found[hidden], said, index)
+            for row, way in enumerate(Verdict):
+                if way in asked[index] and (way is not Verdict.LEARNED or index in evidence):
+                    found = _predicted(net, less, index, evidence.get(index), way)
+                    scores[index][row] += _agreement(found[hidden], said, index)
+    return scores
+
+
+def _predicted(net: GrowingNet, ground: Ground, index: int, evidence: Optional[np.ndarray], way: Verdict) -> np.ndarray:
+    """Where a class is, bool (z, y, x), by one of the ways."""
+    if way is Verdict.PLAIN:
+        return ground.grown == index
+    return answer(net, ground, index, evidence if way is Verdict.LEARNED else None) > 0
+
+
+def verdicts_of(scores: Mapping[int, np.ndarray], evidence: Container[int]) -> dict[int, Verdict]:
+    """The way for every class, by what :func:`predictions` gave of all ways.
+
+    :param evidence: the classes of which there is evidence.
+    """
     return {index: _verdict(each, index in evidence) for index, each in scores.items()}
+
+
+def held_back(scores: Mapping[int, np.ndarray], verdicts: Mapping[int, Verdict]) -> dict[int, Optional[float]]:
+    """For every class the Dice in 0..1 on strokes that were hidden from what predicted them, by the way it is grown;
+    None where none could be hidden.
+
+    Evidence may have learned from the hidden strokes (prompts are tuned on all of them), so what is grown with it says
+    nothing: learned growing without it counts instead.
+    """
+    rows = {index: list(Verdict).index(_unaided(verdicts[index])) for index in scores}
+    return {index: _dice(each[rows[index]]) if each[rows[index], :2].sum() else None for index, each in scores.items()}
+
+
+def check_held_back(
+    net: GrowingNet, ground: Ground, verdicts: Mapping[int, Verdict], job: Optional[Job] = None
+) -> dict[int, Optional[float]]:
+    """:func:`held_back` of classes whose way is known already; the slices are those that hold most of them."""
+    own = np.where(np.isin(ground.strokes, list(verdicts)), ground.strokes, np.minimum(ground.strokes, 0))
+    asked = {index: (_unaided(way),) for index, way in verdicts.items()}
+    return held_back(predictions(net, ground, {}, asked, job, _slices(own)), verdicts)
+
+
+def painted_once(strokes: np.ndarray, index: int) -> bool:
+    """Whether a class is painted on a single slice, so that none can be hidden."""
+    along = np.moveaxis(strokes, _axis(strokes), 0)
+    return int((along == index).any((1, 2)).sum()) < 2
+
+
+def _unaided(way: Verdict) -> Verdict:
+    return Verdict.LEARNED_ALONE if way is Verdict.LEARNED else way
 
 
 def _verdict(scores: np.ndarray, evidence: bool) -> Verdict:
     """From found, missed and invented voxels of each way."""
-    dice = [2 * found / max(2 * found + missed + invented, 1) for found, missed, invented in scores]
+    dice = [_dice(each) for each in scores]
     hidden = scores[1, :2].sum()
     learned, alone, plain = dice
     if not evidence:
@@ -81,6 +142,11 @@ def _verdict(scores: np.ndarray, evidence: bool) -> Verdict:
     return Verdict.LEARNED
 
 
+def _dice(counts: np.ndarray) -> float:
+    found, missed, invented = counts
+    return float(2 * found / max(2 * found + missed + invented, 1))
+
+
 def _agreement(answer: np.ndarray, said: np.ndarray, index: int) -> np.ndarray:
     """Voxels found, missed and invented among those that were painted."""
     own, others = said == index, (said >= 0) & (said != index)
@@ -89,12 +155,17 @@ def _agreement(answer: np.ndarray, said: np.ndarray, index: int) -> np.ndarray:
 
 def _slices(strokes: np.ndarray) -> tuple[int, Sequence[int]]:
     """The axis across which was painted, and up to ``FOLDS`` slices, those that hold most classes first."""
-    lines = [np.unique(along) for along in np.nonzero(strokes >= 0)]
-    axis = int(np.argmin([len(line) / extent for line, extent in zip(lines, strokes.shape)]))
+    axis = _axis(strokes)
     moved = np.moveaxis(strokes, axis, 0)
-    planes = [int(plane) for plane in lines[axis] if (moved[plane] > 0).any()]
+    planes = np.flatnonzero((moved > 0).any((1, 2))).tolist()
     if len(planes) < 2:
         return axis, []
     many = [np.unique(moved[plane][moved[plane] > 0]).size for plane in planes]
     order = sorted(range(len(planes)), key=lambda i: (-many[i], i))
     return axis, sorted(planes[i] for i in order[:FOLDS])
+
+
+def _axis(strokes: np.ndarray) -> int:
+    """The axis across which was painted."""
+    lines = [np.unique(along) for along in np.nonzero(strokes >= 0)]
+    return int(np.argmin([len(line) / extent for line, extent in zip(lines, strokes.shape)]))

@@ -14,6 +14,7 @@ from scipy.ndimage import maximum_filter1d
 from ..annotation.labels import UNKNOWN
 from ..imaging.geometry import Box, Grid, bounding_box
 from .grids import domain, working_grid
+from .plausible import is_plausible
 
 _REACH = 4  # steps of the grid on which classes are grown: changes so near to what was painted always count
 _JITTER = 1  # such steps: by as much borders move without a reason
@@ -27,18 +28,21 @@ def near_corrections(
     painted: np.ndarray,
     painted_before: Optional[np.ndarray] = None,
     steps: Sequence[float] = (1.0, 1.0, 1.0),
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> np.ndarray:
     """Labels that differ from the accepted ones only where that has to do with what was painted or erased since.
 
     A part (26 neighbors) of what would change is taken where it touches a correction, unless it goes against strokes
     elsewhere: where a class collapses, only what is near the correction is believed. That borders move a little
     all around an organ connects nothing: it is taken near what is painted and beside what is taken, and not elsewhere.
+    And a class only gains where it was painted, and only loses where it was denied, see :mod:`.plausible`.
 
     :param accepted: labels before; classes of which nothing is grown may have numbers of their own.
     :param grown: labels as they would be now.
     :param painted: what is painted now.
     :param painted_before: what was painted when the labels were accepted; without it, what contradicts them counts.
     :param steps: voxels (z, y, x) by which growing is exact: the steps of its working grid.
+    :param spacing: mm (z, y, x).
     :return: as ``grown``, what is painted and erased honored.
     """
     result = accepted.astype(grown.dtype)
@@ -52,6 +56,8 @@ def near_corrections(
         box = _wider(box, np.maximum(reach, jitter).tolist(), changed.shape)
         many = np.bincount(painted[painted >= 0])
         taken = _taken(result[box], grown[box], painted[box], many, touched[box], reach, jitter)
+        exact = min(step * own for step, own in zip(steps, spacing))
+        taken = is_plausible(taken, result[box], grown[box], painted[box], touched[box], spacing, exact)
         result[box] = np.where(taken, grown[box], result[box])
     known = painted >= 0
     result[known] = painted[known]

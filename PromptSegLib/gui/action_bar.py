@@ -33,11 +33,13 @@ def _next_step(view: View) -> str:
 
 def _status(view: View) -> Notice:
     if view.busy:
-        return Notice(" ".join(filter(None, [_progress(view), said(view.notice.text)])), view.notice.level)
+        told = [_progress(view), said(view.notice.text), said(view.remarks)]
+        return Notice(" ".join(filter(None, told)), view.notice.level)
     if view.notice.text:
         return view.notice
     if view.preview:
-        return Notice(_("{preview}.").format(preview=said(view.preview)))
+        told = [_("{preview}.").format(preview=said(view.preview)), said(view.remarks)]
+        return Notice(" ".join(filter(None, told)))
     reason = view.reasons.get("tune", "")
     return Notice(reason)
 

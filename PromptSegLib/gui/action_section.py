@@ -59,12 +59,12 @@ class ActionSection:
         ui.statusArea.toolTip = ui.statusLabel.text
 
     def clicked(self, *_args: Any) -> None:
-        """The one big button; the second half of a double click does not take back what the first has begun."""
-        now = time.monotonic()
-        if self.session.view().busy and now - self._clicked < _TWICE:
+        """The one big button; the second half of a double click neither cancels what the first has begun, nor begins
+        what it has cancelled."""
+        if time.monotonic() - self._clicked < _TWICE:
             return
-        self._clicked = now
         self.panel.act(self.panel.tune_or_cancel)
+        self._clicked = time.monotonic()  # however long that took
 
     def apply(self, *_args: Any) -> None:
         self.panel.act(self.session.apply)
@@ -73,10 +73,20 @@ class ActionSection:
         self.panel.act(self.session.discard)
 
     def undo(self, *_args: Any) -> None:
-        self.panel.act(self.session.history.undo)
+        """The button and its keys; these come also when there is nothing to undo, which needs no word."""
+        self._go("undo")
 
     def redo(self, *_args: Any) -> None:
-        self.panel.act(self.session.history.redo)
+        self._go("redo")
+
+    def _go(self, way: str) -> None:
+        view, editor = self.session.view(), self.ui.segmentEditorWidget
+        if not view.reasons[way]:
+            self.panel.act(getattr(self.session.history, way))
+        elif view.busy:  # results stay, but a stroke that was painted meanwhile may go
+            button = editor.findChild(qt.QAbstractButton, f"{way.capitalize()}Button")
+            if button is not None and bool(button.enabled):
+                getattr(editor, way)()
 
 
 def _shown(reason: str) -> str:

@@ -13,7 +13,7 @@ _MARGIN, _TEXT = 4, 16
 
 
 def draw(label: Any, points: Sequence[tuple[float, float, float]]) -> None:
-    """Draw loss and agreement over the share of the tuning into a label.
+    """Draw loss, and agreement with what was held back, over the share of the tuning into a label.
 
     :param points: (share, loss, agreement) with share and agreement in 0..1; nan where unknown.
     """
@@ -39,7 +39,10 @@ def draw(label: Any, points: Sequence[tuple[float, float, float]]) -> None:
     metrics = painter.fontMetrics()
     said = [(_("Loss {value:.2f}").format(value=losses[-1][1]), loss_color)] if losses else []
     if agreements:
-        said.append((_("Agreement {value:.0f} %").format(value=100 * agreements[-1][1]), agreement_color))
+        text = _("Agreement on held-back slices {value:.0f} %").format(value=100 * agreements[-1][1])
+        said.append((text, agreement_color))
+    else:
+        said.append((_("No slice was held back"), agreement_color))
     at = _MARGIN
     for each, color in said:
         painter.setPen(qt.QPen(color, 1.0))

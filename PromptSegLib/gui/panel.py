@@ -88,6 +88,8 @@ class Panel:
                 "map": partial(self.act, self.toggle_map),
                 "next": self.segments.paint_next,
                 "background": self.segments.paint_background,
+                "undo": self.actions.undo,
+                "redo": self.actions.redo,
             }
         )
         self._scene_watch.on(scene, *watching.scene_events(self.render_soon))

@@ -26,6 +26,7 @@ class PromptsSection:
         self._rows: tuple[PromptsRow, ...] = ()
         self._volumes: Any = None
         self._reasons: Any = {}
+        self._named = ""  # the volume that is segmented
         ui = self.ui
         ui.promptsTree.itemSelectionChanged.connect(self._selected)
         ui.promptsTree.itemChanged.connect(self._renamed)
@@ -44,6 +45,7 @@ class PromptsSection:
             self._show_rows(view.prompts)
         parameters = self.panel.parameters
         self._show_volumes(volume_list.rows(self.panel.scene, parameters.volume, ()))
+        self._named = parameters.volume.GetName() if parameters.volume is not None else ""
         self._allow()
 
     # The list
@@ -93,7 +95,8 @@ class PromptsSection:
         foreign = said(row.reason) if row is not None and row.reason else ""
         busy = said(self._reasons["segment"]) if self._reasons["segment"] else ""
         others = "" if self._checked() else _("Check at least one volume in the list.")
-        allow(ui.segmentButton, nothing or foreign or busy, _("Preview what these prompts make of the volume."))
+        tip = _("Preview what these prompts make of {volume}.").format(volume=self._named)
+        allow(ui.segmentButton, nothing or foreign or busy, tip)
         tip = _("Segment them one after the other; the button above cancels.")
         allow(ui.segmentVolumesButton, nothing or foreign or busy or others, tip)
         allow(ui.loadButton, "", _("Load prompts from a file into the scene."))

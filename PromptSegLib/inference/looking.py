@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Optional, Sequence
+
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter1d
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter1d
+from scipy.ndimage import label as numbered_parts
 
 from ..imaging.geometry import Grid
 from .evidence import Probabilities
@@ -11,6 +14,8 @@ from .evidence import Probabilities
 PLACES = 5
 _NEAR = 10.0  # mm from an annotated voxel within which a look adds little
 _APART = 15.0  # mm between two suggested slices
+_AIR = -0.93  # normalized intensity up to which a voxel is no body: below fat on CT, above the noise of most MR
+_PIECE = 0.1  # of the largest piece of the body, from which another one is not the table
 
 
 def entropy(shares: Probabilities) -> np.ndarray:
@@ -22,13 +27,45 @@ def entropy(shares: Probabilities) -> np.ndarray:
     return unsure
 
 
-def places_to_look(unsure: np.ndarray, annotated: np.ndarray, grid: Grid) -> list[tuple[float, float, float]]:
+def body_of(array: np.ndarray) -> np.ndarray:
+    """Where a body is, bool (z, y, x), with the air inside of it; everywhere, where there is no air around one.
+
+    :param array: (z, y, x) normalized to [-1, 1], on an upright grid.
+    """
+    parts, count = numbered_parts(array > _AIR)
+    if not count:
+        return np.ones(array.shape, bool)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    body: np.ndarray = (sizes >= _PIECE * sizes.max())[parts]
+    for plane in body:
+        plane[:] = binary_fill_holes(plane)
+    return body
+
+
+def classes_at(
+    shares: Probabilities, points: Sequence[Sequence[float]], grid: Grid, names: Sequence[str]
+) -> tuple[str, ...]:
+    """The class that is most likely at each world point (LPS mm) on ``grid``, background aside."""
+    found = []
+    for x, y, z in grid.indices(np.asarray(points, float).reshape(-1, 3)).round().astype(int).tolist():
+        at = [float(shares[row][z, y, x]) for row in range(1, 1 + len(names))]
+        found.append(names[int(np.argmax(at))])
+    return tuple(found)
+
+
+def places_to_look(
+    unsure: np.ndarray, annotated: np.ndarray, grid: Grid, body: Optional[np.ndarray] = None
+) -> list[tuple[float, float, float]]:
     """World points (LPS mm), the most rewarding axial slice first: where the slice is most unsure.
 
     :param unsure: (z, y, x) in [0, 1] on ``grid``, a model's upright grid.
     :param annotated: bool (z, y, x); what lies near it, the user has seen.
+    :param body: bool (z, y, x); elsewhere is nothing to look at.
     """
     unsure = np.where(unsure > 0.1, unsure, 0).astype(np.float32)
+    if body is not None:
+        unsure *= body
     if annotated.any():
         far = distance_transform_edt(~annotated, sampling=grid.spacing[::-1])
         unsure *= 1 - np.exp(-((far / _NEAR) ** 2) / 2)

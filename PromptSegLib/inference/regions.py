@@ -15,6 +15,7 @@ from ..growing.model import growing_network
 from ..imaging.geometry import Grid
 from ..progress import Job
 from .evidence import Probabilities
+from .held_back import agreement_note
 from .native import interpolated
 
 _UNPAINTED = 1.0  # the highest score of a class that is known to the network but not painted
@@ -88,11 +89,16 @@ def regions_before_scores(grown: Grown, scores: Sequence[tuple[np.ndarray, Grid]
     return fields
 
 
-def notes_of(names: Sequence[str], verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    """One sentence for each way of growing that is not the usual one."""
+def notes_of(names: Sequence[str], grown: Grown) -> tuple[str, ...]:
+    """How good the result is, as far as that can be told, and a sentence for each way of growing that is not the usual
+    one."""
+    agreements = enumerate(grown.agreements)  # None of a class that is painted on several slices: nobody has looked
+    told = [i for i, each in agreements if each is not None or (i + 1 in grown.once and grown.regions[i].painted)]
+    agreed = agreement_note([names[index] for index in told], [grown.agreements[index] for index in told])
+    verdicts = grown.verdicts
     plain = ", ".join(name for name, each in zip(names, verdicts) if each is Verdict.PLAIN)
     alone = ", ".join(name for name, each in zip(names, verdicts) if each is Verdict.LEARNED_ALONE)
-    notes = []
+    notes = [agreed] if agreed else []
     if plain:
         notes.append(f"Grown as Grow from seeds does, which fits the painted slices or the edges better: {plain}.")
     if alone:

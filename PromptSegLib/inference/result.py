@@ -17,6 +17,7 @@ class Segmentation:
     ``probabilities`` maps class names to float32 images in [0, 1]; ``uncertainty`` is the
     normalised entropy of the class probabilities in [0, 1]. Both are None unless asked for.
     ``places`` are world points (LPS mm) where a look is worth most, if uncertainty was asked for.
+    ``place_classes`` are the names of the classes that these are about, one each.
     ``notes`` are sentences for the user: what is unusual about this image or this result, one each.
     A result around strokes only covers a part of the image's grid.
     """
@@ -28,3 +29,4 @@ class Segmentation:
     seconds: dict[str, float] = field(default_factory=dict)
     places: tuple[tuple[float, float, float], ...] = ()
     notes: tuple[str, ...] = ()
+    place_classes: tuple[str, ...] = ()

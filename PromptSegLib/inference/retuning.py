@@ -78,7 +78,8 @@ def keep_accepted(
     """
     before = numbers_of(accepted, native, lookup)
     now = np.where(before == len(lookup), before, numbers)
-    result = near_corrections(before, now, painted, steps=growing_steps(native, painted, COARSE))
+    steps, (x, y, z) = growing_steps(native, painted, COARSE), native.spacing
+    result = near_corrections(before, now, painted, steps=steps, spacing=(z, y, x))
     result[result == len(lookup)] = 0
     return result
 

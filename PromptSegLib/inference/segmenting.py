@@ -25,11 +25,13 @@ from ..progress import Job
 from ..prompts.store import Prompts
 from .evidence import Probabilities, evidence
 from .islands import islands_hidden
-from .looking import entropy, places_to_look
+from .looking import body_of, classes_at, entropy, places_to_look
 from .native import labels_on_native, native_slabs
 from .regions import SharedEvidence, grown_regions, notes_of, regions_before_scores
 from .result import Segmentation
 from .tiling import OVERLAP_ALONE, aligned, steps
+
+_NETWORK, _ALONE = 0.6, 0.92  # shares of the time after the network, where strokes are grown, and where none are
 
 Region = tuple[tuple[int, int, int], tuple[int, int, int]]
 
@@ -105,13 +107,17 @@ def segment(
     painted = _strokes(kept, image, native, strokes, [info.value for info in infos], workspace)
     look = _look(image, painted, whole, len(infos), backbone.tile, around)
     clock.note("resampling")
-    scores = _scores(backbone, kept, look, image, whole, workspace, job.part(0.0, 0.75))
+    growing = painted is not None and look.coarse is not None and grow_strokes is not False
+    share = _NETWORK if growing else _ALONE
+    scores = _scores(backbone, kept, look, image, whole, workspace, job.part(0.0, share))
     clock.note("network")
     grown = None
-    if painted is not None and look.coarse is not None and grow_strokes is not False:
+    if painted is not None and growing:
         rows = {index: index for index in range(1, len(infos) + 1)}
         known = SharedEvidence(Probabilities(scores), look.volume.grid, rows, _known_classes(kept))
-        grown = grown_regions(image, painted, len(infos), known, quick, job=job.part(0.75, 0.9))
+        part = job.part(share, _ALONE)
+        grown = grown_regions(image, painted, len(infos), known, quick, job=part.part(0.0, 0.8))
+        grown = grown.checked(part.part(0.8, 1.0)) if grown is not None else None
         clock.note("growing")
 
     labels = _labels(scores, grown, look, infos, chosen, keep_islands, job)
@@ -119,7 +125,7 @@ def segment(
         outside = np.ones(native.shape, bool)
         outside[_slices(region)] = False
         labels[outside[look.part]] = 0
-    notes = [whole.rule.sentence, *(notes_of([info.name for info in infos], grown.verdicts) if grown else ())]
+    notes = [whole.rule.sentence, *(notes_of([info.name for info in infos], grown) if grown else ())]
     if painted is None and strokes is None and any(own == workspace.fingerprint(image) for own, _ in kept.missing):
         notes.append(
             "What was painted on this image is not beside the prompts any more, so the result is the network's alone."
@@ -127,7 +133,7 @@ def segment(
     shown = tuple(info for info in infos if info.name in chosen)
     result = Segmentation(look.native.image(labels), shown, seconds=clock.seconds, notes=tuple(filter(None, notes)))
     if uncertainty_wanted:
-        result = _with_uncertainty(result, scores, look, coarse_maps, job)
+        result = _with_uncertainty(result, scores, look, [info.name for info in infos], coarse_maps, job)
     if probabilities_wanted:
         maps = _probabilities(scores, look.volume.grid, look.native, infos, chosen, job)
         result = replace(result, probabilities=maps)
@@ -235,13 +241,19 @@ def _labels(
 
 
 def _with_uncertainty(
-    result: Segmentation, scores: np.ndarray, look: _Look, coarse_maps: bool, job: Job
+    result: Segmentation, scores: np.ndarray, look: _Look, names: Sequence[str], coarse_maps: bool, job: Job
 ) -> Segmentation:
-    """The result with the map of uncertainty, and where to look next."""
-    unsure, grid = entropy(Probabilities(scores)), look.volume.grid
+    """The result with the map of uncertainty, and where to look next.
+
+    :param names: of the classes that ``scores`` are of.
+    """
+    shares, grid = Probabilities(scores), look.volume.grid
+    unsure = entropy(shares)
     annotated = look.coarse != UNKNOWN if look.coarse is not None else np.zeros(unsure.shape, bool)
     uncertainty = grid.image(unsure) if coarse_maps else _map_on_native(unsure, grid, look.native, job)
-    return replace(result, uncertainty=uncertainty, places=tuple(places_to_look(unsure, annotated, grid)))
+    places = places_to_look(unsure, annotated, grid, body_of(look.volume.array))
+    told = classes_at(shares, places, grid, names)
+    return replace(result, uncertainty=uncertainty, places=tuple(places), place_classes=told)
 
 
 def _strokes(

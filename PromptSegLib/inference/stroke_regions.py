@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from dataclasses import replace
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,6 +29,8 @@ def segment_strokes(
     verdicts: Optional[Sequence[Verdict]] = None,
     accepted: Optional[sitk.Image] = None,
     job: Optional[Job] = None,
+    checked: bool = False,
+    on_found: Optional[Callable[[Segmentation], None]] = None,
 ) -> Segmentation:
     """Grow what was painted on an image: any modality, any spacing; seconds, and nothing is learned.
 
@@ -36,6 +39,9 @@ def segment_strokes(
     :param verdicts: which way each class is grown, instead of what the guard finds.
     :param accepted: label image of a result that the user corrects: it changes only where that has to do with what
         was painted or erased since. Its values are the classes'; what has another value is no class and stays.
+    :param checked: hold slices back also of classes for whose regions that decides nothing, to say how well they are
+        predicted; without, the notes say that of the others.
+    :param on_found: called with the result before that, where there are such classes.
     :raises PromptSegError: an image that cannot be used.
     """
     job = job or Job()
@@ -44,11 +50,17 @@ def segment_strokes(
     painted = labels_on_grid(example, {info.name: info.value for info in infos}, native)
     lookup = np.zeros(len(infos) + 1, np.uint8 if max(info.value for info in infos) < 256 else np.uint16)
     lookup[1:] = [info.value for info in infos]
-    grown = grown_regions(example.image, painted, len(infos), None, quick, verdicts, job.part(0.0, 0.95))
+    grown = grown_regions(example.image, painted, len(infos), None, quick, verdicts, job.part(0.0, 0.7))
     fields = [(region.logits, region.place.grid) for region in grown.regions] if grown is not None else []
     numbers = labels_on_native(fields, native, np.arange(len(lookup), dtype=np.uint16), lambda _: job.check())
     honour(numbers, painted, np.arange(len(lookup)))
     if accepted is not None:
         numbers = keep_accepted(numbers, accepted, painted, native, lookup)
-    notes = notes_of([info.name for info in infos], grown.verdicts) if grown is not None else ()
-    return Segmentation(native.image(lookup[numbers]), tuple(infos), notes=notes)
+    names = [info.name for info in infos]
+    notes = notes_of(names, grown) if grown is not None else ()
+    result = Segmentation(native.image(lookup[numbers]), tuple(infos), notes=notes)
+    if checked and grown is not None and grown.unchecked:
+        if on_found is not None:
+            on_found(result)
+        result = replace(result, notes=notes_of(names, grown.checked(job.part(0.7, 1.0))))
+    return result

@@ -14,21 +14,64 @@ from ..errors import PromptSegError
 from . import links
 from .labelmaps import scalars_of
 from .memory import Place, decoded, encoded, moved
-from .placement import RAS_LPS, image_to_world, label_of, node_to_world, to_vtk, volume_to_world
+from .placement import RAS_LPS, image_to_world, label_of, node_to_world, to_array, to_vtk, volume_to_world
 
 _MAP = "PromptSeg.Map"
-_PLACES, _UNCERTAINTY = "PromptSeg.Places", "PromptSeg.Uncertainty"
+_PLACES, _UNCERTAINTY, _ABOUT = "PromptSeg.Places", "PromptSeg.Uncertainty", "PromptSeg.PlaceClasses"
 _BEFORE = "PromptSeg.Before"  # on a composite node: its foreground's opacity and ID before the map
 _COLORS = "PromptSeg warm"
 _OPACITY = 0.5
+_RIM = 0.1  # of a view's width: what lies there is brought to the middle
 _VISIBLE = 0.35  # of the largest value; below, the map is transparent: a little doubt is everywhere
 
 
-def jump_to(scene, point_lps: Sequence[float], centered: bool = False) -> None:
-    """Move all slice views to a world point (LPS mm); ``centered`` also brings it to the middle of each view."""
+def point_out(scene, point_lps: Sequence[float]) -> None:
+    """Move all slice views to a world point (LPS mm), and mark it with the crosshair.
+
+    A view in which the point can be seen is not panned: centered on the skin, half of it would show air.
+    """
     x, y, z = (float(part) for part in point_lps)
-    mode = slicer.vtkMRMLSliceNode.CenteredJumpSlice if centered else slicer.vtkMRMLSliceNode.OffsetJumpSlice
-    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, -x, -y, z, mode)
+    ras = (-x, -y, z)
+    for view in _nodes(scene, "vtkMRMLSliceNode"):
+        view.JumpSliceByOffsetting(*ras)
+        column, row, *_ = np.linalg.solve(to_array(view.GetXYToRAS()), [*ras, 1.0])
+        width, height = view.GetDimensions()[:2]
+        if not (_RIM * width < column < (1 - _RIM) * width and _RIM * height < row < (1 - _RIM) * height):
+            view.JumpSliceByCentering(*ras)
+    crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    if crosshair is None:  # the application has one
+        crosshair = slicer.vtkMRMLCrosshairNode()
+        crosshair.SetCrosshairName("default")
+        crosshair = scene.AddNode(crosshair)
+    if crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair:
+        crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
+    crosshair.SetCrosshairRAS(list(ras))
+
+
+def center_3d(scene, *segmentation_nodes) -> None:
+    """Turn the cameras of all 3D views to what segmentations show there, from where they look at it now, and so far
+    away that it can be seen as a whole."""
+    boxes = [node_bounds(node) for node in segmentation_nodes if node is not None]
+    boxes = [box for box in boxes if (box[1::2] >= box[::2]).all()]
+    if not boxes:
+        return
+    low, high = np.min([box[::2] for box in boxes], 0), np.max([box[1::2] for box in boxes], 0)
+    middle, radius = (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, 1.0)
+    for camera in _nodes(scene, "vtkMRMLCameraNode"):
+        away = np.asarray(camera.GetPosition()) - camera.GetFocalPoint()
+        length = float(np.linalg.norm(away))
+        direction = away / length if length > 0 else np.array([0.0, 1.0, 0.0])
+        camera.SetFocalPoint(*middle)
+        camera.SetPosition(*(middle + direction * radius / np.sin(np.radians(camera.GetViewAngle() / 2))))
+        camera.SetParallelScale(radius)
+        camera.ResetClippingRange()
+
+
+def node_bounds(node) -> np.ndarray:
+    """The box of a node in the world, RAS mm: (x, x, y, y, z, z), the larger after the smaller; else it is empty."""
+    bounds = [1.0, -1.0] * 3
+    node.GetRASBounds(bounds)
+    return np.asarray(bounds)
 
 
 def in_volume(volume_node, points_lps: Sequence[Sequence[float]]) -> np.ndarray:
@@ -44,13 +87,15 @@ def in_world(volume_node, indices: Sequence[Sequence[float]]) -> np.ndarray:
     return np.asarray(indices, float).reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def keep_places(volume_node, indices: np.ndarray, uncertainty: sitk.Image) -> None:
-    """Keep with a volume where to look, voxel indices (n, 3), and the map (uint8): they are saved with the scene."""
+def keep_places(volume_node, indices: np.ndarray, uncertainty: sitk.Image, classes: Sequence[str] = ()) -> None:
+    """Keep with a volume where to look, voxel indices (n, 3), at what, and the map (uint8): they are saved with the
+    scene."""
     what = Place(node_to_world(volume_node), volume_to_world(volume_node))
     was_modifying = volume_node.StartModify()
     try:
         volume_node.SetAttribute(_PLACES, json.dumps(np.round(indices, 2).tolist()))
         volume_node.SetAttribute(_UNCERTAINTY, encoded(uncertainty, what))
+        volume_node.SetAttribute(_ABOUT, json.dumps(list(classes)))
     finally:
         volume_node.EndModify(was_modifying)
 
@@ -62,6 +107,15 @@ def kept_places(volume_node) -> np.ndarray:
     except (ValueError, TypeError, RecursionError):
         found = np.zeros((0, 3))
     return found if found.ndim == 2 and found.shape[1] == 3 and np.isfinite(found).all() else np.zeros((0, 3))
+
+
+def kept_classes(volume_node) -> tuple[str, ...]:
+    """What :func:`keep_places` kept of what the places are about; none where it is damaged."""
+    try:
+        found = json.loads(volume_node.GetAttribute(_ABOUT) or "[]")
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(found) if isinstance(found, list) and all(isinstance(each, str) for each in found) else ()
 
 
 def keeps_map(volume_node) -> bool:

@@ -90,6 +90,8 @@ class Actions:
             self.notice = Notice(str(error), "error")
         except Exception as error:  # a bug of ours must not cost the user a window that answers
             self.notice = unexpected(error)
+        if not quiet and self.notice is before and before.level == "error":
+            self.notice = Notice()  # what was done now went well
         if not quiet or self.notice is not before:
             self.changed()
 

@@ -114,6 +114,7 @@ class Writer:
     def _note(self, result: Result, segmentation: Any, made: Mapping[str, str]) -> None:
         """Tag the segments, keep the prompts, and, in a thread, what was applied."""
         job, request, tag = result.job, result.request, AppliedResults.new_tag()
+        prompts.follow_names(self._scene, segmentation)  # tags that tell of renames are set anew below
         before, taken = self._applied.of(segmentation), _numbered(segmentation, request.numbers, made)
         note_numbers(segmentation, taken.values())
         for name, segment_id in made.items():
@@ -126,7 +127,7 @@ class Writer:
             if job.kind is JobKind.TUNE and number in names:
                 links.set_tag(segmentation, segment_id, CLASS, names[number])
         # Prompts that were tuned here stay those to go on with, whatever others segment.
-        kept = before.prompts if before else None
+        kept = prompts.current(segmentation) if before and before.prompts is not None else None
         if result.prompts is not None and job.kind is JobKind.TUNE:
             kept = result.prompts
             prompts.keep(self._scene, segmentation, kept)

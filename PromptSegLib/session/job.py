@@ -18,6 +18,7 @@ from ..worker.carrier import Carrier
 from .applied import current_tag
 from .job_inputs import Part
 from .job_requests import Request
+from .pace import Pace
 from .view import Notice
 
 Result = TypeVar("Result")
@@ -185,6 +186,7 @@ class ActiveJob:
         self.curve: list[tuple[float, float, float]] = []
         self._means: dict[str, float] = {}
         self.began = time.monotonic()
+        self._pace = Pace()
 
     def send(self, request: Request, worker: Carrier) -> None:
         """Hand the job to a worker."""
@@ -196,6 +198,7 @@ class ActiveJob:
         """Take a report's stage, share and figures."""
         self.stage, self.share = str(values.get("stage", "")), float(values.get("share", 0.0))
         figures = values.get("figures") or {}
+        self._pace.note(self.share, figures.get("left"))
         if "loss" in figures:
             agreement = float(figures.get("agreement", math.nan))
             self.curve.append(
@@ -222,6 +225,5 @@ class ActiveJob:
 
     @property
     def seconds_left(self) -> Optional[float]:
-        """At the pace so far; None while that says little."""
-        passed = time.monotonic() - self.began
-        return passed * (1 - self.share) / self.share if self.share > 0.1 and passed > 2 else None
+        """As the worker says, or at the pace so far; None while that says little."""
+        return self._pace.left()

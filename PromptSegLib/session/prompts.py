@@ -40,8 +40,7 @@ class PromptsList:
     def save(self, key: str, path: Union[str, Path]) -> None:
         """Write prompts of the list to a file."""
         with self._actions.doing():
-            prompts, path = prompts_of(self._scene, key), Path(path)
-            prompts = up_to_date(prompts, owner(self._scene, key))
+            prompts, path = called_now(self._scene, key), Path(path)
             prompts.save(path)
             saved = Sentence("Saved {name} ({kilobytes:.0f} kB).", name=path.name, kilobytes=path.stat().st_size / 1024)
             if prompts.outside:
@@ -67,7 +66,7 @@ class PromptsList:
 
     def fitting(self, key: str) -> Prompts:
         """The prompts of a row; raises :class:`PromptSegError` where they cannot be used with the chosen model."""
-        prompts = prompts_of(self._scene, key)
+        prompts = called_now(self._scene, key)
         reason = misfit(prompts, self._parameters.model)
         if reason:
             raise PromptSegError(reason)
@@ -87,6 +86,7 @@ def rows(scene, model: str, segmentation=None) -> tuple[PromptsRow, ...]:
         backbone, sha256 = prompt_nodes.backbone_of(node)
         reason = _misfit(backbone, sha256, own, titles)
         names = tuple(name for name in (node.GetAttribute("PromptSeg.Classes") or "").split(", ") if name)
+        names = names_now(names, segmentation) if node is current and names else names
         taught = prompt_nodes.taught(node)
         found.append(PromptsRow(node.GetID(), node.GetName(), names, False, reason, node is current, taught))
     return tuple(found)
@@ -110,6 +110,11 @@ def prompts_of(scene, key: str) -> Prompts:
             raise PromptSegError("The model {name} ships no prompts; tune some.", name=entry.name)
         return Prompts.load(entry.prompts)
     return prompt_nodes.prompts_of(node_of(scene, key))
+
+
+def called_now(scene, key: str) -> Prompts:
+    """As :func:`prompts_of`, of a segmentation that goes on with them with its segments' names."""
+    return up_to_date(prompts_of(scene, key), owner(scene, key))
 
 
 def load(scene, path: Path, model: str = ""):
@@ -219,17 +224,30 @@ def keep_learned(scene: Any, segmentation: Any, prompts: Prompts, tag: str) -> A
 
 def called_as_now(prompts: Prompts, segmentation: Any, tuned: Iterable[Segment]) -> Prompts:
     """The prompts with the classes of renamed segments renamed."""
-    names, own, tuned = {}, numbers(segmentation), list(tuned)
+    return with_names(prompts, _renamed(prompts.names, segmentation, list(tuned)))
+
+
+def names_now(names: Sequence[str], segmentation: Any) -> tuple[str, ...]:
+    """What the classes of prompts, which a segmentation goes on with, are called now."""
+    tuned = _to_be_named(segmentation)
+    new = _renamed(names, segmentation, tuned) if tuned else {}
+    return tuple(new.get(name, name) for name in names)
+
+
+def _renamed(names: Sequence[str], segmentation: Any, tuned: Sequence[Segment]) -> dict[str, str]:
+    """Old name -> new of the classes whose segments were renamed."""
+    new: dict[str, str] = {}
+    own = numbers(segmentation)
     for each in tuned:
         before = links.tag(segmentation, each.id, CLASS) if each.id in own else ""
-        if before and before != each.name and before in prompts.names:
-            names[before] = each.name
+        if before and before != each.name and before in names:
+            new[before] = each.name
     # A new segment that is called as a class goes on with it.
     for each in tuned:
-        found = matching_name(each.name, prompts.names)
-        if found and found != each.name and found not in names and each.name not in names.values():
-            names[found] = each.name
-    return with_names(prompts, names)
+        found = matching_name(each.name, names)
+        if found and found != each.name and found not in new and each.name not in new.values():
+            new[found] = each.name
+    return new
 
 
 def with_names(prompts: Prompts, names: Mapping[str, str]) -> Prompts:
@@ -264,9 +282,23 @@ def up_to_date(prompts: Prompts, segmentation: Any) -> Prompts:
     """The prompts that a segmentation goes on with, their classes called as the segments are now."""
     if segmentation is None:
         return prompts
+    tuned = _to_be_named(segmentation)
+    return called_as_now(prompts, segmentation, tuned) if tuned else prompts
+
+
+def _to_be_named(segmentation: Any) -> list[Segment]:
+    """The segments that classes are called as; none where their names are no names."""
     tuned = [each for each in segments(segmentation) if each.role == "tune"]
     try:
         check_names([each.name for each in tuned])
     except PromptSegError:
-        return prompts
-    return called_as_now(prompts, segmentation, [each for each in tuned if is_name(each.name)])
+        return []
+    return [each for each in tuned if is_name(each.name)]
+
+
+def follow_names(scene: Any, segmentation: Any) -> None:
+    """Let the prompts that a segmentation goes on with call their classes as its segments."""
+    own = current(segmentation)
+    now = up_to_date(own, segmentation) if own is not None else None
+    if own is not None and now is not None and now.names != own.names:
+        keep(scene, segmentation, now)

@@ -11,8 +11,9 @@ from ..inference.cleaning import clean
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
 from ..scene import links
+from ..scene.looking import center_3d
 from ..scene.preview import Preview
-from ..scene.segmentations import segments
+from ..scene.segmentations import segments, show_surfaces
 from . import prompts as prompts_list
 from .actions import Actions
 from .applied import AppliedResult, AppliedResults, current_tag
@@ -63,6 +64,13 @@ class Results:
         if self.result is None:
             return ""
         return "grown" if self.result.job.kind is JobKind.GROW else "final" if self.result.final else "early"
+
+    @property
+    def remarks(self) -> str:
+        """On what the preview shows: how good it is as far as that can be told, what is unusual; "" for none."""
+        if self.result is None or self.shows == "final":  # these were said when it came
+            return ""
+        return " ".join(self.result.raw.notes)
 
     def before(self, segmentation: Any) -> Optional[AppliedResult]:
         """What was applied to a segmentation last, with the prompts that it goes on with; None for nothing."""
@@ -127,8 +135,20 @@ class Results:
         """The preview's opacity or its surfaces were chosen."""
         with self._actions.doing():
             self._preview.opacity = self._parameters.opacity
-            if self._preview.visible_3d != bool(self._parameters.show3D):
-                self._preview.visible_3d = bool(self._parameters.show3D)
+            wanted = bool(self._parameters.show3D)
+            if self._preview.visible_3d != wanted:
+                self._preview.visible_3d = wanted
+                if wanted:
+                    self._turn_views()
+
+    def _turn_views(self) -> None:
+        """Turn the 3D views to what they are to show; once: later, the user has turned them as he wants."""
+        segmentation, there = self._parameters.segmentation, self._preview.node
+        if there is None and links.alive(self._scene, segmentation) and segments(segmentation):
+            show_surfaces(segmentation)
+            there = segmentation
+        if there is not None:
+            center_3d(self._scene, there)
 
     def drop(self) -> None:
         """Forget the result and take its preview away."""

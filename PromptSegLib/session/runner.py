@@ -158,6 +158,8 @@ class JobRunner:
         if self.active is not None and self.active.job.is_about(node):
             text = Sentence("'{node}' was removed, so the job was stopped.", node=node.GetName())
             self.stop(Notice(text, "warning"))
+        elif self.active is None and self._results.result is not None and self._results.result.job.is_about(node):
+            self._actions.notice = Notice()  # it was about what is gone
 
     def result_turned(self, segmentation: Any) -> None:
         """Another result is in force in a segmentation: what is there to improve the one before has come to nothing."""
@@ -294,18 +296,27 @@ class JobRunner:
         raw, final = segmentation_of(event), event.kind == "done"
         active.note = str(event.values.get("note", ""))
         if final:
-            seconds = time.monotonic() - active.began
             if job.volume is self._inputs.volume:
-                self._uncertainty.remember(job.volume, raw.places, map_of(event))
-            text: str = Sentence(
-                "Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it.",
-                seconds=seconds,
-            )
+                self._uncertainty.remember(job.volume, raw.places, map_of(event), raw.place_classes)
+            text = _done(job, time.monotonic() - active.began)
             text += f" {_MISSED}" if active.missed else ""
             self._end(Notice() if job.direct else active.told(" ".join([text, *raw.notes])))
         arrived = self._results.arrive(active, raw, prompts, final, full_of(event))
         self._actions.notice = arrived or self._actions.notice
         self._actions.changed()
+
+
+def _done(job: Job, seconds: float) -> str:
+    """What is said of a result that waits."""
+    if job.kind is JobKind.SEGMENT:
+        return Sentence(
+            "Segmented '{volume}' in {seconds:.0f} s. Apply takes the preview, Discard forgets it.",
+            volume=job.volume.GetName(),
+            seconds=seconds,
+        )
+    return Sentence(
+        "Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it.", seconds=seconds
+    )
 
 
 def _same_voxels(job: Job) -> bool:

@@ -121,6 +121,7 @@ class Session:
             curve=tuple(active.curve) if active and tuning else self.jobs.curve,
             notice=self.actions.notice,
             preview=WORDS[self.results.shows],
+            remarks=self.results.remarks,
             shows=self.results.shows,
             doing=active.doing if active else "",
             frame=looking.sequence_frame_name(self.parameters.volume) if volume is not None else "",
@@ -289,6 +290,7 @@ class Session:
     def _leave(self) -> None:
         """Stop and forget what belongs to the present volume."""
         self.growing.stop()
+        self.actions.notice = Notice()  # it was about what was shown
         self.history.leave()
         # What is learned for other volumes goes on while the user turns to them.
         volume, active = self.inputs.volume, self.jobs.active

@@ -19,15 +19,22 @@ class UncertaintyNavigator:
         self._scene, self._actions = scene, actions
         self._volume: Any = None
         self._points = np.zeros((0, 3))  # voxel indices: they stay true when the volume is moved
+        self._classes: tuple[str, ...] = ()  # that they are about
         self._at = -1
         self._map: Optional[sitk.Image] = None
         self.shown = False
 
-    def remember(self, volume: Any, points: tuple[tuple[float, float, float], ...], uncertainty: sitk.Image) -> None:
+    def remember(
+        self,
+        volume: Any,
+        points: tuple[tuple[float, float, float], ...],
+        uncertainty: sitk.Image,
+        classes: tuple[str, ...] = (),
+    ) -> None:
         """Take what came with a result; a map that is shown follows it."""
         self._volume, self._points = volume, looking.in_volume(volume, points)
-        self._at, self._map = -1, uncertainty
-        looking.keep_places(volume, self._points, uncertainty)
+        self._at, self._map, self._classes = -1, uncertainty, classes
+        looking.keep_places(volume, self._points, uncertainty, classes)
         if self.shown:
             looking.show_map(self._scene, volume, uncertainty)
 
@@ -40,6 +47,7 @@ class UncertaintyNavigator:
             if self.shown and volume is not None:
                 self.show(False)
             self._volume, self._points, self._at, self._map = None, np.zeros((0, 3)), -1, None
+            self._classes = ()
 
     def any(self, volume: Any) -> bool:
         """Whether there is a place to look at."""
@@ -54,7 +62,7 @@ class UncertaintyNavigator:
             return False
         if volume is not self._volume and not self.shown:
             self._volume, self._points = volume, looking.kept_places(volume)
-            self._at, self._map = -1, None
+            self._at, self._map, self._classes = -1, None, looking.kept_classes(volume)
         return volume is self._volume
 
     def text(self, volume: Any) -> str:
@@ -62,7 +70,11 @@ class UncertaintyNavigator:
         if not self.any(volume):
             return ""
         count = len(self._points)
-        return f"Place {self._at + 1} of {count}" if self._at >= 0 else f"{count} place{'s' if count > 1 else ''}"
+        if self._at < 0:
+            return f"{count} place{'s' if count > 1 else ''}"
+        if len(self._classes) != count:  # of an earlier version
+            return f"Place {self._at + 1} of {count}"
+        return f"Place {self._at + 1} of {count}: {self._classes[self._at]}"
 
     def look_next(self) -> None:
         """Move the slice views to the next place where the network is unsure."""
@@ -89,7 +101,7 @@ class UncertaintyNavigator:
 
     def _go(self, step: int) -> None:
         self._at = (max(self._at, 0 if step < 0 else -1) + step) % len(self._points)
-        looking.jump_to(self._scene, looking.in_world(self._volume, self._points[self._at])[0].tolist(), centered=True)
+        looking.point_out(self._scene, looking.in_world(self._volume, self._points[self._at])[0].tolist())
 
     def show(self, shown: bool) -> None:
         """As :meth:`show_map`; raises :class:`PromptSegError` for a map that is damaged."""

@@ -64,6 +64,7 @@ class View:
     :param curve: (share, loss, agreement) of the running or last tuning; nan where unknown.
     :param recovery: what a killed application has left, one sentence; "" for nothing.
     :param preview: what the preview shows, a few words; "" without one.
+    :param remarks: on what the preview shows: how good it is as far as that can be told, what is unusual; "" for none.
     :param shows: of the preview: ``grown``, ``early`` (a tuning is still at it), ``final``; "" without one.
     :param keeps: whether the preview leaves what nobody corrected as it was.
     :param specialize: why a model of its own is worth its time, one sentence; "" where none is offered.
@@ -78,6 +79,7 @@ class View:
     curve: tuple[tuple[float, float, float], ...] = ()
     notice: Notice = Notice()
     preview: str = ""
+    remarks: str = ""
     shows: str = ""
     doing: str = ""
     device: str = ""

@@ -33,6 +33,8 @@ class EncodedCrops:
         maps = EncoderMaps(0) if maps is None else maps
         self.backbone, self.cached = backbone, cached
         self.images = [crop.image.to(backbone.device) for crop in crops]
+        self.starts = [crop.start for crop in crops]
+        self.places = torch.zeros(0, 3, dtype=torch.long)  # of the rows of ``annotated_features``, (z, y, x)
         self.positions, self.labels = [], []
         for crop in crops:
             flat = crop.labels.flatten()
@@ -92,7 +94,7 @@ class EncodedCrops:
         C: the channels of the maps that ``PUNet.decode`` gives, one after the other, each part of length 1. Of a
         dense annotation, every class gives at most ``THINNED`` voxels of each crop.
         """
-        found, labels = [], []
+        found, labels, places = [], [], []
         # All maps have some 40 times the channels of the last: as many voxels as fit into memory.
         most = min(THINNED, max(1, ALL_MAPS_THINNED // len(self))) if outputs == "all" else THINNED
         with torch.no_grad():
@@ -105,6 +107,9 @@ class EncodedCrops:
                 chosen = _thinned(self.labels[index], most)
                 found.append(self._at(features, image.shape[2:], self.positions[index][chosen]))
                 labels.append(self.labels[index][chosen])
+                at = torch.unravel_index(self.positions[index][chosen].cpu(), tuple(image.shape[2:]))
+                places.append(torch.stack(at, 1) + torch.tensor(self.starts[index]))
+        self.places = torch.cat(places)
         return torch.cat(found), torch.cat(labels)
 
     def _at(self, features: Sequence[Tensor], extents: Sequence[int], positions: Tensor) -> Tensor:

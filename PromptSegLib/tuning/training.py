@@ -179,7 +179,8 @@ class Trainer(Tuner):
         """Look at the held-out parts. The latest prompts are kept as the best, unless earlier ones were clearly better:
         rates end at nearly nothing, so that the last steps gain most."""
         assert self.held is not None
-        score = mean(self._on_crops(prompts, Job(), self.held))
+        self.held_back = self._on_crops(prompts, Job(), self.held)
+        score = mean(self.held_back)
         self.checks.append(round(score, 4))
         self._since += 1
         if score > self._best[0] - BETTER:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ..network.methods.method import TOKEN_SIZE
 from ..network.methods.registry import method as method_called
 from ..progress import Job
 from .encoded import EncodedCrops
+from .held_out import Rows, held_out
 from .objective import agreement, annotated_loss, class_weights, known_counts, mean
 from .settings import Settings
 from .warm_start import WarmStart, widths
@@ -64,6 +65,17 @@ class Tuner:
             teaching = [(labels == index) | (labels == barred_label(index)) for labels in encoded.labels]
             self.holders.append([place for place, mask in enumerate(teaching) if mask.any()])
         self.step = self.token_steps = 0
+        self.held_back = [float("nan")] * classes  # agreement of each class with what was held back
+
+    def hold_back(self, spacing: Sequence[float], places: Tensor, until: Optional[float]) -> None:
+        """Let painted slices predict each other, see :func:`~.held_out.held_out`; before any step.
+
+        :param spacing: mm (z, y, x) of the grid on which ``places``, (n, 3), are those of ``warm.features``.
+        """
+        if method_called(self.settings.method).output_tokens and len(places) == len(self.warm.labels):
+            rows = Rows(places.to(self.warm.labels.device), spacing)
+            config = self.encoded.backbone.net.config
+            self.held_back = held_out(config, self._logits, self.warm, rows, self.settings, until)
 
     def agreement(self, prompts: PromptTensors, features: Tensor, labels: Tensor) -> list[float]:
         """Dice per class over the annotated voxels, from their features under ``prompts``."""
@@ -159,10 +171,14 @@ class Tuner:
             with torch.no_grad():
                 for name, tensor in self.average.items():
                     tensor.lerp_(self.prompts[name], 1 - decay)
-            agreed = mean(agreement(logits.argmax(1), labels, self.classes))
-            job.report("tuning", share, loss=float(loss.detach()), agreement=agreed, step=self.step)
+            job.report("tuning", share, loss=float(loss.detach()), agreement=self.told, step=self.step)
             if self._enough(share):
                 break
+
+    @property
+    def told(self) -> float:
+        """Mean agreement with what was held back; nan where nothing was."""
+        return mean(self.held_back) if any(each == each for each in self.held_back) else math.nan
 
     def _answers(self) -> tuple[Tensor, Tensor]:
         """What a step learns from: logits (n, 1 + classes) and labels (n,) of annotated voxels."""

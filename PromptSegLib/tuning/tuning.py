@@ -31,8 +31,8 @@ from ..prompts.store import MAX_CLASSES, ClassPrompts, Prompts
 from .choosing import FOR_NEW, chosen_method
 from .crops import Crop, cover
 from .encoded import EncodedCrops
+from .held_out import SHARE
 from .kept_strokes import strokes_to_keep, without
-from .objective import mean
 from .settings import AUTO, Settings
 from .training import Annotated, RandomCrops, Trainer, hold_out
 from .trying import TRIALS, Trial, best_of, worth_trying
@@ -200,6 +200,10 @@ def _tune_group(
         tuner = Trainer(encoded, warm, len(names), settings, shared.rng, crops, shared.held)
     first = tuner.agreement(warm.prompts, warm.features, warm.labels)
 
+    if shared.held is None:
+        until = None if settings.seconds is None else time.monotonic() + SHARE * settings.seconds
+        tuner.hold_back(backbone.preprocessing.spacing, encoded.places, until)
+
     def packed(state: PromptTensors, scores: list[float]) -> Prompts:
         record = {
             "examples": shared.shapes,
@@ -207,7 +211,8 @@ def _tune_group(
                 name: {
                     "start": warm.origin[i] if shared.trial is None else "a trial on all examples but the last",
                     "new": beginnings[i].new or not warm.lent[i],
-                    "agreement": _number(scores[i]),
+                    "agreement": _number(scores[i]),  # with what was learned from; no measure of quality
+                    "held_back": _number(tuner.held_back[i]),
                 }
                 for i, name in enumerate(names)
             },
@@ -236,7 +241,7 @@ def _tune_group(
         previews.show()
     tuner.run(began, job.part(0.12, 0.98), previews)
     state, scores = tuner.best(first, job.part(0.98, 1.0))
-    job.report("done", 1.0, agreement=mean(scores), step=tuner.step)
+    job.report("done", 1.0, agreement=tuner.told, step=tuner.step)
     return packed(state, scores)
 
 

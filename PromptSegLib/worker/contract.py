@@ -263,6 +263,7 @@ class Reply:
             "grid": grid,
             "classes": packed_infos(self.result.classes),
             "places": self.result.places,
+            "place_classes": list(self.result.place_classes),
             "notes": list(self.result.notes),
         }
         arrays = {"labels": labels}
@@ -283,7 +284,9 @@ class Reply:
         places = tuple((float(x), float(y), float(z)) for x, y, z in values.get("places", []))
         notes = tuple(str(each) for each in values.get("notes", []))
         unsure = grid_of(values["map_grid"]).image(arrays["map"]) if "map" in arrays else None
-        result = Segmentation(labels, infos_of(values["classes"]), uncertainty=unsure, places=places, notes=notes)
+        about = tuple(str(each) for each in values.get("place_classes", []))
+        infos = infos_of(values["classes"])
+        result = Segmentation(labels, infos, None, unsure, places=places, notes=notes, place_classes=about)
         prompts = prompts_of(arrays["prompts"]) if "prompts" in arrays else None
         return cls(result, prompts, _unpack_image("full", values, arrays))
 

@@ -38,6 +38,7 @@ from .contract import (
 )
 from .messages import Message
 from .packing import grid_of
+from .remaining import Remaining
 from .thrift import Thrift, sparingly
 
 Emit = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
@@ -138,7 +139,9 @@ class Jobs:
         from ..inference.retuning import retuned
         from ..tuning.kept_strokes import without
 
-        backbone = self._backbone(request, job.part(0.0, 0.02))
+        remaining, seconds = Remaining(), self._settings(request).seconds
+        remaining.expect(None if seconds is None else seconds + _GRACE)
+        backbone = self._backbone(request, remaining.told(job.part(0.0, 0.02)))
         examples = [self._example(each) for each in request.examples]
         # Strokes of classes that are not tuned now are known not to be those that are.
         teaching = [without(each, request.others) for each in examples]
@@ -159,9 +162,12 @@ class Jobs:
             looked = time.monotonic() - began
         if self._tuned is None:
             on_preview = preview if request.previews else None
-            self._tuned = self._tuned_by(request, backbone, examples, job.part(0.02, 0.85), on_preview, looked)
-        prompts = self._tuned
-        result = self._segmented(backbone, prompts, examples[0], None, job.part(0.85, 1.0), around=False)
+            spent, part = time.monotonic() - self._began, remaining.told(job.part(0.02, 0.85))
+            tuned = _in_time(self._settings(request), spent, looked).seconds
+            remaining.expect(None if tuned is None or looked is None else tuned + _AGAIN * looked)
+            self._tuned = self._tuned_by(request, backbone, examples, part, on_preview, looked)
+        prompts, part = self._tuned, remaining.at_last(job.part(0.85, 1.0))
+        result = self._segmented(backbone, prompts, examples[0], None, part, around=False)
         result = replace(result, notes=tuple(dict.fromkeys([*prompts.notes, *result.notes])))
         both = retuned(result, examples[0], request.accepted, wanted)
         return Reply(both.local, prompts, both.full)
@@ -172,7 +178,9 @@ class Jobs:
         backbone = self._backbone(request, job.part(0.0, 0.02))
         examples = [self._example(each) for each in request.examples]
         check_examples(examples, request.classes)
-        return Taught(self._tuned_by(request, backbone, examples, job.part(0.02, 1.0), None, None))
+        remaining = Remaining()
+        remaining.expect(self._settings(request).seconds)
+        return Taught(self._tuned_by(request, backbone, examples, remaining.told(job.part(0.02, 1.0)), None, None))
 
     def _specialize(self, request: Specialize, job: Job) -> Specialized:
         from ..models import own
@@ -250,7 +258,10 @@ class Jobs:
             if self._thrift.coarse:
                 return quick
             emit(*quick.pack())
-        return Reply(segment_strokes(example, infos, accepted=request.accepted, job=job))
+        # What is found is shown before it is told how well held-back slices agree: that takes as long again.
+        on_found = (lambda found: emit(*Reply(found).pack())) if request.previews else None
+        found = segment_strokes(example, infos, accepted=request.accepted, job=job, checked=True, on_found=on_found)
+        return Reply(found)
 
     def _segmented(
         self,

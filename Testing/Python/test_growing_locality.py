@@ -58,10 +58,11 @@ def test_a_leak_goes_as_a_whole_and_the_far_side_stays(accepted, value):
 
 
 def test_a_thin_structure_is_added_to_its_end(accepted):
+    accepted[10:12, 17:19, 25:50] = 0
     grown = accepted.copy()
     grown[15, 20, 25:58] = 1  # one voxel wide
     painted = nothing_painted()
-    painted[15, 20, 40:43] = 1
+    painted[15, 20, 30:50] = 1
     assert np.array_equal(near_corrections(accepted, grown, painted), grown)
 
 
@@ -71,20 +72,57 @@ def test_borders_that_move_all_around_stay_but_near_the_stroke(accepted):
     painted = nothing_painted()
     painted[10, 9, 12] = 1
     result = near_corrections(accepted, grown, painted)
-    assert (result[8:12, 9, 10:15] == 1).all()
+    assert (result[9:12, 9, 11:14] == 1).all()
     assert np.array_equal(result[:, 20:, :], accepted[:, 20:, :])
     assert np.array_equal(result[:, :, 20:], accepted[:, :, 20:])
 
 
-def test_coarser_steps_call_more_of_a_moved_border_jitter(accepted):
-    grown = accepted.copy()
-    grown[5:18, 7:28, 7:28] = 1  # three voxels more
+@pytest.mark.parametrize("steps", [(1, 1, 1), (1, 3, 3)])
+def test_a_layer_goes_only_where_it_was_erased_and_coarser_steps_call_a_thicker_one_that(accepted, steps):
+    accepted[10:12, 17:19, 25:50] = 0
+    grown = np.where(accepted == 1, 0, accepted)
+    grown[5:18, 13:22, 13:22] = 1  # three voxels less
     painted = nothing_painted()
-    painted[10, 8, 12] = 1
-    fine = near_corrections(accepted, grown, painted)
-    coarse = near_corrections(accepted, grown, painted, steps=(1, 3, 3))
-    assert (fine[5:18, 26:28, 26:28] == 1).all()
-    assert not coarse[5:18, 26:28, 26:28].any()
+    painted[11, 11, 16] = barred_label(1)
+    spacing = (3.0, 1.0, 1.0) if steps[1] > 1 else (1.0, 1.0, 1.0)
+    result = near_corrections(accepted, grown, painted, steps=steps, spacing=spacing)
+    assert not result[11, 10:13, 16].any()
+    assert (result[5:18, 24, 24] == 0).all() == (steps == (1, 1, 1))  # more than a layer, where growing is exact
+    assert (result[5:18, 22:23, 16] == 1).all()
+
+
+@pytest.mark.parametrize("far", [2, 8])
+def test_a_class_gains_about_as_far_beyond_a_stroke_as_that_is_from_what_was_there(accepted, far):
+    grown = accepted.copy()
+    grown[5:18, 10:58, 10:25] = 1  # far too much
+    painted = nothing_painted()
+    painted[11, 24 + far, 12:23] = 1
+    result = near_corrections(accepted, grown, painted)
+    gained = np.flatnonzero((result[11, :, 17] == 1) & (accepted[11, :, 17] != 1))
+    assert 24 + 1.5 * far <= gained.max() <= 24 + 1.5 * far + 2
+    assert (result[11, 25 : 24 + far, 12:23] == 1).all()
+
+
+def test_a_class_that_was_only_painted_loses_nothing_and_one_that_was_only_erased_gains_nothing(accepted):
+    grown = accepted.copy()
+    grown[5:18, 10:25, 10:14] = 0
+    grown[9:14, 25:30, 10:25] = 1
+    painted = nothing_painted()
+    painted[11, 27, 12:20] = 1
+    result = near_corrections(accepted, grown, painted)
+    assert (result[accepted == 1] == 1).all() and (result == 1).sum() > (accepted == 1).sum()
+    painted = nothing_painted()
+    painted[11, 15:20, 11] = barred_label(1)
+    result = near_corrections(accepted, grown, painted)
+    assert not ((result == 1) & (accepted != 1)).any() and (result == 1).sum() < (accepted == 1).sum()
+
+
+def test_a_class_of_which_nothing_is_there_yet_comes_as_it_is(accepted):
+    grown = accepted.copy()
+    grown[5:15, 30:38, 30:50] = 4
+    painted = nothing_painted()
+    painted[10, 34, 40:45] = 4
+    assert np.array_equal(near_corrections(accepted, grown, painted), grown)
 
 
 def test_strokes_and_erased_voxels_are_honored_whatever_was_grown(accepted):
@@ -106,7 +144,8 @@ def test_what_was_painted_before_tells_confirmations_from_old_strokes(accepted):
     before[5, 12, 12] = painted[5, 12, 12] = 1
     painted[12, 24, 15] = 1  # agrees with what was accepted, at its border
     assert np.array_equal(near_corrections(accepted, grown, painted), accepted)
-    assert np.array_equal(near_corrections(accepted, grown, painted, before), grown)
+    changed = near_corrections(accepted, grown, painted, before) != accepted
+    assert changed.any() and (grown == 1)[changed].all()
 
 
 def test_the_steps_are_those_of_the_grid_that_growing_takes():

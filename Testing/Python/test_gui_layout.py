@@ -295,8 +295,45 @@ def test_the_second_half_of_a_double_click_cancels_nothing(app, widget):
     widget.ui.tuneButton.click()
     assert done == ["tune"]
     panel.actions._clicked -= 1.0  # a second later, it is another click
+    panel.session.cancel = lambda: done.append("cancel") or showing(widget, busy=False)
     widget.ui.tuneButton.click()
-    assert done == ["tune", "cancel"]
+    widget.ui.tuneButton.click()
+    assert done == ["tune", "cancel"]  # and that of Cancel begins nothing
+
+
+def test_ctrl_z_with_nothing_to_undo_is_quiet(app, widget, capfd):
+    """The editor's own key undoes without asking, which VTK warns of."""
+    keys = QtGui.QKeySequence(QtGui.QKeySequence.Undo).toString()
+    at_work = [each for each in app.window.findChildren(QtGui.QShortcut) if each.key.toString() == keys]
+    (undo,) = [each for each in at_work if each.enabled]
+    assert len(at_work) == 2
+    undo.activated.emit()
+    process()
+    assert not widget.panel.session.view().notice.text and widget.ui.statusLabel.text.startswith("Add a segment")
+    for each in ("liver", "spleen"):
+        name(widget, each)
+    undo.activated.emit()
+    process()
+    assert "spleen" not in segments_by_name(widget.panel.parameters.segmentation)
+    undo.activated.emit()
+    process()
+    undo.activated.emit()
+    process()
+    assert "failed" not in "".join(capfd.readouterr())
+    widget.panel.enter()  # the editor makes its own anew
+    found = [each for each in app.window.findChildren(QtGui.QShortcut) if each.key.toString() == keys]
+    assert len([each for each in found if each.enabled]) == 1
+
+
+def test_turning_to_other_volumes_learns_where_there_is_something_to_learn(app, widget):
+    add_volume(app.scene, "other")
+    process()
+    done: list[str] = []
+    widget.panel.session.other_volumes = lambda: done.append("asked")
+    widget.ui.volumesCollapsibleButton.collapsed = False
+    process()
+    assert done == ["asked"]
+    assert "make of CT" in widget.ui.segmentButton.toolTip or "Select prompts" in widget.ui.segmentButton.toolTip
 
 
 def test_opening_the_other_volumes_is_told(widget):

@@ -16,10 +16,11 @@ from harness.tiny_model import phantom  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.scene.looking import (  # noqa: E402
+    center_3d,
     hide_map,
     in_volume,
     in_world,
-    jump_to,
+    point_out,
     sequence_frame_name,
     show_map,
 )
@@ -28,18 +29,51 @@ from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa
 from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
 
 
-def test_views_jump_to_a_point():
+def holds(view, ras) -> bool:
+    """Whether the slice of a view goes through a point."""
+    return abs((np.linalg.inv(to_array(view.GetSliceToRAS())) @ [*ras, 1])[2]) < 1e-6
+
+
+def test_a_place_is_pointed_out_and_a_view_that_shows_it_is_not_panned():
     scene, *_ = setup_nodes()
     views = [view for view, _ in add_views(scene)]
-    jump_to(scene, (12.0, -7.0, 30.0))
-    for view in views:  # the slice holds the point, and has only moved along its normal
-        inside = np.linalg.inv(to_array(view.GetSliceToRAS())) @ [-12, 7, 30, 1]
-        assert inside[2] == pytest.approx(0, abs=1e-6) and abs(view.GetSliceOffset()) in (12, 7, 30)
-        assert sorted(np.abs(to_array(view.GetSliceToRAS())[:3, 3]))[:2] == [0, 0]
-    jump_to(scene, np.array([1.0, 2.0, 3.0]), centered=True)
     for view in views:
-        assert to_array(view.GetSliceToRAS())[:3, 3] == pytest.approx([-1, -2, 3])
-    jump_to(new_scene(), (0, 0, 0))
+        view.SetDimensions(200, 100, 1)
+        view.SetFieldOfView(200.0, 100.0, 1.0)
+        view.UpdateMatrices()
+    point_out(scene, (12.0, -7.0, 30.0))
+    for view in views:
+        assert holds(view, (-12, 7, 30))
+        assert sorted(np.abs(to_array(view.GetSliceToRAS())[:3, 3]))[:2] == [0, 0]  # moved along its normal only
+    crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    assert crosshair.GetCrosshairRAS() == (-12.0, 7.0, 30.0)
+    assert crosshair.GetCrosshairMode() == crosshair.ShowBasic
+
+    crosshair.SetCrosshairMode(crosshair.ShowIntersection)  # the user's choice
+    point_out(scene, (-97.0, 2.0, 48.0))  # beside what some of the views show
+    assert crosshair.GetCrosshairMode() == crosshair.ShowIntersection
+    axial = views[0]
+    assert holds(axial, (97, -2, 48)) and to_array(axial.GetSliceToRAS())[:3, 3] == pytest.approx([97, -2, 48])
+    assert all(holds(view, (97, -2, 48)) for view in views)
+    point_out(new_scene(), (0, 0, 0))  # no view
+
+
+def test_cameras_turn_to_what_is_shown_and_see_it_whole():
+    scene, volume, segmentation = setup_nodes()
+    camera = scene.AddNewNodeByClass("vtkMRMLCameraNode")
+    camera.SetFocalPoint(0, 0, 0)
+    camera.SetPosition(0, 300, 0)
+    center_3d(scene, None)
+    assert camera.GetFocalPoint() == (0, 0, 0)
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    center_3d(scene, segmentation, volume)  # the segmentation is empty
+    low, high = np.array(bounds[::2]), np.array(bounds[1::2])
+    middle = (low + high) / 2
+    assert camera.GetFocalPoint() == pytest.approx(middle)
+    away = np.array(camera.GetPosition()) - middle
+    assert away[1] > 0 and away[[0, 2]] == pytest.approx([0, 0])  # from where it looked before
+    assert away[1] * np.sin(np.radians(camera.GetViewAngle() / 2)) >= np.linalg.norm(high - low) / 2 - 1e-6
 
 
 def a_map(volume, dtype=np.float32):

@@ -239,6 +239,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self._current, self._effect = "", None
+        self._shortcuts: list[QtGui.QShortcut] = []
         above = QtWidgets.QHBoxLayout()
         for name in ("AddSegmentButton", "RemoveSegmentButton", "Show3DButton"):
             button = QtWidgets.QPushButton(name.removesuffix("Button"))
@@ -364,10 +365,20 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._redo.setEnabled(history is not None and bool(history.IsRestoreNextStateAvailable()))
 
     def installKeyboardShortcuts(self) -> None:
+        """As the editor's own: in the main window, and without asking whether there is anything to undo."""
+        self.uninstallKeyboardShortcuts()
         self.with_shortcuts = True
+        for keys, slot in ((QtGui.QKeySequence.Undo, self.undo), (QtGui.QKeySequence.Redo, self.redo)):
+            shortcut = QtGui.QShortcut(QtGui.QKeySequence(keys), slicer.util.mainWindow())
+            shortcut.activated.connect(slot)
+            self._shortcuts.append(shortcut)
 
     def uninstallKeyboardShortcuts(self) -> None:
         self.with_shortcuts = False
+        while self._shortcuts:
+            shortcut = self._shortcuts.pop()
+            shortcut.setParent(None)
+            shortcut.deleteLater()
 
     def setupViewObservations(self) -> None:
         self.entered = True
