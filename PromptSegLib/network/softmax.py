@@ -7,6 +7,7 @@ joined with those of the windows by the sums of both.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Optional, Sequence
 
 import torch
@@ -15,8 +16,6 @@ from torch.nn import functional as F
 
 from .methods.method import ExtraKeys
 
-_FORWARD: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_BACKWARD: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 _NEVER = -1e4  # instead of minus infinity, whose products with zero are no numbers
 
 
@@ -28,13 +27,29 @@ def attended(qkv: Tensor, bias: Tensor, mask: Optional[Tensor], extra: Sequence[
     :param mask: (windows, n, n), added to the logits; no gradient.
     :return: (B, windows, n, heads * head channels).
     """
-    if qkv.device.type != "cpu" or _FORWARD is None or _BACKWARD is None:
+    if qkv.device.type != "cpu" or kernels() is None:
         return plainly_attended(qkv, bias, mask, extra)
     keyed, sinks = [each for each in extra if each.keys is not None], [each for each in extra if each.keys is None]
     sink = _sink(sinks) if sinks else None
     keys, values = _joined(keyed, qkv.dtype) if keyed else (None, None)
     value: Tensor = _Joined.apply(qkv, bias, mask, keys, values, sink)
     return value
+
+
+@lru_cache(maxsize=1)
+def kernels() -> Optional[tuple[Any, Any]]:
+    """torch's kernel for a CPU's attention, there and back; None in a torch that has another one, or none."""
+    operators = torch.ops.aten
+    try:
+        forward = operators._scaled_dot_product_flash_attention_for_cpu
+        backward = operators._scaled_dot_product_flash_attention_for_cpu_backward
+        tiny = torch.ones(1, 1, 2, 8)
+        out, sums = forward(tiny, tiny, tiny, 0.0, False, scale=1.0)
+        found = backward(tiny, tiny, tiny, tiny, out, sums, 0.0, False, scale=1.0)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return None
+    usable = sums.shape == (1, 1, 2) and len(found) == 3 and torch.allclose(out, tiny)
+    return (forward, backward) if usable else None
 
 
 def plainly_attended(qkv: Tensor, bias: Tensor, mask: Optional[Tensor], extra: Sequence[ExtraKeys]) -> Tensor:
@@ -108,7 +123,8 @@ class _Joined(torch.autograd.Function):
             if keys is not None and values is not None:
                 asked = F.pad(q.flatten(2, 3), (0, 1), value=1.0)
                 keys, values = (each.expand(batch, -1, -1, -1) for each in (keys, values))
-                more, sums = _FORWARD(asked, keys, values, 0.0, False, attn_mask=None, scale=1.0)
+                forward, _ = kernels()  # type: ignore[misc]
+                more, sums = forward(asked, keys, values, 0.0, False, scale=1.0)
                 sums = sums.view_as(total)
                 total = torch.logaddexp(total, sums)
             if sink is not None:
@@ -137,7 +153,8 @@ class _Joined(torch.autograd.Function):
             asked = F.pad(q.flatten(2, 3), (0, 1), value=1.0)
             padded = [F.pad(each.flatten(2, 3), (0, 1)) for each in (slope, out)]
             sums = total.flatten(2)
-            found = _BACKWARD(padded[0], asked, keys, values, padded[1], sums, 0.0, False, attn_mask=None, scale=1.0)
+            _, back = kernels()  # type: ignore[misc]
+            found = back(padded[0], asked, keys, values, padded[1], sums, 0.0, False, scale=1.0)
             to_q += found[0].view(*q.shape[:-1], -1)[..., :width]
             to_keys, to_values = (each.sum_to_size(ctx.extra) for each in found[1:])
         if sink is not None:

@@ -10,6 +10,7 @@ from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from PromptSegLib.network import softmax
 from PromptSegLib.network.methods.method import ExtraKeys
 from PromptSegLib.network.norm import GroupNorm
 from PromptSegLib.network.punet import PUNet
@@ -55,6 +56,17 @@ def test_attention_by_parts_of_a_sum_is_one_softmax(own_keys, keyed, sinks, mask
     case = (own_keys, keyed, sinks, masked)
     _alike(_attention(attended, torch.float32, *case), _attention(plainly_attended, torch.float32, *case), 1e-5)
     _alike(_attention(attended, torch.bfloat16, *case), _attention(attended, torch.float32, *case), 0.03)
+
+
+def test_a_torch_without_the_kernel_attends_as_it_is_written(monkeypatch):
+    monkeypatch.setattr(softmax, "kernels", lambda: None)
+    draw = torch.Generator().manual_seed(1)
+    qkv, bias = torch.randn(1, 2, 8, 3, 2, 32, generator=draw), torch.randn(2, 8, 8, generator=draw)
+    assert torch.equal(attended(qkv, bias, None, []), plainly_attended(qkv, bias, None, []))
+
+
+def test_this_torch_has_the_kernel():
+    assert softmax.kernels() is not None
 
 
 def test_extra_keys_that_are_switched_off_have_no_say():
