@@ -23,6 +23,7 @@ def pretrain(options: argparse.Namespace) -> None:
     import torch
 
     from ..models.backbone import choose_device
+    from ..pretraining.process import keep_memory
     from ..pretraining.publish import publish, register
     from ..pretraining.run import Pretraining
 
@@ -41,6 +42,8 @@ def pretrain(options: argparse.Namespace) -> None:
                 ranks=ranks,
                 error=str(error).splitlines()[0][:100],
             ) from error
+    if device == "cpu":
+        keep_memory()
     output = Path(options.output or recipe.name)
 
     def log(line: str) -> None:
