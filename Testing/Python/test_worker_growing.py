@@ -45,7 +45,8 @@ def test_what_is_painted_is_grown_quickly_and_then_well_without_any_model(worker
     job = grow(worker, case, appearance=[{"name": "rod", "value": 1, "color": [0.25, 0.5, 0.75]}])
     events = worker.until("done", job)
     answers = [event for event in events if event.kind in ("preview", "done")]
-    assert [event.kind for event in answers] == ["preview", "done"]
+    # Quickly, then well; and before slices are held back for what is said of it, the result is shown already.
+    assert [event.kind for event in answers] in (["preview", "done"], ["preview", "preview", "done"])
     strokes = sitk.GetArrayFromImage(case.annotation)
     for event in answers:
         labels = labels_of(event, case.image)
@@ -57,6 +58,8 @@ def test_what_is_painted_is_grown_quickly_and_then_well_without_any_model(worker
         infos = {info.name: info for info in infos_of(event.values["classes"])}
         assert {name: info.value for name, info in infos.items()} == CLASSES
         assert infos["rod"].color == (0.25, 0.5, 0.75)
+    if len(answers) == 3:
+        assert np.array_equal(labels_of(answers[1], case.image), labels_of(answers[2], case.image))
     assert answers[-1].values["device"].startswith("CPU, 1 thread")
 
 
