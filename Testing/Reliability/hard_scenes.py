@@ -107,7 +107,7 @@ def judged(case: Case, files: Files, session: Session, folder: Path) -> Outcome:
     tuned = measured(segmentation, files)
     save_scene(session.scene, folder / "saved.mrb")
     opened = load_scene(folder / "saved.mrb")
-    same = np.allclose(measured(opened.GetNodeByID(segmentation.GetID()), files), tuned, atol=1e-3)
+    same = np.allclose(measured(opened.GetNodeByID(segmentation.GetID()), files), tuned, atol=1e-2)
     strokes = min(strokes, tuned[1])
     good = not case.refusal and middles < HALF and strokes == 1 and same
     told = f"; told: {notice.text}" if notice.level == "warning" else ""
