@@ -12,7 +12,7 @@ from .side import ThinNetwork
 
 class Combined(Combination):
     name = "combined"
-    title = "Combined: for structures that are new to the network"
+    title = "Combined: head, thin network, scales and deltas"
     tip = "A linear head, a thin network beside the frozen one, and small changes of its weights."
     order = 70
     stored = (2, "combined network")
