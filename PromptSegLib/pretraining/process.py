@@ -43,8 +43,10 @@ def keep_memory() -> bool:
         ask = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library
         return False
-    wanted = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26))
-    return all([bool(ask(name, value)) for name, value in wanted])
+    kept = True
+    for name, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
+        kept = bool(ask(name, value)) and kept
+    return kept
 
 
 @contextmanager

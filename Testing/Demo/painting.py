@@ -31,7 +31,7 @@ def paint(
 
     :param segment_ids: segments painted before, which get these scribbles instead.
     """
-    ids = apply_result(segmentation_node, volume_node, Segmentation(scribbles, tuple(segments)), True, segment_ids)
+    ids = apply_result(segmentation_node, volume_node, Segmentation(scribbles, tuple(segments)), segment_ids)
     for segment_id in ids.values():
         # Segments with this tag may be overwritten by the next result; what a user painted may not.
         segmentation_node.GetSegmentation().GetSegment(segment_id).RemoveTag(RESULT_TAG)
