@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,3 +215,15 @@ def test_cropped_images_stay_in_place():
     back = sitk.Resample(part, labels, sitk.Transform(), sitk.sitkNearestNeighbor)
     assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(labels))
     assert cropped(labels * 0).GetSize() == (1, 1, 1)
+
+
+def test_the_demo_paints_as_a_user_does(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "Demo")
+    painting = importlib.import_module("painting")
+    _, volume, node = setup_nodes()
+    labels = labels_like(image_from_volume(volume))
+    ids = painting.paint(node, volume, labels, CLASSES)
+    assert sorted(ids) == sorted(info.name for info in CLASSES)
+    assert painting.paint(node, volume, labels, CLASSES, ids) == ids
+    back = painting.labels_in(node, volume, {ids[info.name]: info.value for info in CLASSES}, labels)
+    assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(labels))
