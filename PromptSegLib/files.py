@@ -66,6 +66,20 @@ def check_name(path: Path) -> None:
         ) from error
 
 
+def delete_file(path: Path) -> None:
+    """Delete a file, if it is there; raises :class:`PromptSegError` where it cannot be."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise PromptSegError(
+            "Cannot delete {path}: {strerror}; close what uses it and try again.",
+            path=path,
+            strerror=error.strerror or error,
+        ) from error
+
+
 @contextmanager
 def making(folder: Path) -> Iterator[None]:
     """Make a folder, and those above it; when the block ends, those of them in which nothing is are gone again.

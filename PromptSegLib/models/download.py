@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
 from ..errors import PromptSegError
+from ..files import delete_file
 from ..progress import Job
 from .catalogue import PARTIAL_SUFFIX, Download, Entry, download_paths, find_name, is_file_with
 
@@ -83,16 +84,7 @@ def delete(entry: Entry) -> None:
             )
     with _alone(entry.name):
         for path in (*paths, *map(_partial, paths)):
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise PromptSegError(
-                    "Cannot delete {path}: {strerror}; close what uses it and try again.",
-                    path=path,
-                    strerror=error.strerror or error,
-                ) from error
+            delete_file(path)
 
 
 @contextmanager

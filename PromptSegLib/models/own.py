@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Optional
 
 from ..annotation.classes import is_name
 from ..errors import PromptSegError
-from ..files import check_writable, replacing
+from ..files import check_writable, delete_file, replacing
 from . import catalogue
 from .catalogue import PARTIAL_SUFFIX, Entry
 from .folders import model_folders
@@ -102,14 +102,7 @@ def delete(name: str) -> None:
     if not there:
         raise PromptSegError("There is no model {name} that was made here.", name=repr(name))
     for path in there:
-        try:
-            path.unlink()
-        except OSError as error:
-            raise PromptSegError(
-                "Cannot delete {path}: {strerror}; close what uses it and try again.",
-                path=path,
-                strerror=error.strerror or error,
-            ) from error
+        delete_file(path)
 
 
 def share(entry: Entry, target: Path) -> Path:
