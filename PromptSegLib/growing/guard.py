@@ -30,18 +30,6 @@ class Verdict(Enum):
     PLAIN = "plain growing"
 
 
-def judge(
-    net: GrowingNet,
-    ground: Ground,
-    evidence: dict[int, np.ndarray],
-    asked: Collection[int],
-    job: Optional[Job] = None,
-) -> dict[int, Verdict]:
-    """The way for every class that is asked for; learned growing where nothing speaks against it. See
-    :func:`predictions`."""
-    return verdicts_of(predictions(net, ground, evidence, dict.fromkeys(asked, tuple(Verdict)), job), evidence)
-
-
 def predictions(
     net: GrowingNet,
     ground: Ground,

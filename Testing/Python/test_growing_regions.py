@@ -11,7 +11,7 @@ from PromptSegLib.annotation.classes import describe
 from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.growing.grids import domain, working_grid
-from PromptSegLib.growing.guard import Verdict, judge
+from PromptSegLib.growing.guard import Verdict, predictions, verdicts_of
 from PromptSegLib.growing.inputs import Ground
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.stroke_regions import segment_strokes
@@ -107,6 +107,11 @@ def ground():
     painted = sitk.GetArrayFromImage(strokes).astype(np.int16)
     painted = np.where(painted == BACKGROUND, 0, np.where(painted > 0, painted, -1)).astype(np.int16)
     return Ground.of(sitk.GetArrayFromImage(image), painted, (2.0, 1.0, 1.0))
+
+
+def judge(net, ground, evidence, asked):
+    """The way for every class that is asked for, as ``grow_regions`` finds it where borders do not decide."""
+    return verdicts_of(predictions(net, ground, evidence, dict.fromkeys(asked, tuple(Verdict))), evidence)
 
 
 def test_what_cannot_predict_a_painted_slice_is_not_trusted():
