@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .annotation.example import Example
     from .errors import PromptSegError
+    from .inference.options import SegmentationOptions
     from .inference.result import Segmentation
     from .inference.segmenting import segment
     from .models.backbone import Backbone, load_model
     from .progress import Cancelled, Job, Report
     from .prompts.store import Prompts
     from .specializing.specialize import Effort, specialize
+    from .tuning.options import TuningOptions
     from .tuning.settings import Settings
     from .tuning.tuning import tune
 
@@ -43,7 +45,9 @@ _PLACES = {
     "Prompts": "prompts.store",
     "Report": "progress",
     "Segmentation": "inference.result",
+    "SegmentationOptions": "inference.options",
     "Settings": "tuning.settings",
+    "TuningOptions": "tuning.options",
     "load_model": "models.backbone",
     "segment": "inference.segmenting",
     "specialize": "specializing.specialize",
@@ -60,7 +64,9 @@ __all__ = [
     "Prompts",
     "Report",
     "Segmentation",
+    "SegmentationOptions",
     "Settings",
+    "TuningOptions",
     "load_model",
     "segment",
     "specialize",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import asdict, dataclass
-from typing import Iterable, Optional, Sequence, cast
+from dataclasses import asdict, dataclass, replace
+from typing import Collection, Iterable, Mapping, Optional, Sequence, cast
+
+import numpy as np
 
 from ..errors import PromptSegError
 
@@ -40,6 +42,13 @@ class ClassInfo:
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+
+def label_values(infos: Sequence[ClassInfo], chosen: Optional[Collection[str]] = None) -> np.ndarray:
+    """Number of a class, from 1 -> its label value, in the smallest type that holds them; 0 for background, and for
+    classes that are not among the names ``chosen``."""
+    kind = np.uint8 if max(info.value for info in infos) < 256 else np.uint16
+    return np.array([0, *(info.value if chosen is None or info.name in chosen else 0 for info in infos)], kind)
 
 
 def is_name(name: object) -> bool:
@@ -168,3 +177,17 @@ def describe(name: str, value: int, taken: Sequence[ClassInfo] = (), color: Opti
         rgb, terminology = (free or list(_PALETTE))[0], ""
     chosen = tuple(color) if color is not None else tuple(part / 255 for part in rgb)
     return ClassInfo(name, value, cast(tuple[float, float, float], chosen), terminology)
+
+
+def class_infos(
+    classes: Mapping[str, int], chosen: Mapping[str, ClassInfo], before: Sequence[ClassInfo] = ()
+) -> list[ClassInfo]:
+    """How each class (name -> value) is shown: as the user has ``chosen``, as it was ``before``, or as its name
+    suggests."""
+    known = {info.name: info for info in before}
+    others = [info for info in before if info.name not in classes]
+    infos: list[ClassInfo] = []
+    for name, value in classes.items():
+        info = chosen.get(name) or known.get(name) or describe(name, value, [*others, *infos])
+        infos.append(replace(info, name=name, value=value))
+    return infos

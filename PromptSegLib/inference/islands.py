@@ -18,7 +18,7 @@ SHARE = 0.2
 
 
 @contextmanager
-def islands_hidden(scores: np.ndarray, rows: Sequence[int], share: float = SHARE) -> Iterator[None]:
+def small_components_suppressed(scores: np.ndarray, rows: Sequence[int], share: float = SHARE) -> Iterator[None]:
     """Inside the block, ``rows`` of the evidence (classes, z, y, x) lack their small parts; then they are as before.
 
     A part (26-connected, of the voxels that the class wins) is small below ``share`` of the class's largest. The

@@ -6,7 +6,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from ..annotation.classes import ClassInfo
+from ..annotation.classes import ClassInfo, label_values
 from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
 from ..imaging.geometry import Grid
@@ -14,20 +14,19 @@ from ..models.backbone import Backbone
 from ..models.matching import matched
 from ..models.workspace import Workspace
 from ..progress import Job
-from .evidence import Probabilities, evidence
-from .native import labels_on_native, winner
+from .evidence import Probabilities
+from .field_of_view import FieldOfView
+from .native import winner
+from .options import SegmentationOptions
 from .regions import SharedEvidence, grown_regions
 from .result import Segmentation
-from .segmenting import box_around, honour, on_model_grid
-from .tiling import steps
 
 
 def first_look(
     backbone: Backbone,
     example: Example,
     infos: Sequence[ClassInfo],
-    workspace: Optional[Workspace] = None,
-    around: Optional[float] = None,
+    options: Optional[SegmentationOptions] = None,
     job: Optional[Job] = None,
 ) -> Optional[Segmentation]:
     """Labels of an example's classes from one sweep with the shipped prompts: seconds, and no gradient.
@@ -36,37 +35,27 @@ def first_look(
     without evidence. None where the backbone ships nothing or nothing is painted.
 
     :param infos: the classes, with their values in the annotation.
-    :param around: as for :func:`~.segmenting.segment`.
+    :param options: ``around`` and ``workspace``, as for :func:`~.segmenting.segment`; nothing else counts.
     """
     if backbone.shipped is None:
         return None
-    job, workspace, shipped = job or Job(), workspace or Workspace(0), backbone.shipped.decoder_only()
-    native = Grid.of(example.image)
-    whole = volume = workspace.volume(example.image, backbone.preprocessing)
-    painted = everything = labels_on_grid(example, {info.name: info.value for info in infos}, native)
-    coarse = on_model_grid(painted, example.image, native, whole.grid, len(infos))
-    if not (coarse > 0).any():
+    job, options, shipped = job or Job(), options or SegmentationOptions(), backbone.shipped.decoder_only()
+    workspace = options.workspace or Workspace(0)
+    whole = workspace.volume(example.image, backbone.preprocessing)
+    painted = labels_on_grid(example, {info.name: info.value for info in infos}, Grid.of(example.image))
+    view = FieldOfView.of(example.image, whole, painted, len(infos), backbone.tile, options.around)
+    if view.coarse is None or not (view.coarse > 0).any():
         return None
-    offset = (0, 0, 0)
-    if around is not None:
-        box = box_around(coarse > 0, around, whole, backbone.tile)
-        volume, part = whole.part(box)
-        coarse, offset = coarse[box], (box[0].start, box[1].start, box[2].start)
-        painted, native = painted[part], volume.native
-    maps, step = workspace.maps(example.image, backbone), steps(whole.array.shape, backbone.tile)
-    scores = evidence(backbone, shipped, volume.array, job.part(0.0, 0.8), maps=maps, offset=offset, step=step)
-    rows = _known(scores, coarse, len(infos))
-    known = SharedEvidence(Probabilities(scores), volume.grid, rows, set(rows))
-    grown = grown_regions(example.image, everything, len(infos), known, quick=True, job=job.part(0.8, 1.0))
+    scores = view.evidence(backbone, shipped, workspace, job.part(0.0, 0.8))
+    rows = _known(scores, view.coarse, len(infos))
+    known = SharedEvidence(Probabilities(scores), view.volume.grid, rows, set(rows))
+    grown = grown_regions(example.image, painted, len(infos), known, quick=True, job=job.part(0.8, 1.0))
     if grown is None:
         return None
-    lookup = np.zeros(len(infos) + 1, np.uint8 if max(info.value for info in infos) < 256 else np.uint16)
-    lookup[1:] = [info.value for info in infos]
     fields = [(region.logits, region.place.grid) for region in grown.regions]
-    labels = labels_on_native(fields, native, lookup, lambda _: job.check())
-    honour(labels, painted, lookup)
+    labels = view.labels(fields, label_values(infos), job)
     sentence = whole.rule.sentence
-    return Segmentation(native.image(labels), tuple(infos), notes=(sentence,) if sentence else ())
+    return Segmentation(view.native.image(labels), tuple(infos), notes=(sentence,) if sentence else ())
 
 
 def _known(scores: np.ndarray, strokes: np.ndarray, count: int) -> dict[int, int]:

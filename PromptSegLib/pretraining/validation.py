@@ -14,6 +14,7 @@ from ..annotation.classes import ClassInfo, describe
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid, resample
 from ..imaging.reading import read_annotation, read_image
+from ..inference.options import SegmentationOptions
 from ..inference.segmenting import segment
 from ..models.backbone import Backbone
 from ..network.tokens import unstack
@@ -74,7 +75,9 @@ def validate(
             continue
         try:
             image, reference = read_image(file.image), read_annotation(file.label)
-            labels = sitk.GetArrayFromImage(segment(prompts, image, backbone, name=file.image.name).labels)
+            labels = sitk.GetArrayFromImage(
+                segment(prompts, image, backbone, options=SegmentationOptions(name=file.image.name)).labels
+            )
         except (PromptSegError, OSError) as error:
             if skipped is None:
                 raise

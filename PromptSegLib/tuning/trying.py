@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ..models.workspace import Workspace
 from ..progress import Job
 from ..prompts.store import Prompts
 from .objective import agreement, mean
+from .options import TuningOptions
 from .settings import Settings
 
 CANDIDATES = ("side", "punet")  # where they agree alike, the first
@@ -78,8 +79,8 @@ def best_of(
     made: dict[str, Prompts] = {}
     for index, name in enumerate(CANDIDATES):
         share = job.part(index / len(CANDIDATES), (index + 1) / len(CANDIDATES))
-        options: dict[str, Any] = {"keep_strokes": False, "workspace": workspace, "job": share}
-        made[name] = tune(taught, classes, backbone, settings=replace(part, method=name), **options)
+        options = TuningOptions(keep_strokes=False, workspace=workspace)
+        made[name] = tune(taught, classes, backbone, settings=replace(part, method=name), options=options, job=share)
         found[name] = round(agreement_on(made[name], left_out, classes, backbone, workspace), 4)
     best = max(CANDIDATES, key=lambda name: found[name])
     if settings.steps is not None and part.steps is not None:

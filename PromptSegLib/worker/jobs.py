@@ -18,6 +18,7 @@ from ..annotation.classes import ClassInfo, describe
 from ..annotation.example import Example
 from ..errors import PromptSegError
 from ..imaging.intensity import MODALITY
+from ..inference.options import SegmentationOptions
 from ..inference.result import Segmentation
 from ..progress import Job
 from ..prompts.store import Prompts
@@ -165,7 +166,8 @@ class Jobs:
             spent, part = time.monotonic() - self._began, remaining.told(job.part(0.02, 0.85))
             tuned = _in_time(self._settings(request), spent, looked).seconds
             remaining.expect(None if tuned is None or looked is None else tuned + _AGAIN * looked)
-            self._tuned = self._tuned_by(request, backbone, examples, part, on_preview, looked)
+            options = self._options(request, others=request.others, on_preview=on_preview, looked=looked)
+            self._tuned = self._tuned_by(request, backbone, examples, request.start, options, part)
         prompts, part = self._tuned, remaining.at_last(job.part(0.85, 1.0))
         result = self._segmented(backbone, prompts, examples[0], None, part, around=False)
         result = replace(result, notes=tuple(dict.fromkeys([*prompts.notes, *result.notes])))
@@ -180,7 +182,8 @@ class Jobs:
         check_examples(examples, request.classes)
         remaining = Remaining()
         remaining.expect(self._settings(request).seconds)
-        return Taught(self._tuned_by(request, backbone, examples, remaining.told(job.part(0.02, 1.0)), None, None))
+        part = remaining.told(job.part(0.02, 1.0))
+        return Taught(self._tuned_by(request, backbone, examples, None, self._options(request), part))
 
     def _specialize(self, request: Specialize, job: Job) -> Specialized:
         from ..models import own
@@ -201,36 +204,36 @@ class Jobs:
         notes = tuple(Prompts.load(entry.prompts).notes)
         return Specialized(entry.name, entry.sha256, own.files_of(entry), notes)
 
-    def _tuned_by(self, request: Union[Tune, Learn], backbone, examples, job, on_preview, looked) -> Any:
-        """Prompts tuned with as many classes at once as memory is thought to hold."""
-        from ..tuning.parts import tune_in_parts
-        from ..tuning.tuning import tune
+    def _options(self, request: Union[Tune, Learn], **further: Any) -> Any:
+        from ..tuning.options import TuningOptions
 
-        classes, appearance = request.classes, {info.name: info for info in request.appearance}
-        given: dict[str, Any] = {"appearance": appearance, "job": job, "workspace": self._workspace}
-        if isinstance(request, Tune):
-            given.update(start=request.start, others=request.others)
-        parts = [{name: classes[name] for name in part} for part in self._thrift.parts_of(list(classes))]
-        settings = _in_time(self._settings(request), time.monotonic() - self._began, looked)
-        if len(parts) > 1:
-            return tune_in_parts(examples, parts, backbone, settings=settings, **given)
-        return tune(examples, classes, backbone, settings=settings, on_preview=on_preview, looked=looked, **given)
+        appearance = {info.name: info for info in request.appearance}
+        return TuningOptions(appearance=appearance, workspace=self._workspace, **further)
+
+    def _tuned_by(self, request: Union[Tune, Learn], backbone, examples, start, options, job: Job) -> Prompts:
+        """Prompts tuned so that the result is there in time."""
+        spent = time.monotonic() - self._began
+        settings = _in_time(self._settings(request), spent, options.looked)
+        return self._thrift.tune(
+            examples, request.classes, backbone, start=start, settings=settings, options=options, job=job
+        )
 
     def _settings(self, request: Union[Tune, Learn]) -> Any:
         """How to tune; another attempt has what is left of the time, or at least half of it."""
         from ..tuning.settings import Settings
 
-        settings, thrift = Settings(**request.settings), self._thrift
-        if thrift.words and settings.seconds is not None:
+        settings = Settings(**request.settings)
+        if self._thrift.words and settings.seconds is not None:
             left = settings.seconds - (time.monotonic() - self._began)
             settings = replace(settings, seconds=max(left, settings.seconds / 2))
-        return settings if thrift.crops is None else replace(settings, crops=min(settings.crops, thrift.crops))
+        return settings
 
     def _look(self, backbone, example: Example, infos: list[ClassInfo], job: Job, emit: Emit) -> None:
         """Send the first look, if the model ships something to look with."""
         from ..inference.quick import first_look
 
-        result = first_look(backbone, example, infos, self._workspace, self._around(backbone, example.image), job)
+        options = SegmentationOptions(around=self._around(backbone, example.image), workspace=self._workspace)
+        result = first_look(backbone, example, infos, options, job)
         if result is not None:
             emit(*Reply(result).pack())
 
@@ -277,20 +280,15 @@ class Jobs:
 
         image = example.image if image is None and example else image
         assert image is not None
-        return segment(
-            prompts,
-            image,
-            backbone,
-            classes=classes,
-            strokes=example,
+        options = SegmentationOptions(
             around=self._around(backbone, image) if around else None,
-            uncertainty_wanted=not around,
+            uncertainty=not around,
             coarse_maps=True,
             quick=around or self._thrift.coarse,
-            job=job,
             name=example.name if example else "The volume",
             workspace=self._workspace,
         )
+        return segment(prompts, image, backbone, classes=classes, strokes=example, options=options, job=job)
 
     def _backbone(self, request: Union[Prepare, Tune, Learn, Segment], job: Job):
         """The backbone of that name on that device, loaded once; of all others, nothing is kept."""

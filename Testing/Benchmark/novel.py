@@ -149,7 +149,9 @@ def _network(task: Task, options: Options) -> sitk.Image:
     import PromptSegLib as ps
 
     backbone = options.backbone_for(task)
-    return ps.segment(_tuned(task, options), task.image, backbone, grow_strokes=False).labels
+    return ps.segment(
+        _tuned(task, options), task.image, backbone, options=ps.SegmentationOptions(grow_strokes=False)
+    ).labels
 
 
 @method("PromptSeg", tunes=True)

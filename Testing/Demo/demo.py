@@ -114,7 +114,14 @@ def run(budget: ps.Settings, second_budget: ps.Settings) -> None:
                 ids = paint(strokes, volume, drawn, segments, ids)
         example = example_from_nodes(volume, strokes, roles, BACKGROUND)
         with clock.stage(f"Tuning{part}"):
-            prompts = ps.tune([example], CLASSES, backbone, start=prompts, settings=settings, appearance=looks)
+            prompts = ps.tune(
+                [example],
+                CLASSES,
+                backbone,
+                start=prompts,
+                settings=settings,
+                options=ps.TuningOptions(appearance=looks),
+            )
         with clock.stage(f"Segmenting{' again' if part else ''}"):
             answer = ps.segment(prompts, example.image, backbone, strokes=example)
             result_ids = apply_result(result, volume, answer, segment_ids=result_ids)

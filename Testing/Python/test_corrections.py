@@ -117,7 +117,9 @@ def test_tuning_and_segmenting_honour_what_was_erased(backbone, mode):
     prompts = ps.tune([case], CLASSES, backbone, settings=settings)
     for grown in (True, False):
         labels = sitk.GetArrayFromImage(
-            ps.segment(prompts, case.image, backbone, strokes=case, grow_strokes=grown).labels
+            ps.segment(
+                prompts, case.image, backbone, strokes=case, options=ps.SegmentationOptions(grow_strokes=grown)
+            ).labels
         )
         assert not (labels[BOX] == CLASSES["ball"]).any()
         painted = sitk.GetArrayFromImage(case.annotation)

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from harness.tiny_model import BACKGROUND, CLASSES, example, tiny_backbone
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.imaging.geometry import Grid
+from PromptSegLib.inference.options import SegmentationOptions
 from PromptSegLib.inference.quick import _known, first_look
 from PromptSegLib.models.matching import matched
 
@@ -53,7 +54,7 @@ def test_strokes_are_honoured_and_the_rest_lies_on_the_images_grid(backbone):
 
 def test_a_look_around_the_strokes_covers_a_part(backbone):
     case = example(shape=(20, 40, 150))
-    result = first_look(backbone, case, INFOS, around=10.0)
+    result = first_look(backbone, case, INFOS, options=SegmentationOptions(around=10.0))
     assert result.labels.GetSize()[0] < 150
 
 

@@ -45,7 +45,9 @@ def test_labels_come_on_the_images_own_grid(backbone, prompts, direction):
 def test_strokes_are_honoured_voxel_by_voxel(backbone, prompts, direction):
     shown = example(direction=direction)
     for growing in (None, False):
-        result = ps.segment(prompts, shown.image, backbone, strokes=shown, grow_strokes=growing)
+        result = ps.segment(
+            prompts, shown.image, backbone, strokes=shown, options=ps.SegmentationOptions(grow_strokes=growing)
+        )
         labels = sitk.GetArrayFromImage(result.labels)
         strokes = sitk.GetArrayFromImage(shown.annotation)
         for value in CLASSES.values():
@@ -87,7 +89,10 @@ def test_a_class_never_depends_on_what_else_is_asked_for(backbone, prompts):
 def test_probabilities_and_uncertainty_on_request(backbone, prompts):
     image, _ = phantom(direction=TILTED)
     result = ps.segment(
-        prompts, image, backbone, probabilities_wanted=True, uncertainty_wanted=True, grow_strokes=False
+        prompts,
+        image,
+        backbone,
+        options=ps.SegmentationOptions(probabilities=True, uncertainty=True, grow_strokes=False),
     )
     total = sum(sitk.GetArrayFromImage(each) for each in result.probabilities.values())
     assert set(result.probabilities) == set(CLASSES)
@@ -105,12 +110,14 @@ def test_probabilities_and_uncertainty_on_request(backbone, prompts):
 def test_a_region_limits_what_is_labelled(backbone, prompts):
     image, _ = phantom()
     whole = sitk.GetArrayFromImage(ps.segment(prompts, image, backbone).labels)
-    part = sitk.GetArrayFromImage(ps.segment(prompts, image, backbone, region=((5, 8, 2), (30, 30, 12))).labels)
+    part = sitk.GetArrayFromImage(
+        ps.segment(prompts, image, backbone, options=ps.SegmentationOptions(region=((5, 8, 2), (30, 30, 12)))).labels
+    )
     assert np.array_equal(part[2:12, 8:30, 5:30], whole[2:12, 8:30, 5:30])
     part[2:12, 8:30, 5:30] = 0
     assert not part.any()
     with pytest.raises(ps.PromptSegError, match="does not lie inside"):
-        ps.segment(prompts, image, backbone, region=((0, 0, 0), (999, 3, 3)))
+        ps.segment(prompts, image, backbone, options=ps.SegmentationOptions(region=((0, 0, 0), (999, 3, 3))))
 
 
 def test_values_above_255_widen_the_labels(backbone):
@@ -174,7 +181,7 @@ def test_background_alone_is_honoured_and_changes_nothing_else(backbone, prompts
 def test_an_image_that_is_a_single_voxel_to_the_model_is_refused(backbone, prompts, spacing):
     shown = example(spacing=spacing)
     for work in (
-        lambda: ps.segment(prompts, shown.image, backbone, name="ct.nrrd"),
+        lambda: ps.segment(prompts, shown.image, backbone, options=ps.SegmentationOptions(name="ct.nrrd")),
         lambda: ps.tune([replace(shown, name="ct.nrrd")], CLASSES, backbone),
     ):
         with pytest.raises(ps.PromptSegError, match="ct.nrrd measures only .* check the voxel spacing"):

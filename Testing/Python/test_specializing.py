@@ -71,7 +71,7 @@ def test_a_model_of_its_own_is_in_the_catalogue_and_segments(parent, examples, f
     # Its prompts are its own, on the grid that the examples chose.
     image, reference = phantom(seed=5)
     shipped = ps.Prompts.load(entry.prompts)
-    result = ps.segment(shipped, image, device="cpu")
+    result = ps.segment(shipped, image, options=ps.SegmentationOptions(device="cpu"))
     assert result.labels.GetSize() == image.GetSize() and set(shipped.values) == set(CLASSES)
     with pytest.raises(PromptSegError, match="backbone 'mine'"):
         ps.segment(shipped, image, parent)
@@ -207,5 +207,7 @@ def test_no_pickle_in_what_is_written(parent, examples, folder):
         content = path.read_bytes()
         length = int.from_bytes(content[:8], "little")
         assert isinstance(json.loads(content[8 : 8 + length]), dict)
-    labels = ps.segment(ps.Prompts.load(entry.prompts), examples[0].image, device="cpu").labels
+    labels = ps.segment(
+        ps.Prompts.load(entry.prompts), examples[0].image, options=ps.SegmentationOptions(device="cpu")
+    ).labels
     assert np.isfinite(sitk.GetArrayFromImage(labels)).all()

@@ -119,7 +119,7 @@ def test_training_is_reproducible(backbone):
 
 
 def test_strokes_are_not_trained_on_and_complete_annotations_need_not_be(backbone, monkeypatch):
-    from PromptSegLib.tuning import tuning as module
+    from PromptSegLib.tuning import group as module
 
     monkeypatch.setattr(module, "RandomCrops", None)  # called, it would fail
     ps.tune([stroked()], CLASSES, backbone, settings=BRIEF)
@@ -166,11 +166,29 @@ def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
 
     workspace, shown = Workspace(), complete()
     strokes = Example(shown.image, shown.annotation)
-    coarse = ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method="punet"), workspace=workspace)
-    fine = ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method="side"), workspace=workspace)
+    coarse = ps.tune(
+        [shown],
+        CLASSES,
+        backbone,
+        settings=replace(BRIEF, method="punet"),
+        options=ps.TuningOptions(workspace=workspace),
+    )
+    fine = ps.tune(
+        [shown],
+        CLASSES,
+        backbone,
+        settings=replace(BRIEF, method="side"),
+        options=ps.TuningOptions(workspace=workspace),
+    )
     for prompts in (coarse, fine, coarse):
         kept, alone = (
-            ps.segment(prompts, shown.image, backbone, strokes=strokes, workspace=each, grow_strokes=False)
+            ps.segment(
+                prompts,
+                shown.image,
+                backbone,
+                strokes=strokes,
+                options=ps.SegmentationOptions(workspace=each, grow_strokes=False),
+            )
             for each in (workspace, Workspace(0))
         )
         assert np.array_equal(sitk.GetArrayFromImage(kept.labels), sitk.GetArrayFromImage(alone.labels))
@@ -314,7 +332,9 @@ def test_what_an_example_left_out_says(backbone):
     example = complete()
     prompts = ps.tune([example], CLASSES, backbone, settings=replace(BRIEF, method="linear", steps=0))
     found = agreement_on(prompts, example, CLASSES, backbone, Workspace(0))
-    labels = sitk.GetArrayFromImage(ps.segment(prompts, example.image, backbone, keep_islands=True).labels)
+    labels = sitk.GetArrayFromImage(
+        ps.segment(prompts, example.image, backbone, options=ps.SegmentationOptions(keep_islands=True)).labels
+    )
     truth = sitk.GetArrayFromImage(example.annotation)
     dice = [2 * ((labels == v) & (truth == v)).sum() / ((labels == v).sum() + (truth == v).sum()) for v in (5, 9)]
     assert found == pytest.approx(np.mean(dice), abs=0.05)  # its own grid here, the task's there

@@ -129,7 +129,7 @@ def test_colours_are_the_callers_then_the_starts_then_the_names(backbone):
     from PromptSegLib.annotation.classes import describe
 
     red = describe("ball", 5, color=(1.0, 0.0, 0.0))
-    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF, appearance={"ball": red})
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(appearance={"ball": red}))
     again = ps.tune([example()], CLASSES, backbone, start=first, settings=BRIEF)
     assert first.find("ball").info.color == again.find("ball").info.color == (1.0, 0.0, 0.0)
     assert first.find("rod").info == again.find("rod").info
@@ -153,7 +153,8 @@ def test_what_is_painted_of_other_classes_stays_theirs(backbone, in_parts):
     first = ps.tune([shown], CLASSES, backbone, settings=BRIEF)
     labels = sitk.GetArrayFromImage(shown.annotation)
     labels[2:4, 30:34, 4:9] = 3
-    given = {"start": first, "others": list(CLASSES.values()), "settings": BRIEF}
+    options = ps.TuningOptions(others=list(CLASSES.values()))
+    given = {"start": first, "settings": BRIEF, "options": options}
     both = [with_labels(shown, labels), further]
     if in_parts:
         second = tune_in_parts(both, [{"corner": 3}], backbone, **given)
@@ -174,7 +175,9 @@ def test_a_complete_annotation_leaves_the_strokes_of_other_classes(backbone):
     labels = sitk.GetArrayFromImage(reference)
     labels[2:4, 30:34, 4:9] = 3
     complete = with_labels(shown, labels, complete=True, background=None)
-    second = ps.tune([complete], {"corner": 3}, backbone, start=first, others=[5, 9], settings=BRIEF)
+    second = ps.tune(
+        [complete], {"corner": 3}, backbone, start=first, settings=BRIEF, options=ps.TuningOptions(others=[5, 9])
+    )
     (strokes,), painted = second.strokes, sitk.GetArrayFromImage(shown.annotation)
     kept = strokes.unpack([5, 9, 3])
     assert np.array_equal(kept == 1, painted == 5) and np.array_equal(kept == 2, painted == 9)
@@ -227,8 +230,14 @@ def test_strokes_that_disappear_on_the_models_grid_are_refused(backbone):
 def test_strokes_can_be_left_out_with_those_of_the_start(backbone):
     first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     other = example(seed=1)
-    assert ps.tune([other], CLASSES, backbone, start=first, settings=BRIEF, keep_strokes=True).strokes[0].image
-    assert not ps.tune([other], CLASSES, backbone, start=first, settings=BRIEF, keep_strokes=False).strokes
+    assert (
+        ps.tune([other], CLASSES, backbone, start=first, settings=BRIEF, options=ps.TuningOptions(keep_strokes=True))
+        .strokes[0]
+        .image
+    )
+    assert not ps.tune(
+        [other], CLASSES, backbone, start=first, settings=BRIEF, options=ps.TuningOptions(keep_strokes=False)
+    ).strokes
 
 
 def test_strokes_follow_their_class_to_another_value(backbone):
@@ -276,7 +285,9 @@ def test_strokes_never_push_a_file_over_its_size(backbone):
 
 def test_previews_come_before_the_first_step_and_on_the_way(backbone):
     previews = []
-    tuned = ps.tune([example()], CLASSES, backbone, settings=BRIEF, on_preview=previews.append)
+    tuned = ps.tune(
+        [example()], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(on_preview=previews.append)
+    )
     assert len(previews) >= 2
     assert (previews[0].tuning["0"]["token_steps"], previews[0].tuning["0"]["steps"]) == (0, 0)
     assert previews[1].tuning["0"]["token_steps"] == BRIEF.token_steps
@@ -480,7 +491,7 @@ def test_prompts_of_the_last_map_and_of_all_live_side_by_side(backbone, monkeypa
     read = ps.Prompts.from_bytes(second.to_bytes())
     assert same(second, read)
     image, _ = phantom()
-    alone = ps.segment(first, image, backbone, probabilities_wanted=True).labels
+    alone = ps.segment(first, image, backbone, options=ps.SegmentationOptions(probabilities=True)).labels
     both = ps.segment(read, image, backbone, classes=["ball"]).labels
     assert np.array_equal(sitk.GetArrayFromImage(alone), sitk.GetArrayFromImage(both))
     again = ps.tune([example()], {"ball": 5}, backbone, start=read, settings=replace(BRIEF, steps=0))

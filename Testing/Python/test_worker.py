@@ -187,7 +187,7 @@ def test_a_job_that_still_waits_is_cancelled_without_being_begun(worker, models,
 def test_bad_input_is_refused_with_the_sentence_of_the_library(worker, models, case):
     model, classes = models / "tiny0.safetensors", {**CLASSES, "never painted": 11}
     with pytest.raises(ps.PromptSegError) as told:
-        ps.tune([replace(case, name="case")], classes, str(model), device="cpu")
+        ps.tune([replace(case, name="case")], classes, str(model), options=ps.TuningOptions(device="cpu"))
     refused = worker.last("refused", tuning(worker, model, case, "bad", classes=classes))
     assert "never painted" in refused.message and refused.message == str(told.value)
 

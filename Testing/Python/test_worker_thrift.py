@@ -21,6 +21,7 @@ from PromptSegLib.models.workspace import Workspace
 from PromptSegLib.progress import Cancelled, Job
 from PromptSegLib.tuning import parts as parts_module
 from PromptSegLib.tuning import tuning as tuning_module
+from PromptSegLib.tuning.options import TuningOptions
 from PromptSegLib.tuning.parts import tune_in_parts
 from PromptSegLib.tuning.settings import Settings
 from PromptSegLib.worker.client import Event
@@ -332,7 +333,9 @@ def test_parts_of_classes_give_what_all_of_them_give(expected, case):
     """The same classes with their values and colors, the same strokes; each part a group of its own."""
     parts = [{name: value} for name, value in CLASSES.items()]
     settings = ps.Settings(**BRIEF)
-    prompts = tune_in_parts([case], parts, expected.backbone, start=None, settings=settings, workspace=Workspace())
+    prompts = tune_in_parts(
+        [case], parts, expected.backbone, start=None, settings=settings, options=TuningOptions(workspace=Workspace())
+    )
     assert prompts.names == expected.prompts.names and prompts.values == expected.prompts.values
     assert [each.image for each in prompts.strokes] == [each.image for each in expected.prompts.strokes]
     values = list(CLASSES.values())

@@ -41,11 +41,11 @@ def test_a_second_job_gives_the_same_without_encoding_again(backbone, encodings)
     case, workspace = large_example(), Workspace()
     fresh = ps.tune([case], CLASSES, backbone, settings=BRIEF)
     expected = ps.segment(fresh, case.image, backbone)
-    ps.tune([case], CLASSES, backbone, settings=BRIEF, workspace=workspace)
-    ps.segment(fresh, case.image, backbone, workspace=workspace)
+    ps.tune([case], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(workspace=workspace))
+    ps.segment(fresh, case.image, backbone, options=ps.SegmentationOptions(workspace=workspace))
     encodings.clear()
-    again = ps.tune([case], CLASSES, backbone, settings=BRIEF, workspace=workspace)
-    result = ps.segment(again, case.image, backbone, workspace=workspace)
+    again = ps.tune([case], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(workspace=workspace))
+    result = ps.segment(again, case.image, backbone, options=ps.SegmentationOptions(workspace=workspace))
     assert not encodings
     for name in CLASSES:
         for key, array in fresh.find(name).tensors.items():
@@ -132,14 +132,14 @@ def test_without_strokes_tiles_overlap_more(backbone, encodings):
     for strokes, encoded, kept in ((case, few, few), (None, many, 0)):
         workspace = Workspace()
         encodings.clear()
-        ps.segment(prompts, case.image, backbone, strokes=strokes, workspace=workspace)
+        ps.segment(prompts, case.image, backbone, strokes=strokes, options=ps.SegmentationOptions(workspace=workspace))
         assert (len(encodings), len(workspace.maps(case.image, backbone))) == (encoded, kept)
 
 
 def test_around_the_strokes_only_a_part_is_computed(backbone):
     case = example(shape=(20, 40, 150))
     prompts = ps.tune([case], CLASSES, backbone, settings=BRIEF)
-    result = ps.segment(prompts, case.image, backbone, around=10.0)
+    result = ps.segment(prompts, case.image, backbone, options=ps.SegmentationOptions(around=10.0))
     size, full = result.labels.GetSize(), case.image.GetSize()
     assert size[0] < full[0] and size[1:] == full[1:]
     painted = sitk.GetArrayFromImage(case.annotation)[..., : size[0]]
@@ -166,7 +166,7 @@ def test_places_to_look_are_unsure_unseen_and_apart():
 
 def test_uncertainty_comes_with_places(backbone):
     case = example()
-    result = ps.segment(backbone.shipped, case.image, backbone, uncertainty_wanted=True)
+    result = ps.segment(backbone.shipped, case.image, backbone, options=ps.SegmentationOptions(uncertainty=True))
     assert result.uncertainty.GetSize() == case.image.GetSize()
     assert result.places
     low, high = (np.array(case.image.TransformIndexToPhysicalPoint(end)) for end in ((0, 0, 0), (47, 39, 19)))
