@@ -156,22 +156,20 @@ def apply_result(
         leave_layers(segmentation, set(kept.values()))
         changed = give_way(segmentation, giving, layer) if giving else []
         for info in classes:
-            if info.name in kept:
-                segment = segmentation.GetSegment(kept[info.name])
-                segment.SetLabelValue(info.value)
-                segment.AddRepresentation(BINARY, layer)
-            else:
-                segment = _new_segment(info, layer)
-                if not segmentation.AddSegment(segment, targets.get(info.name, "")):
-                    raise RuntimeError(f"{what} did not accept segment '{info.name}'")
-            ids[info.name] = segmentation.GetSegmentIdBySegment(segment)
+            ids[info.name] = _write_segment(segmentation, info, targets.get(info.name, ""), layer)
         renew_derived(segmentation, [*kept.values(), *changed])
         place_empty(segmentation)
     return ids
 
 
-def _new_segment(info: ClassInfo, layer: Any) -> Any:
-    """A segment that a result made, with a class's name, color and terminology, and its voxels in a shared layer."""
+def _write_segment(segmentation, info: ClassInfo, segment_id: str, layer: Any) -> str:
+    """Give a class's segment its voxels in a shared layer, or make one, with the class's name, color and terminology;
+    returns its ID, which is ``segment_id`` where there is one."""
+    segment = segmentation.GetSegment(segment_id)
+    if segment is not None:
+        segment.SetLabelValue(info.value)
+        segment.AddRepresentation(BINARY, layer)
+        return segmentation.GetSegmentIdBySegment(segment)
     segment = slicer.vtkSegment()
     segment.SetName(info.name)
     segment.SetColor(info.color)
@@ -182,7 +180,9 @@ def _new_segment(info: ClassInfo, layer: Any) -> Any:
         segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), info.terminology)
     segment.SetLabelValue(info.value)
     segment.AddRepresentation(BINARY, layer)
-    return segment
+    if not segmentation.AddSegment(segment, segment_id):
+        raise RuntimeError(f"{segmentation} did not accept segment '{info.name}'")
+    return segmentation.GetSegmentIdBySegment(segment)
 
 
 def _targets(segmentation, result: Segmentation, segment_ids: Mapping[str, str]) -> dict[str, str]:

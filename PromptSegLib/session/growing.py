@@ -65,7 +65,7 @@ class Growing:
     def begin(self) -> None:
         """Begin to grow what is painted; prompts and further examples have nothing to do with it."""
         volume, segmentation = self._inputs.volume, self._inputs.segmentation
-        self._results.finish()
+        self._results.background.finish()
         result = self._results.applied.of(segmentation)
         result = replace(result, prompts=None) if result is not None else None
         try:

@@ -16,7 +16,6 @@ from ..prompts import beside
 from ..prompts.store import Prompts
 from ..scene import links, prompt_nodes
 from ..scene.segmentations import Segment, segments
-from . import learned
 from .actions import Actions
 from .applied import CLASS, numbers
 from .view import Notice, PromptsRow
@@ -205,21 +204,6 @@ def sha256_of_model(model: str) -> str:
 @lru_cache(maxsize=8)
 def _hash(path: str, changed: int) -> str:
     return catalogue.sha256_of(Path(path))
-
-
-def keep_learned(scene: Any, segmentation: Any, prompts: Prompts, tag: str) -> Any:
-    """Put prompts for other volumes into the scene, in place of those tuned on an earlier result; gives their node.
-
-    :param tag: of the result that they were tuned on.
-    """
-    node = learned.node_of(segmentation)
-    if node is None:
-        node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} for other volumes")
-        segmentation.SetNodeReferenceID(learned.ROLE, node.GetID())
-    else:
-        prompt_nodes.update_prompts(node, prompts)
-    learned.note(node, prompts, tag)
-    return node
 
 
 def called_as_now(prompts: Prompts, segmentation: Any, tuned: Iterable[Segment]) -> Prompts:

@@ -18,7 +18,8 @@ from . import prompts as prompts_list
 from .actions import Actions
 from .applied import AppliedResult, AppliedResults, current_tag
 from .applying import Result, Writer
-from .job import ActiveJob, Future, JobKind
+from .background import Background
+from .job import ActiveJob, JobKind
 from .preview_labels import stroke_constraints, with_differences
 from .undo import UndoHistory
 from .view import Notice
@@ -32,6 +33,7 @@ class Results:
 
     :ivar result: what waits for Apply or Discard, grown from strokes, early or final; None for nothing.
     :ivar applied: what was applied to segmentations.
+    :ivar background: cleans results up, and makes what is remembered of those that were applied.
     :param on_applied: hears of a segmentation and its volume when what was applied is remembered.
     """
 
@@ -46,9 +48,9 @@ class Results:
     ):
         self._scene, self._parameters, self._actions = scene, parameters, actions
         self._on_applied, self.applied = on_applied, applied
+        self.background = Background()
         self._writer = Writer(scene, parameters, history, applied, self._remember)
         self._preview = Preview()
-        self._future: Optional[tuple[Future, Callable[[Any], Optional[Notice]]]] = None
         self._wanted: Optional[Result] = None  # what a thread cleans up
         self._parked: dict[str, Result] = {}  # by the ID of their segmentation
         self.result: Optional[Result] = None
@@ -74,24 +76,11 @@ class Results:
 
     def before(self, segmentation: Any) -> Optional[AppliedResult]:
         """What was applied to a segmentation last, with the prompts that it goes on with; None for nothing."""
-        self.finish()
+        self.background.finish()
         result = self.applied.of(segmentation)
         if result is not None and result.prompts is None:
             result = replace(result, prompts=prompts_list.current(segmentation))
         return result
-
-    @property
-    def working(self) -> bool:
-        """Whether a thread is at something that :meth:`poll` will take up."""
-        return self._future is not None
-
-    def poll(self) -> Optional[Notice]:
-        """Take up what a thread has finished; gives a notice when there is something to say."""
-        if self._future is None or not self._future[0].done:
-            return None
-        future, then = self._future
-        self._future = None
-        return then(future.result())
 
     def arrive(
         self,
@@ -190,16 +179,9 @@ class Results:
         if self.result is not None and self.result.job.is_about(node):
             self.drop()
 
-    def finish(self) -> None:
-        """Wait for what a thread is still at; it is never long."""
-        if self._future is not None:
-            future, then = self._future
-            self._future = None
-            then(future.result())
-
     def closing(self) -> None:
         """Drop the result, and whatever a thread is at: the scene is going."""
-        self._future = None
+        self.background.drop()
         self._parked.clear()
         self.drop()
 
@@ -242,9 +224,9 @@ class Results:
                 return None
             return self._show(replace(result, shown=replace(raw, labels=labels)))
 
-        self.finish()
+        self.background.finish()
         self._wanted = result
-        self._future = (Future(work), then)
+        self.background.start(work, then)
 
     def _remember(self, tag: str, segmentation: Any, volume: Any, work: Callable[[], AppliedResult]) -> None:
         """Let a thread make what is remembered of a result that was applied."""
@@ -255,8 +237,7 @@ class Results:
                 self.applied.write(segmentation)
                 self._on_applied(segmentation, volume)
 
-        self.finish()
-        self._future = (Future(work), then)
+        self.background.start(work, then)
 
 
 def _cleans(parameters: Any) -> bool:

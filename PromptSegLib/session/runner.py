@@ -8,20 +8,18 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
-from ..prompts.teachers import taught_by
 from ..scene import links, painting
 from ..scene.segmentations import check_writable, segments
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
-from . import prompts as prompts_list
-from . import specializing
+from . import learned, specializing
 from .actions import Actions, unexpected
 from .applied import current_tag
 from .applying import repainted
 from .engine import Engine, full_of, map_of, model_and_device, prompts_of, segmentation_of
 from .growing import Growing
 from .inputs import Inputs
-from .job import ActiveJob, Future, Job, JobKind, State, StateMachine
+from .job import FOR_OTHERS, ActiveJob, Future, Job, JobKind, State, StateMachine
 from .job_inputs import Plan, image_of
 from .job_requests import Request, request_of
 from .results import Results
@@ -177,8 +175,8 @@ class JobRunner:
         self.stop(Notice())
         self._results.drop()
         gone = "The preview went with the result that it was to improve; tune again."
-        learned = "What prompts for other volumes were learning from is no longer there, so that was stopped."
-        self._actions.notice = Notice(learned if job.kind is JobKind.LEARN else gone)
+        stopped = "What prompts for other volumes were learning from is no longer there, so that was stopped."
+        self._actions.notice = Notice(stopped if job.kind is JobKind.LEARN else gone)
 
     def _fail(self, message: str, keep: bool = False) -> None:
         """The job has come to nothing: the scene is as it was before it.
@@ -219,10 +217,8 @@ class JobRunner:
         elif event.kind == "report":
             active.report(event.values)
             self._stale = True
-        elif event.kind == "done" and active.job.kind is JobKind.LEARN:
-            self._keep_learned(active, event)
-        elif event.kind == "done" and active.job.kind is JobKind.SPECIALIZE:
-            self._keep_model(active, event)
+        elif event.kind == "done" and active.job.kind in FOR_OTHERS:
+            self._keep(active, event)
         elif event.kind in ("preview", "done"):
             self._engine.device = str(event.values.get("device", self._engine.device))
             self._show(active, event)
@@ -260,27 +256,18 @@ class JobRunner:
                 self._actions.notice = Notice(_MISSED)
         return True
 
-    def _keep_learned(self, active: ActiveJob, event: Event) -> None:
-        """Prompts for other volumes came."""
-        prompts, job = prompts_of(event), active.job
-        active.note = str(event.values.get("note", ""))
-        node = prompts_list.keep_learned(self._scene, job.segmentation, prompts, job.tag)
-        text = Sentence(
-            "'{node}' have learned from {examples}; segment other volumes with them.",
-            node=node.GetName(),
-            examples=taught_by(prompts),
-        )
-        self._end(active.told(" ".join([text, *event.values.get("notes", [])])))
-
-    def _keep_model(self, active: ActiveJob, event: Event) -> None:
-        """A model of its own came."""
+    def _keep(self, active: ActiveJob, event: Event) -> None:
+        """Prompts for other volumes came, or a model of its own."""
         active.note = str(event.values.get("note", ""))
         try:
-            text, notes = specializing.taken(event)
+            if active.job.kind is JobKind.LEARN:
+                told = learned.taken(self._scene, active.job.segmentation, active.job.tag, event)
+            else:
+                told = specializing.taken(event)
         except PromptSegError as error:
             self._fail(str(error), keep=True)
             return
-        self._end(active.told(" ".join([text, *notes])))
+        self._end(active.told(" ".join(told)))
 
     def _show(self, active: ActiveJob, event: Event) -> None:
         """A preview or the result came."""

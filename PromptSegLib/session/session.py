@@ -103,7 +103,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether :meth:`poll` has something to wait for."""
-        return bool(self.jobs.busy or self.growing.busy or self.engine.stopping or self.results.working)
+        return bool(self.jobs.busy or self.growing.busy or self.engine.stopping or self.results.background.working)
 
     def view(self) -> View:
         """What the panel shows now."""
@@ -248,7 +248,7 @@ class Session:
         if self.busy:
             time.sleep(_YIELD)
         with self.actions.doing(quiet=True):
-            self.actions.notice = self.results.poll() or self.actions.notice
+            self.actions.notice = self.results.background.poll() or self.actions.notice
             self.jobs.step()
             self.growing.step()
             for worker, event in self.engine.poll():
@@ -265,7 +265,7 @@ class Session:
         self.jobs.abandon()
         self.growing.stop()
         with contextlib.suppress(PromptSegError):
-            self.results.finish()  # what was applied is remembered in the scene
+            self.results.background.finish()  # what was applied is remembered in the scene
         self.results.closing()
         with contextlib.suppress(PromptSegError):
             self.uncertainty.show(False)

@@ -26,7 +26,7 @@ from PromptSegLib.cli.main import _parser, main
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models.backbone import load_model
 from PromptSegLib.network.config import NetworkConfig
-from PromptSegLib.pretraining import checkpoint
+from PromptSegLib.pretraining import checkpoint, process
 from PromptSegLib.pretraining import publish as publishing
 from PromptSegLib.pretraining import run as running
 from PromptSegLib.pretraining.cases import Case, Cases
@@ -636,8 +636,8 @@ def test_processes_that_differ_are_stopped(recipe, tmp_path, monkeypatch, other)
         everyone[:] = [mine, {**mine, **other}]
 
     run = Pretraining(recipe, tmp_path / "run", log=quiet)
-    run.ranks = 2
-    monkeypatch.setattr(running.distributed, "all_gather_object", gather)
+    run.ranks.count = 2
+    monkeypatch.setattr(process.distributed, "all_gather_object", gather)
     if not other:
         run._check_processes()
         return

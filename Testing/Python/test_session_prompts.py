@@ -288,7 +288,7 @@ def test_a_cleaned_result_on_another_volume_comes_whatever_is_looked_at(desk):
     other = desk.another_volume(paint_it=False)
     desk.session.parameters.largestComponent = True
     desk.session.segment(desk.own_key(), [other])
-    run(desk.session, until=lambda session: session.results.working and session.jobs.active is None)
+    run(desk.session, until=lambda session: session.results.background.working and session.jobs.active is None)
     desk.session.inputs.choose_volume(other)
     run(desk.session)
     assert mask_of(links.remembered(other), other, "ball").any()

@@ -117,8 +117,8 @@ def test_an_image_stays_the_same_object(case):
     """What is computed of an image is kept by its identity."""
     jobs, sent = Jobs(), image_of(case, "a")
     jobs.add_image(Message("image", {"key": "a", **sent.values}, {"voxels": sent.voxels}))
-    assert jobs._image("a") is jobs._image("a")
-    assert Grid.of(jobs._image("a")).same_as(Grid.of(case.image))
+    assert jobs.kept.image("a") is jobs.kept.image("a")
+    assert Grid.of(jobs.kept.image("a")).same_as(Grid.of(case.image))
 
 
 def test_segmenting_gives_what_it_gives_without_a_worker(worker, models, case, expected):

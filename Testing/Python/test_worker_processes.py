@@ -38,16 +38,15 @@ import os, subprocess, sys, time, types
 if {torch}:
     torch = sys.modules["torch"] = types.ModuleType("torch")
     torch.set_num_threads = lambda number: None
-from PromptSegLib.worker import jobs, serving
+from PromptSegLib.worker import jobs, kept, serving
 
 def run(self, message, job, emit):
-    keep = message.values["keep"]
-    self._images = {{key: image for key, image in self._images.items() if key in keep}}
+    self.kept.keep_only(message.values["keep"])
     return globals()[message.values["name"]](self, message, job)
 
 def echo(self, message, job):
-    voxels = {{key: self._image(key) for key in self._images}}
-    arrays = {{key: jobs.sitk.GetArrayFromImage(image) for key, image in voxels.items()}}
+    voxels = {{key: self.kept.image(key) for key in self.kept._images}}
+    arrays = {{key: kept.sitk.GetArrayFromImage(image) for key, image in voxels.items()}}
     folder = message.values.get("folder")
     return {{"pid": os.getpid(), "files": len(os.listdir(folder)) if folder else 0}}, {{**message.arrays, **arrays}}
 

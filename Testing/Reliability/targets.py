@@ -223,7 +223,7 @@ class Messages:
         if message.kind == "image":
             jobs = Jobs()
             jobs.add_image(message)
-            jobs._image(str(message.values["key"]))
+            jobs.kept.image(str(message.values["key"]))
         elif message.kind == "job":
             request_of(message.values["name"], message.values, message.arrays)
         elif message.kind == "done":
