@@ -9,8 +9,8 @@ from ..prompts.store import Prompts
 from ..prompts.teachers import agreement_elsewhere, examples_of, taught_by
 from ..scene import prompt_nodes
 from ..worker.client import Event
+from ..worker.contract import Taught
 from .applied import current_tag
-from .engine import prompts_of
 
 ROLE = "PromptSegLearned"  # of the reference from a segmentation
 FEWEST = 3  # annotated volumes of which a model of its own is made, as specializing.specialize has it
@@ -37,7 +37,7 @@ def taken(scene: Any, segmentation: Any, tag: str, event: Event) -> list[str]:
 
     :param tag: of the result that they were tuned on.
     """
-    prompts, node = prompts_of(event), node_of(segmentation)
+    prompts, node = Taught.unpack(event.values, event.arrays).prompts, node_of(segmentation)
     if node is None:
         node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} for other volumes")
         segmentation.SetNodeReferenceID(ROLE, node.GetID())

@@ -109,11 +109,11 @@ def benchmark_module() -> Iterator[Callable[[str], ModuleType]]:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
     """A folder with two tiny backbones that ship prompts; nobody changes it."""
-    from harness.tiny_model import tiny_backbone  # not at the top: it needs torch, which most tests do not
+    from harness.tiny_model import LARGE_TILE, tiny_backbone  # not at the top: it needs torch, which most tests do not
 
     folder = tmp_path_factory.mktemp("models")
     for seed in (0, 1):
-        tiny_backbone(folder, seed, shipped=True)
+        tiny_backbone(folder, seed, shipped=True, tile=LARGE_TILE)
     return folder
 
 
