@@ -18,7 +18,7 @@ _MAX_TERMINOLOGY = 4096
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """Name, label value, colour (RGB, 0..1) and Slicer's terminology entry (serialized, may be empty)."""
+    """Name, label value, color (RGB, 0..1) and Slicer's terminology entry (serialized, may be empty)."""
 
     name: str
     value: int
@@ -37,7 +37,7 @@ class ClassInfo:
             raise ValueError("a terminology entry is too long or unprintable")
         red, green, blue = (float(part) for part in values["color"])
         if not all(0 <= part <= 1 for part in (red, green, blue)):  # false for NaN
-            raise ValueError("a colour is outside 0..1")
+            raise ValueError("a color is outside 0..1")
         return cls(name, value, (red, green, blue), terminology)
 
     def to_dict(self) -> dict:
@@ -114,8 +114,8 @@ def check_names(names: Iterable[str], what: str = "classes") -> None:
         seen.add(key)
 
 
-# Organ -> (code, meaning, colour in 0..255, modifier), SNOMED CT; codes and wording as in Slicer's
-# "3D Slicer General Anatomy list" or, for _MASTER_ONLY, its "DICOM master list". Colours are those Slicer
+# Organ -> (code, meaning, color in 0..255, modifier), SNOMED CT; codes and wording as in Slicer's
+# "3D Slicer General Anatomy list" or, for _MASTER_ONLY, its "DICOM master list". Colors are those Slicer
 # recommends; for what it gives none: vein, midbrain and salivary gland.
 _ANATOMY: dict[str, tuple[str, str, tuple[int, int, int], str]] = {
     "spleen": ("78961009", "Spleen", (157, 108, 162), ""),
@@ -141,7 +141,7 @@ _ANATOMY: dict[str, tuple[str, str, tuple[int, int, int], str]] = {
 _MASTER_ONLY = {"64131007", "32764006", "119238007", "45289007"}
 _SIDES = {"right": "SCT^24028007^Right", "left": "SCT^7771000^Left", "": "^^"}
 
-# Distinct on CT and to colour-blind readers (Okabe and Ito, 2008), for names that are not in the table.
+# Distinct on CT and to color-blind readers (Okabe and Ito, 2008), for names that are not in the table.
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
@@ -160,7 +160,7 @@ def _key(name: str) -> str:
 
 
 def describe(name: str, value: int, taken: Sequence[ClassInfo] = (), color: Optional[Sequence[float]] = None):
-    """A :class:`ClassInfo` for a name: known organs get Slicer's coded entry and colour, others a distinct colour."""
+    """A :class:`ClassInfo` for a name: known organs get Slicer's coded entry and color, others a distinct color."""
     entry = _ANATOMY.get(_key(name))
     if entry:
         code, meaning, rgb, side = entry

@@ -236,7 +236,7 @@ def _around(grids: Sequence[Grid]) -> Grid:
     """The lattice of the first grid, large enough for all of them."""
     base = grids[0]
     corners = np.concatenate([base.indices(grid.corners()) for grid in grids])
-    # Corners lie half a voxel outside the centres; a rounding error must not add a voxel.
+    # Corners lie half a voxel outside the centers; a rounding error must not add a voxel.
     low = np.floor(corners.min(0) + 0.5 + 1e-3).astype(int)
     high = np.ceil(corners.max(0) + 0.5 - 1e-3).astype(int)
     return base.part(low, high)

@@ -74,7 +74,7 @@ def show_text(label: Any, text: str) -> None:
 
 
 def show_notice(label: Any, notice: Notice) -> None:
-    """Show a sentence in the colour of its level, which stays readable on dark and on light windows."""
+    """Show a sentence in the color of its level, which stays readable on dark and on light windows."""
     show_text(label, said(notice.text) if notice.text else "")
     palette = label.parent().palette if label.parent() is not None else label.palette
     colors = _COLORS.get(notice.level)

@@ -19,7 +19,7 @@ _PIECE = 0.1  # of the largest piece of the body, from which another one is not 
 
 
 def entropy(shares: Probabilities) -> np.ndarray:
-    """Normalised entropy of the class probabilities in [0, 1], float32 (z, y, x)."""
+    """Normalized entropy of the class probabilities in [0, 1], float32 (z, y, x)."""
     unsure: np.ndarray = np.zeros(shares[0].shape, np.float32)
     for index in range(len(shares)):
         share = shares[index]
@@ -69,7 +69,7 @@ def places_to_look(
     if annotated.any():
         far = distance_transform_edt(~annotated, sampling=grid.spacing[::-1])
         unsure *= 1 - np.exp(-((far / _NEAR) ** 2) / 2)
-    # Over neighbouring slices, so that one noisy slice does not win.
+    # Over neighboring slices, so that one noisy slice does not win.
     total = gaussian_filter1d(unsure.sum((1, 2), dtype=np.float64), 4.0 / grid.spacing[2])
     gap = max(1, round(_APART / grid.spacing[2]))
     found: list[tuple[float, float, float]] = []
@@ -79,7 +79,7 @@ def places_to_look(
         if rows.sum() > 0:
             y = float(rows @ np.arange(len(rows)) / rows.sum())
             x = float(columns @ np.arange(len(columns)) / columns.sum())
-            # The centre of gravity may fall between two doubtful spots: take the worst voxel near it.
+            # The center of gravity may fall between two doubtful spots: take the worst voxel near it.
             y, x = _nearest_worst(unsure[z], y, x)
             point = grid.points(np.array([[x, y, z]]))[0]
             found.append((float(point[0]), float(point[1]), float(point[2])))

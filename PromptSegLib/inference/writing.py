@@ -24,7 +24,7 @@ def write_segmentation(result: Segmentation, path: Path, source: Optional[Path] 
     """Write the labels of ``result``, compressed, on the image's own grid, replacing ``path`` at once or not at all.
 
     ``.seg.nrrd`` is Slicer's segmentation format: one layer, each class a segment with its name,
-    colour and terminology. ``.nii.gz``, ``.nii`` and ``.nrrd`` hold the plain label map.
+    color and terminology. ``.nii.gz``, ``.nii`` and ``.nrrd`` hold the plain label map.
     ``source`` is the image's file, if there is one, see :func:`write_image`.
 
     Raises :class:`PromptSegError` for another suffix, or when the file cannot be written.

@@ -17,7 +17,7 @@ from .finding import CaseFile, case_key, listed
 from .recipe import Recipe
 
 _EXTENT = 4096  # voxels of the model's grid: no patient is that long, the spacing must be wrong
-_SAMPLE = 20_000  # labelled voxels that tell whether a label lies on its image
+_SAMPLE = 20_000  # labeled voxels that tell whether a label lies on its image
 
 
 def check_cases(
@@ -132,7 +132,7 @@ def _look(recipe: Recipe, file: CaseFile) -> Union[str, int, list[int]]:
 
 
 def _covers(grid: Grid, own: Grid, voxels: np.ndarray) -> bool:
-    """Whether most labelled voxels (z, y, x) of the grid ``own`` lie inside ``grid``; also if there is none."""
+    """Whether most labeled voxels (z, y, x) of the grid ``own`` lie inside ``grid``; also if there is none."""
     places = np.flatnonzero(voxels)
     if not places.size:
         return True

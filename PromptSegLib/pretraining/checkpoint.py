@@ -1,4 +1,4 @@
-"""A run's state in one safetensors file: weights now, their average, the optimiser's moments, and where it stands."""
+"""A run's state in one safetensors file: weights now, their average, the optimizer's moments, and where it stands."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def restore(
                 tensor.copy_(file.get_tensor(f"now.{name}"))
                 average[name].copy_(file.get_tensor(f"average.{name}"))
                 if f"step.{name}" in names:
-                    # The fused optimiser walks raw memory: the moments must be laid out as the parameter is.
+                    # The fused optimizer walks raw memory: the moments must be laid out as the parameter is.
                     moments = {key: torch.empty_like(tensor).copy_(file.get_tensor(f"{key}.{name}")) for key in MOMENTS}
                     steps = file.get_tensor(f"step.{name}")
                     optimizer.state[tensor] = {"step": steps.to(tensor.device), **moments}

@@ -47,7 +47,7 @@ MOST_UNUSABLE = 50  # steps in a row without a finite gradient; a single one is 
 class Pretraining:
     """A run that can be stopped or killed at any step and resumed from its folder with the same curve.
 
-    Under ``torchrun`` (or any launcher that initialised ``torch.distributed``) the processes share each batch, and
+    Under ``torchrun`` (or any launcher that initialized ``torch.distributed``) the processes share each batch, and
     take the steps that a single process takes.
 
     :param device: a CPU or a CUDA device.

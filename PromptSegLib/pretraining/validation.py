@@ -61,7 +61,7 @@ def validate(
     files: Sequence[CaseFile],
     skipped: Optional[dict[str, str]] = None,
 ) -> dict[str, list[float]]:
-    """Dice per class, one number per case in which the class is labelled and there; of a class that is labelled in
+    """Dice per class, one number per case in which the class is labeled and there; of a class that is labeled in
     part, within the box around its labels.
 
     The label value of a class is looked up by its name.
@@ -113,4 +113,4 @@ def overall(scores: dict[str, Optional[float]]) -> Optional[float]:
 def line(scores: dict[str, Optional[float]]) -> str:
     said = "  ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
     mean = overall(scores)
-    return f"mean Dice {mean:.3f}  ({said})" if mean is not None else "no validation case has a labelled class"
+    return f"mean Dice {mean:.3f}  ({said})" if mean is not None else "no validation case has a labeled class"

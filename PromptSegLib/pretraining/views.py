@@ -41,7 +41,7 @@ from .synthesis import AIR, OUTSIDE, synthesized_from
 
 MARGIN = 1.35  # the crop handed to the affine transform is this much larger, so that rotation brings in no border
 ZOOM = (0.4, 1.6)  # voxels of zoomed views, in those of the model
-_WITHIN = 0.7  # of views with a partly labelled class, those between the slices where all of it is labelled
+_WITHIN = 0.7  # of views with a partly labeled class, those between the slices where all of it is labeled
 _WINDOW = (-5.5, 8.0)  # how wide a window may get; -1 and 1 are the limits of the model's
 STUDENTS = ("large", "small")
 
@@ -72,7 +72,7 @@ class Views(Dataset):
         recipe = self.recipe
         active, encoder, taught = self.asked(index // recipe.batch)
         draw = np.random.default_rng([recipe.seed, 1, index])
-        case = self.cases.draw(draw, labelled=not taught)
+        case = self.cases.draw(draw, labeled=not taught)
         center = self._center(case, active, draw)
         sample: dict[str, Any] = {"active": torch.from_numpy(active), "encoder": encoder}
         known = case.known.copy()
@@ -276,7 +276,7 @@ def _window(case: Case, draw: np.random.Generator) -> tuple[float, float]:
 
 
 def _complete(case: Case, affine: Tensor, size: Sequence[int]) -> np.ndarray:
-    """(K,) bool: False for partly labelled classes of which the view shows slices where they are not all labelled."""
+    """(K,) bool: False for partly labeled classes of which the view shows slices where they are not all labeled."""
     complete = np.ones(len(case.known), bool)
     spans = affine[0, :3] * (torch.as_tensor(size) - 1)  # of the view's axes, along z
     low, high = float(affine[0, 3] + spans.clamp(max=0).sum()), float(affine[0, 3] + spans.clamp(min=0).sum())

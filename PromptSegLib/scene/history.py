@@ -14,7 +14,7 @@ _TAGS = ("Applied", "Role", "Class", "Number")  # that follow undo and redo
 
 
 class History:
-    """Earlier states of all segments of a node: voxels, names, colours and tags.
+    """Earlier states of all segments of a node: voxels, names, colors and tags.
 
     :param states: how many are kept; the oldest go first.
     """

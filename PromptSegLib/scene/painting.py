@@ -90,7 +90,7 @@ class Painting:
         """Where segments are on a grid: segment ID -> bool (z, y, x), all False for an empty one.
 
         The painted voxels themselves when they lie on the grid's lattice; otherwise the voxel nearest
-        to each centre. Raises :class:`PromptSegError` for a segment that was not taken.
+        to each center. Raises :class:`PromptSegError` for a segment that was not taken.
         """
         to_points = np.eye(4)
         to_points[:3, :3], to_points[:3, 3] = grid.matrix, grid.origin

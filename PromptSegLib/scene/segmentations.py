@@ -117,8 +117,8 @@ def apply_result(
 
     Voxels keep the labels' own grid and land at the labels' place in the world, whatever the
     transforms of volume and segmentation; the volume gives the segmentation's reference geometry.
-    A replaced segment gets new voxels and keeps its ID, name, colour, terminology and display.
-    A new one gets the class's name, colour and terminology. Other segments do not change.
+    A replaced segment gets new voxels and keeps its ID, name, color, terminology and display.
+    A new one gets the class's name, color and terminology. Other segments do not change.
 
     :param segment_ids: class name -> ID of the segment to replace; an ID that no longer exists
         is given to a new segment. Classes without one replace the segment of the same name that

@@ -24,9 +24,9 @@ from .tuner import Tuner
 from .warm_start import WarmStart
 
 MARGIN = 1.35  # cut out that much more, so that a rotation brings in no border
-MEMBERS = 20_000  # voxels of a class and volume that crops are centred on
-BACKGROUND = 0.25  # share of the crops that are centred anywhere
-PAINTED = 0.3  # share of those centred on what the user painted, where that is known
+MEMBERS = 20_000  # voxels of a class and volume that crops are centered on
+BACKGROUND = 0.25  # share of the crops that are centered anywhere
+PAINTED = 0.3  # share of those centered on what the user painted, where that is known
 AHEAD = 2  # crops that are prepared while a step is made
 CHECKS = (0.4, 0.55, 0.7, 0.85)  # shares of the budget at which the held-out parts are looked at
 PATIENCE = 2  # checks in a row that are worse than the best by more than BETTER, after which it stops
@@ -79,7 +79,7 @@ def hold_out(
 class RandomCrops:
     """Crops number 0, 1, ... of volumes, each a function of the seed and its number alone, prepared ahead.
 
-    Classes are centred on equally often, and a part of the crops lies anywhere, another where the user painted.
+    Classes are centered on equally often, and a part of the crops lies anywhere, another where the user painted.
     """
 
     def __init__(self, volumes: Sequence[Annotated], classes: int, size: tuple[int, int, int], seed: int):

@@ -1,4 +1,4 @@
-"""The optimisation of one group of classes on encoded crops, and the previews on the way."""
+"""The optimization of one group of classes on encoded crops, and the previews on the way."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Previews:
 
 
 class Tuner:
-    """The optimisation of one group of classes on encoded crops."""
+    """The optimization of one group of classes on encoded crops."""
 
     def __init__(
         self, encoded: EncodedCrops, warm: WarmStart, classes: int, settings: Settings, rng: np.random.Generator

@@ -60,7 +60,7 @@ class WarmStart:
 def nearest_shipped(encoded: EncodedCrops, classes: int, job: Job) -> tuple[Tensor, list[PromptTensors], list[str]]:
     """How well every shipped class agrees with every annotated class.
 
-    Looks at one crop a class, the one that holds most of it: enough to recognise an organ.
+    Looks at one crop a class, the one that holds most of it: enough to recognize an organ.
 
     :return: agreement (classes, shipped classes) in 0..1, the shipped classes' prompts and names.
     """

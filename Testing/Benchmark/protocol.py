@@ -6,7 +6,7 @@ the body (spleen, left kidney, gallbladder, liver) and the new classes of here (
 class.
 
 Every method sees the same views in the same order and is given the same time: ``--seconds`` of this process's CPU time
-(``time.process_time``), with one torch thread, so that other work on the machine favours no method. Reading the
+(``time.process_time``), with one torch thread, so that other work on the machine favors no method. Reading the
 volumes and segmenting the test cases is not counted; drawing the views and warm starts are. A bench that was stopped
 goes on where it was: what stands in ``--out`` is not done again.
 
@@ -153,7 +153,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def views_of(preprocessing: Preprocessing, crop: tuple[int, ...], options: argparse.Namespace) -> Views:
-    """Views of the training cases, in which only ``CLASSES`` are labelled."""
+    """Views of the training cases, in which only ``CLASSES`` are labeled."""
     source = Source(
         "btcv",
         str(options.data),

@@ -42,7 +42,7 @@ from PromptSegLib.scene.volumes import volume_from_image
 
 OUTPUT = Path(__file__).resolve().parents[2] / "demo"
 BACKGROUND = 255
-# Label values are TotalSegmentator's. Colours are Okabe and Ito's: the usual ones of these organs are all reddish.
+# Label values are TotalSegmentator's. Colors are Okabe and Ito's: the usual ones of these organs are all reddish.
 STRUCTURES = {
     "liver": (5, "#E69F00"),
     "spleen": (1, "#CC79A7"),

@@ -57,7 +57,7 @@ def recovery_folder(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> SimpleNamespace:
-    """``image`` and ``annotation`` are files, ``truth`` an array (z, y, x): two bright balls in a grey body, in air.
+    """``image`` and ``annotation`` are files, ``truth`` an array (z, y, x): two bright balls in a gray body, in air.
 
     Two strokes through each ball (values ``LIVER`` and ``SPLEEN``) and some beside them (``BACKGROUND``). The voxels
     are 3 mm, the axes of the image are not those of the patient.

@@ -111,7 +111,7 @@ def test_agreement_counts_a_barred_voxel_against_its_own_class():
 
 
 @pytest.mark.parametrize("mode", ["decoder", "full"])
-def test_tuning_and_segmenting_honour_what_was_erased(backbone, mode):
+def test_tuning_and_segmenting_honor_what_was_erased(backbone, mode):
     case = with_erased(BOX)
     settings = ps.Settings(mode=mode, steps=2, token_steps=10)
     prompts = ps.tune([case], CLASSES, backbone, settings=settings)

@@ -280,12 +280,23 @@ def test_tables_are_rectangular():
     assert count > 15
 
 
+BRITISH = r"licence|colour|labell|behaviour|neighbour|honour|favour|centre|grey|oesoph|normalis|optimis|recognis"
+
+
 def test_spelling_is_american():
-    words = r"licence|colour|labell|behaviour|neighbour|honour|favour|centre|grey|oesoph"
-    british = re.compile(rf"\b(?:{words}|\w+alis[aei]|\w*(?:optim|summar|organ|recogn|random|minim)is[aei])\w*", re.I)
+    british = re.compile(rf"\b(?:{BRITISH}|\w+alis[aei]|\w*(?:optim|summar|organ|recogn|random|minim)is[aei])\w*", re.I)
     for page in DOCUMENTS:
         prose = re.sub(r"`[^`]*`", "", page.prose)  # names in the code are what they are
         assert british.findall(prose) == [], page.name
+
+
+def test_names_and_comments_are_american():
+    """``licence`` is what catalogue entries and recipes have always called it; an organ may be typed in either way."""
+    kept = {"licence", "licences", "oesophagus"}
+    british = re.compile(rf"\w*(?:{BRITISH})\w*", re.I)
+    for folder in ("PromptSegLib", "PromptSeg"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert set(british.findall(path.read_text(encoding="utf-8"))) <= kept, path
 
 
 def test_code_cites_documents_that_are_there():

@@ -40,7 +40,7 @@ def test_a_shipped_class_is_taken_once():
     assert list(_known(scores, strokes, 2).values()) == [1]
 
 
-def test_strokes_are_honoured_and_the_rest_lies_on_the_images_grid(backbone):
+def test_strokes_are_honored_and_the_rest_lies_on_the_images_grid(backbone):
     case = example()
     result = first_look(backbone, case, INFOS)
     assert Grid.of(result.labels).same_as(Grid.of(case.image))

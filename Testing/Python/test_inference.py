@@ -42,7 +42,7 @@ def test_labels_come_on_the_images_own_grid(backbone, prompts, direction):
 
 
 @pytest.mark.parametrize("direction", [None, TILTED, LEFT_HANDED])
-def test_strokes_are_honoured_voxel_by_voxel(backbone, prompts, direction):
+def test_strokes_are_honored_voxel_by_voxel(backbone, prompts, direction):
     shown = example(direction=direction)
     for growing in (None, False):
         result = ps.segment(
@@ -55,7 +55,7 @@ def test_strokes_are_honoured_voxel_by_voxel(backbone, prompts, direction):
         assert (labels[strokes == BACKGROUND] == 0).all()
 
 
-def test_the_same_image_is_recognised_and_grown_from_its_strokes(backbone, prompts):
+def test_the_same_image_is_recognized_and_grown_from_its_strokes(backbone, prompts):
     shown = example()
     remembered = ps.segment(prompts, shown.image, backbone)
     given = ps.segment(prompts, shown.image, backbone, strokes=shown)
@@ -107,7 +107,7 @@ def test_probabilities_and_uncertainty_on_request(backbone, prompts):
     assert plain.probabilities is None and plain.uncertainty is None
 
 
-def test_a_region_limits_what_is_labelled(backbone, prompts):
+def test_a_region_limits_what_is_labeled(backbone, prompts):
     image, _ = phantom()
     whole = sitk.GetArrayFromImage(ps.segment(prompts, image, backbone).labels)
     part = sitk.GetArrayFromImage(
@@ -163,7 +163,7 @@ def test_slabs_are_whole_tiles_of_one_sweep_and_keep_every_voxel_once(depth, dee
         assert outer[1] - outer[0] <= max(deep, 3 * tile[0])
 
 
-def test_background_alone_is_honoured_and_changes_nothing_else(backbone, prompts):
+def test_background_alone_is_honored_and_changes_nothing_else(backbone, prompts):
     shown = example()
     bare = replace(prompts, strokes=())
     plain = sitk.GetArrayFromImage(ps.segment(bare, shown.image, backbone).labels)

@@ -31,7 +31,7 @@ FILES = {f"/{NAME}.safetensors": WEIGHTS, f"/{NAME}.prompts": PROMPTS}
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``FILES`` with ranges; ``behaviour`` of the first requests is taken from ``plan``."""
+    """Serves ``FILES`` with ranges; ``behavior`` of the first requests is taken from ``plan``."""
 
     daemon_threads = True
 

@@ -44,7 +44,7 @@ RECIPES = Path(__file__).parents[2] / "PromptSegLib" / "pretraining" / "recipes"
 
 @pytest.fixture
 def values(tmp_path) -> dict:
-    """A tiny recipe: two labelled cases, one to validate on, and one without labels."""
+    """A tiny recipe: two labeled cases, one to validate on, and one without labels."""
     for index in range(4):
         image, reference = phantom(seed=index)
         sitk.WriteImage(image, str(tmp_path / f"case{index}_ct.nii.gz"))
@@ -291,7 +291,7 @@ def test_a_validation_image_that_breaks_at_the_end_is_named(recipe, tmp_path):
     assert list(card["skipped"]) == ["phantoms/case2"] and "phantoms/case2 is skipped" in said[0]
 
 
-def test_no_usable_labelled_image_stops_before_the_first_step(values, tmp_path):
+def test_no_usable_labeled_image_stops_before_the_first_step(values, tmp_path):
     for index in range(2):
         image = sitk.ReadImage(str(tmp_path / f"case{index}_ct.nii.gz"))
         sitk.WriteImage(image * 0, str(tmp_path / f"case{index}_ct.nii.gz"))
@@ -354,7 +354,7 @@ def test_the_affine_of_a_view_says_where_its_voxels_are(values, tmp_path):
     for axis in range(3):
         ramp = (grid[axis] / shape[axis]).astype(np.float16)
         case = Case("", 0, ramp, np.zeros(shape, np.uint8), known, {})
-        views = Views(recipe, SimpleNamespace(draw=lambda rng, labelled, case=case: case, skipped={}))
+        views = Views(recipe, SimpleNamespace(draw=lambda rng, labeled, case=case: case, skipped={}))
         turned = 0
         for index in range(12):
             sample = views[index]
@@ -382,14 +382,14 @@ def test_the_loss_does_not_average_over_absent_classes():
     assert torch.isfinite(complete(logits, torch.zeros_like(label)))
 
 
-def test_a_class_that_is_not_labelled_is_masked_not_background():
+def test_a_class_that_is_not_labeled_is_masked_not_background():
     label = torch.zeros(2, 4, 4, 4, dtype=torch.long)
     label[:, :2] = 1
     logits = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     known = torch.tensor([[True, False], [True, True]])
     loss = segmentation_loss(logits, label, known)
     claimed = logits.clone()
-    claimed[:, 2, 2:] += 5  # the second class where nothing is labelled
+    claimed[:, 2, 2:] += 5  # the second class where nothing is labeled
     claimed[:, 0, 2:] -= 5
     after = segmentation_loss(claimed, label, known)
     assert float(after[0]) < float(loss[0]) + 0.3 and float(after[1]) > float(loss[1]) + 1
@@ -413,7 +413,7 @@ def test_publishing_gives_a_backbone_with_shipped_prompts(recipe, tmp_path):
 
 
 def test_a_class_that_no_validation_case_shows(values, tmp_path):
-    """As when every labelled case was trained on."""
+    """As when every labeled case was trained on."""
     values["sources"][0]["classes"] = {"cone": 77, **CLASSES}
     run = Pretraining(loaded(values, tmp_path, steps=1), tmp_path / "run", log=quiet)
     run.run()

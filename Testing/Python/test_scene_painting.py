@@ -89,7 +89,7 @@ def test_masks_on_another_grid_take_the_nearest_voxel(transforms):
     turn = np.reshape(image.GetDirection(), (3, 3)) @ rotation(7, -11, 23)
     center = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
     size, spacing = np.array((23, 25, 31)), np.array((0.71, 0.63, 0.83))
-    # Not centred on the volume: a voxel centre on the face between two voxels would have two nearest.
+    # Not centered on the volume: a voxel center on the face between two voxels would have two nearest.
     origin = np.asarray(center) - turn @ (spacing * (size - 1) / 2) + (0.05, 0.03, -0.04)
     grid = Grid(tuple(size.tolist()), tuple(spacing.tolist()), tuple(origin.tolist()), tuple(turn.ravel().tolist()))
     masks = painting.masks([first, third], grid)

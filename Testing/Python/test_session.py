@@ -175,7 +175,7 @@ def test_closing_right_after_apply_loses_nothing(desk):
 
 
 @pytest.mark.parametrize("nodes", ["both", "segmentation"])
-def test_corrections_are_recognised_after_a_transform_was_changed(desk, nodes):
+def test_corrections_are_recognized_after_a_transform_was_changed(desk, nodes):
     put_under(desk.scene, desk.segmentation, np.eye(4))
     if nodes == "both":
         desk.volume.SetAndObserveTransformNodeID(desk.segmentation.GetTransformNodeID())

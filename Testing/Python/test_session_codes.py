@@ -312,7 +312,7 @@ def paint_on(here: Place, grid: Grid, name: str, mask: np.ndarray) -> None:
     apply_result(here.segmentation, here.volume, result, segment_ids={name: ids[name]} if name in ids else {})
 
 
-# A quarter of a voxel: aligned outer faces, as Slicer oversamples. 0: aligned centres, so that every second voxel
+# A quarter of a voxel: aligned outer faces, as Slicer oversamples. 0: aligned centers, so that every second voxel
 # lies right between two of the volume.
 @pytest.mark.parametrize("shift", [0.25, 0.0])
 def test_strokes_on_a_finer_lattice_stay_as_fine(here, shift):

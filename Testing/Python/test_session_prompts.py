@@ -174,7 +174,7 @@ def test_own_prompts_on_the_current_volume(desk):
     assert desk.session.view().preview == "Result" and desk.level == "info"
     assert content(desk.segmentation) == before[0]
     desk.apply()
-    for name, value in CLASSES.items():  # what is painted is honoured, and grown
+    for name, value in CLASSES.items():  # what is painted is honored, and grown
         assert desk.mask(name)[desk.strokes == value].all()
     assert desk.session.view().tune_text == "Retune"
 

@@ -46,7 +46,7 @@ def volumes(count: int = 2) -> list[Annotated]:
     return made
 
 
-def test_every_class_is_centred_on_equally_often_whatever_its_size():
+def test_every_class_is_centered_on_equally_often_whatever_its_size():
     crops = RandomCrops(volumes(), 2, SIZE, 0)
     drawn = [crops.crop(number).labels for number in range(60)]
     seen = [sum(bool((labels == value).any()) for labels in drawn) for value in (1, 2)]

@@ -125,7 +125,7 @@ def test_a_retuning_remembers_the_tunings_it_went_on_from(backbone):
     assert third.tuning["0"] == second.tuning["0"]
 
 
-def test_colours_are_the_callers_then_the_starts_then_the_names(backbone):
+def test_colors_are_the_callers_then_the_starts_then_the_names(backbone):
     from PromptSegLib.annotation.classes import describe
 
     red = describe("ball", 5, color=(1.0, 0.0, 0.0))

@@ -488,7 +488,7 @@ def test_the_environment_finds_this_library_first(monkeypatch):
     assert dict(os.environ) == before
 
 
-def test_the_environment_honours_threads(monkeypatch):
+def test_the_environment_honors_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert "OMP_NUM_THREADS" not in environment()
     assert environment(3)["OMP_NUM_THREADS"] == "3"

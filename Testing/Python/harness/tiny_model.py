@@ -1,4 +1,4 @@
-"""A tiny backbone with random weights and a phantom, for tests of behaviour rather than of quality."""
+"""A tiny backbone with random weights and a phantom, for tests of behavior rather than of quality."""
 
 from __future__ import annotations
 
