@@ -280,7 +280,7 @@ def test_tables_are_rectangular():
     assert count > 15
 
 
-BRITISH = r"licence|colour|labell|behaviour|neighbour|honour|favour|centre|grey|oesoph|normalis|optimis|recognis"
+BRITISH = r"licence|colour|labell|behaviour|neighbour|honour|favour|centre|grey|oesoph|normalis|optimise|recognis"
 
 
 def test_spelling_is_american():
