@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from .inference.result import Segmentation
     from .inference.segmenting import segment
     from .models.backbone import Backbone, load_model
-    from .progress import Cancelled, Job, Report
+    from .progress import Cancelled, ProgressHandle, Report
     from .prompts.store import Prompts
     from .specializing.specialize import Effort, specialize
     from .tuning.options import TuningOptions
+    from .tuning.pipeline import tune
     from .tuning.settings import Settings
-    from .tuning.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ _PLACES = {
     "Cancelled": "progress",
     "Effort": "specializing.specialize",
     "Example": "annotation.example",
-    "Job": "progress",
+    "ProgressHandle": "progress",
     "PromptSegError": "errors",
     "Prompts": "prompts.store",
     "Report": "progress",
@@ -51,7 +51,7 @@ _PLACES = {
     "load_model": "models.backbone",
     "segment": "inference.segmenting",
     "specialize": "specializing.specialize",
-    "tune": "tuning.tuning",
+    "tune": "tuning.pipeline",
 }
 
 __all__ = [
@@ -59,7 +59,7 @@ __all__ = [
     "Cancelled",
     "Effort",
     "Example",
-    "Job",
+    "ProgressHandle",
     "PromptSegError",
     "Prompts",
     "Report",

@@ -31,7 +31,7 @@ def labels_on_grid(example: Example, classes: Mapping[str, int], grid: Grid) -> 
     takes the annotation voxel nearest to its center. Unless the annotation is complete, every annotated
     voxel then also marks the voxel of ``grid`` that contains its center, if that is still unknown, so
     that strokes thinner than a voxel of ``grid`` are kept; where several meet, the most frequent label
-    wins, then a class over a barred one, anything over background, then the earlier class.
+    wins, then a class over a excluded one, anything over background, then the earlier class.
 
     Unknown are also voxels with their center outside the annotation's grid or outside the image.
 
@@ -59,7 +59,7 @@ def painted_on_grid(example: Example, grid: Grid) -> Optional[np.ndarray]:
     return labels_on_grid(Example(example.image, marked), {"painted": 1}, grid) == 1
 
 
-def barred_label(index: int) -> int:
+def excluded_label(index: int) -> int:
     """The label of voxels that are anything but the class numbered ``index`` (from 1)."""
     return UNKNOWN - index
 
@@ -85,9 +85,9 @@ def _relabeler(dtype: np.dtype, example: Example, classes: Mapping[str, int]) ->
     if example.background is not None:
         labels.setdefault(example.background, 0)
     number = {value: label for label, value in enumerate(classes.values(), 1)}
-    for value, other in example.barred.items():
+    for value, other in example.excluded.items():
         if other in number:
-            labels.setdefault(value, barred_label(number[other]))
+            labels.setdefault(value, excluded_label(number[other]))
     labels = {value: label for value, label in labels.items() if limits.min <= value <= limits.max}
     rest = 0 if example.complete else UNKNOWN
 
@@ -171,7 +171,7 @@ def _forget_outside(labels: np.ndarray, grid: Grid, image: Grid) -> None:
 def _add_strokes(labels: np.ndarray, example: Example, classes: Mapping[str, int], grid: Grid) -> None:
     """Give unknown voxels of ``labels`` (on ``grid``, changed in place) the annotated voxels that fall in them."""
     source, image = Grid.of(example.annotation), Grid.of(example.image)
-    kinds = 2 * len(classes) + 1  # background, the classes, the barred classes
+    kinds = 2 * len(classes) + 1  # background, the classes, the excluded classes
     flat = labels.reshape(-1)
     votes = np.zeros(0, np.int64)  # voxel of grid * kinds + kind
     counts = np.zeros(0, np.int64)

@@ -29,7 +29,7 @@ def is_not_class(number: int) -> int:
 
 
 class Painted(Protocol):
-    """Segments at one moment; :class:`PromptSegLib.scene.painting.Painting` is one."""
+    """Segments at one moment; :class:`PromptSegLib.scene.segment_snapshot.SegmentSnapshot` is one."""
 
     def labels(self, values: Mapping[str, int], /) -> sitk.Image: ...
 
@@ -250,19 +250,19 @@ def on_grid(image: sitk.Image, grid: Grid) -> np.ndarray:
 def annotation_of(
     codes: sitk.Image, values: Mapping[int, int], taken: Sequence[int] = ()
 ) -> tuple[sitk.Image, int, dict]:
-    """Codes as an annotation: the label image, the value of background, and the barred values (see ``Example``).
+    """Codes as an annotation: the label image, the value of background, and the excluded values (see ``Example``).
 
     :param values: number of a class -> its value in the annotation; classes that are not listed become unknown.
-    :param taken: values that background and barred classes must not get.
+    :param taken: values that background and excluded classes must not get.
     """
     used = {*values.values(), *taken}
     free = iter(value for value in range(1, 65536) if value not in used)
-    background, barred = next(free), {next(free): value for value in values.values()}
+    background, excluded = next(free), {next(free): value for value in values.values()}
     top = max([1, *(is_not_class(number) for number in values)])
     array = sitk.GetArrayViewFromImage(codes)
     lookup = np.zeros(max(int(array.max()), top) + 1, np.uint16)
     lookup[BACKGROUND] = background
-    back = {value: key for key, value in barred.items()}
+    back = {value: key for key, value in excluded.items()}
     for number, value in values.items():
         lookup[is_class(number)], lookup[is_not_class(number)] = value, back[value]
-    return Grid.of(codes).image(lookup[array]), background, barred
+    return Grid.of(codes).image(lookup[array]), background, excluded

@@ -17,7 +17,7 @@ from ..files import check_writable
 from ..inference.options import SegmentationOptions
 from ..models import catalogue
 from ..network.config import outputs_of
-from ..progress import Job, Report
+from ..progress import ProgressHandle, Report
 from ..prompts.beside import place
 from ..prompts.store import Prompts, parse_classes
 from ..tuning.options import TuningOptions
@@ -322,10 +322,10 @@ def _entry(values: Any, key: str, otherwise: Any) -> Any:
 
 
 @contextmanager
-def progress() -> Iterator[Job]:
+def progress() -> Iterator[ProgressHandle]:
     """A job that draws a progress bar on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield Job()
+        yield ProgressHandle()
         return
     from tqdm import tqdm
 
@@ -338,7 +338,7 @@ def progress() -> Iterator[Job]:
             bar.set_postfix({key: f"{value:.3g}" for key, value in report.figures.items()}, refresh=False)
             bar.refresh()
 
-        yield replace(Job(), on_report=show)
+        yield replace(ProgressHandle(), on_report=show)
 
 
 __all__ = ["info", "models", "score", "segment", "tune"]

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from ..annotation.example import Example
 from ..inference.options import SegmentationOptions
 from ..inference.result import Segmentation
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..prompts.store import Prompts
 from ..tuning.options import TuningOptions
 from ..tuning.settings import Settings
@@ -26,9 +26,9 @@ def tune(
     start: Optional[Prompts],
     settings: Settings,
     options: TuningOptions,
-    job: Job,
+    job: ProgressHandle,
 ) -> Prompts:
-    """As :func:`~PromptSegLib.tuning.tuning.tune`."""
+    """As :func:`~PromptSegLib.tuning.pipeline.tune`."""
     from ..models.backbone import load_model
 
     def attempt(thrift: Thrift) -> Prompts:
@@ -57,7 +57,7 @@ class Backbones:
         classes: Sequence[str],
         strokes: Optional[Example],
         options: SegmentationOptions,
-        job: Job,
+        job: ProgressHandle,
     ) -> Segmentation:
         """As :func:`~PromptSegLib.inference.segmenting.segment`."""
         from ..inference.segmenting import segment as segment_image

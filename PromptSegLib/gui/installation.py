@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from ..errors import PromptSegError
+from ..installation.installer_tools import RESTART, PackageInstaller
+from ..installation.installing import CANCELLED, FAILED, INSTALLED, Installer
+from ..installation.requirements import Requirement, requirements
 from ..session.view import Notice, View
-from ..setup.installing import CANCELLED, FAILED, INSTALLED, Installer
-from ..setup.requirements import Requirement, requirements
-from ..setup.tools import RESTART, Tools
 
 _NEEDING_IT = ("tune", "segment")
 
@@ -35,7 +35,9 @@ class SetupView:
 class Installation:
     """An :class:`Installer` and what it is about to install. Nothing is installed before :meth:`start`."""
 
-    def __init__(self, tools: Tools, requirements_file: Optional[Path] = None, paths: Optional[Sequence[str]] = None):
+    def __init__(
+        self, tools: PackageInstaller, requirements_file: Optional[Path] = None, paths: Optional[Sequence[str]] = None
+    ):
         self._file, self._paths = requirements_file, paths
         self.installer = Installer(tools, requirements_file, paths)
         self._rows: tuple[Requirement, ...] = ()

@@ -9,7 +9,7 @@ from typing import Mapping, Optional, Union
 from ..errors import PromptSegError, Sentence
 from ..models import catalogue, own
 from ..models.download import delete, download
-from ..progress import Cancelled, Job, Report
+from ..progress import Cancelled, ProgressHandle, Report
 from ..session.job import Future
 from ..session.view import Notice
 
@@ -101,7 +101,7 @@ class ModelFiles:
         if self.running:
             return
         self._cancelled, self._last, self.notice = False, Report("", 0.0), Notice()
-        job = Job(self._take, lambda: self._cancelled)
+        job = ProgressHandle(self._take, lambda: self._cancelled)
         self._task = Future(lambda: download(catalogue.find_name(name), job))
 
     def cancel(self) -> None:

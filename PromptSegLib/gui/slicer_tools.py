@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
 
 from ..errors import PromptSegError
-from ..setup.child import ChildProcess, Run
-from ..setup.requirements import installed_version
-from ..setup.tools import ABSENT, READY, RESTART, PythonTools
+from ..installation.child import ChildProcess, CommandRun
+from ..installation.installer_tools import ABSENT, READY, RESTART, PythonTools
+from ..installation.requirements import installed_version
 
 SETTING = "PromptSeg/Installation"
 _EXTENSION, _MODULE = "PyTorch", "PyTorchUtils"
@@ -23,7 +23,7 @@ _LIGHT_THE_TORCH = "light-the-torch>=0.5"
 
 
 class SlicerTools(PythonTools):
-    """:class:`~PromptSegLib.setup.tools.Tools` for the running application. Call from its main thread."""
+    """The ``PackageInstaller`` of the running application. Call from its main thread."""
 
     def __init__(self) -> None:
         super().__init__("")
@@ -56,7 +56,7 @@ class SlicerTools(PythonTools):
             "or install from a folder of wheels."
         )
 
-    def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> Run:
+    def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> CommandRun:
         """What ``PyTorchUtilsLogic.installTorch`` does, in child processes: that call would freeze the window."""
         try:
             logic = importlib.import_module(_MODULE).PyTorchUtilsLogic
@@ -79,7 +79,7 @@ class SlicerTools(PythonTools):
 
     # The rest
 
-    def pip_install(self, arguments: Sequence[str], constraints: Path) -> Run:
+    def pip_install(self, arguments: Sequence[str], constraints: Path) -> CommandRun:
         """By ``slicer.packaging`` where that reports as it goes (5.11 and later), else by a child process."""
         import slicer
 

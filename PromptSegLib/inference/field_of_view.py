@@ -14,11 +14,11 @@ from ..errors import PromptSegError
 from ..imaging.geometry import Grid, bounding_box
 from ..imaging.volume import Volume
 from ..models.backbone import Backbone
-from ..models.workspace import Workspace
-from ..progress import Job
+from ..models.feature_cache import FeatureCache
+from ..progress import ProgressHandle
 from ..prompts.store import Prompts
-from .evidence import evidence
-from .native import labels_on_native
+from .class_margins import class_margins
+from .resample_to_image import labels_on_native
 from .tiling import OVERLAP_ALONE, aligned, steps
 
 
@@ -67,17 +67,19 @@ class FieldOfView:
         offset = (box[0].start, box[1].start, box[2].start)
         return cls(image, whole, volume, offset, volume.native, part, painted[part], coarse[box])
 
-    def evidence(self, backbone: Backbone, prompts: Prompts, workspace: Workspace, job: Job) -> np.ndarray:
+    def margins(
+        self, backbone: Backbone, prompts: Prompts, feature_cache: FeatureCache, job: ProgressHandle
+    ) -> np.ndarray:
         """Evidence (classes, z, y, x) of the prompts' classes over what is looked at."""
         if self.coarse is None:
-            return evidence(backbone, prompts, self.volume.array, job, overlap=OVERLAP_ALONE)
-        maps = workspace.maps(self.image, backbone)  # the tiles that were encoded while the user painted
+            return class_margins(backbone, prompts, self.volume.array, job, overlap=OVERLAP_ALONE)
+        maps = feature_cache.maps(self.image, backbone)  # the tiles that were encoded while the user painted
         step = steps(self.whole.array.shape, backbone.tile)
-        return evidence(backbone, prompts, self.volume.array, job, maps=maps, offset=self.offset, step=step)
+        return class_margins(backbone, prompts, self.volume.array, job, maps=maps, offset=self.offset, step=step)
 
-    def labels(self, fields: Sequence[tuple[np.ndarray, Grid]], values: np.ndarray, job: Job) -> np.ndarray:
-        """Label values (z, y, x) on ``native``, of fields as of :func:`~.native.labels_on_native`; what was painted is
-        part of them.
+    def labels(self, fields: Sequence[tuple[np.ndarray, Grid]], values: np.ndarray, job: ProgressHandle) -> np.ndarray:
+        """Label values (z, y, x) on ``native``, of fields as :func:`~.resample_to_image.labels_on_native` takes them;
+        what was painted is part of them.
 
         :param values: number of a class -> its value; that of background first.
         """
@@ -88,7 +90,7 @@ class FieldOfView:
 
 
 def strokes_on(
-    image: sitk.Image, prompts: Prompts, strokes: Optional[Example], workspace: Workspace
+    image: sitk.Image, prompts: Prompts, strokes: Optional[Example], feature_cache: FeatureCache
 ) -> Optional[np.ndarray]:
     """Strokes on the image's grid, labels as in ``annotation.labels``: the given ones, or those that the prompts carry
     of this image; None where there are none."""
@@ -99,7 +101,7 @@ def strokes_on(
         return labels if (labels != UNKNOWN).any() else None
     if not prompts.strokes:
         return None
-    own = workspace.fingerprint(image)
+    own = feature_cache.fingerprint(image)
     packed = [each for each in prompts.strokes if each.image == own and each.shape == native.shape]
     if not packed:
         return None
@@ -116,8 +118,8 @@ def _on_model_grid(painted: np.ndarray, image: sitk.Image, native: Grid, grid: G
     """Labels on the image's grid -> labels on the model's, thin strokes kept."""
     # As an annotation: 0 unknown, 1 background, 1 + k the k-th class, 1 + count + k not the k-th class.
     annotation = np.where(painted >= 0, painted + 1, np.where(painted == UNKNOWN, 0, count - painted))
-    barred = {1 + count + index: 1 + index for index in range(1, count + 1)}
-    example = Example(image, native.image(annotation.astype(np.int16)), background=1, barred=barred)
+    excluded = {1 + count + index: 1 + index for index in range(1, count + 1)}
+    example = Example(image, native.image(annotation.astype(np.int16)), background=1, excluded=excluded)
     return labels_on_grid(example, {f"class {index}": 1 + index for index in range(1, count + 1)}, grid)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
-    from ..models.workspace import Workspace
+    from ..models.feature_cache import FeatureCache
 
 Region = tuple[tuple[int, int, int], tuple[int, int, int]]
 
@@ -28,7 +28,7 @@ class SegmentationOptions:
         as the network found; by default their small parts go, where there are no strokes to say what belongs to them.
     :param device: where a model that is given by name is loaded.
     :param name: of the image, in sentences.
-    :param workspace: what is kept from one call to the next on the same image.
+    :param feature_cache: what is kept from one call to the next on the same image.
     """
 
     grow_strokes: Optional[bool] = None
@@ -41,4 +41,4 @@ class SegmentationOptions:
     keep_islands: bool = False
     device: str = "auto"
     name: str = "image"
-    workspace: Optional[Workspace] = None
+    feature_cache: Optional[FeatureCache] = None

@@ -19,17 +19,17 @@ from ..imaging.checking import check_extent, check_image
 from ..imaging.geometry import Grid
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import find_sha256
-from ..models.workspace import Workspace
-from ..progress import Job
+from ..models.feature_cache import FeatureCache
+from ..progress import ProgressHandle
 from ..prompts.store import Prompts
-from .evidence import Probabilities
+from .class_margins import Probabilities
 from .field_of_view import FieldOfView, strokes_on
 from .islands import small_components_suppressed
-from .looking import body_of, classes_at, entropy, places_to_look
-from .native import native_slabs
 from .options import Region, SegmentationOptions
 from .regions import SharedEvidence, grown_regions, notes_of, regions_before_scores
+from .resample_to_image import native_slabs
 from .result import Segmentation
+from .uncertainty import body_of, classes_at, entropy, places_to_look
 
 _NETWORK, _ALONE = 0.6, 0.92  # shares of the time after the network, where strokes are grown, and where none are
 
@@ -54,7 +54,7 @@ def segment(
     classes: Optional[Sequence[str]] = None,
     strokes: Optional[Example] = None,
     options: Optional[SegmentationOptions] = None,
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
 ) -> Segmentation:
     """Segment a 3D image; every grid, orientation and handedness is admitted.
 
@@ -68,8 +68,8 @@ def segment(
     :param options: all else.
     :raises PromptSegError: bad image, unknown class, prompts of another backbone.
     """
-    job, clock, options = job or Job(), _Clock(), options or SegmentationOptions()
-    workspace = options.workspace or Workspace(0)  # nobody comes back for the maps
+    job, clock, options = job or ProgressHandle(), _Clock(), options or SegmentationOptions()
+    feature_cache = options.feature_cache or FeatureCache(0)  # nobody comes back for the maps
     if not isinstance(prompts, Prompts):
         prompts = Prompts.load(Path(prompts))
     check_image(image, options.name)
@@ -80,20 +80,20 @@ def segment(
     if options.region is not None:
         _check_region(options.region, Grid.of(image), options.name)
 
-    whole = workspace.volume(image, backbone.preprocessing, prompts.intensity)
-    painted = strokes_on(image, kept, strokes, workspace)
+    whole = feature_cache.volume(image, backbone.preprocessing, prompts.intensity)
+    painted = strokes_on(image, kept, strokes, feature_cache)
     view = FieldOfView.of(image, whole, painted, len(kept.active), backbone.tile, options.around)
     clock.note("resampling")
     growing = view.coarse is not None and options.grow_strokes is not False
     share = _NETWORK if growing else _ALONE
-    scores = view.evidence(backbone, kept, workspace, job.part(0.0, share))
+    scores = view.margins(backbone, kept, feature_cache, job.part(0.0, share))
     clock.note("network")
     grown = None
     if painted is not None and growing:
         grown = _grown(view, painted, kept, scores, options.quick, job.part(share, _ALONE))
         clock.note("growing")
     result = _result(view, kept, chosen, scores, grown, options, job)
-    if painted is None and strokes is None and any(own == workspace.fingerprint(image) for own, _ in kept.missing):
+    if painted is None and strokes is None and any(own == feature_cache.fingerprint(image) for own, _ in kept.missing):
         result = replace(result, notes=(*result.notes, _NOT_BESIDE))
     clock.note("labels")
     job.report("done", 1.0)
@@ -101,7 +101,7 @@ def segment(
 
 
 def _grown(
-    view: FieldOfView, painted: np.ndarray, prompts: Prompts, scores: np.ndarray, quick: bool, job: Job
+    view: FieldOfView, painted: np.ndarray, prompts: Prompts, scores: np.ndarray, quick: bool, job: ProgressHandle
 ) -> Optional[Grown]:
     """What was painted (on all of the image), grown with the network's evidence."""
     count = len(prompts.active)
@@ -118,7 +118,7 @@ def _result(
     scores: np.ndarray,
     grown: Optional[Grown],
     options: SegmentationOptions,
-    job: Job,
+    job: ProgressHandle,
 ) -> Segmentation:
     """All that was asked for, on the image's own grid; ``chosen`` names the classes that give output."""
     infos = [each.info for each in prompts.active]
@@ -169,7 +169,12 @@ class _Clock:
 
 
 def _with_uncertainty(
-    result: Segmentation, scores: np.ndarray, view: FieldOfView, names: Sequence[str], coarse_maps: bool, job: Job
+    result: Segmentation,
+    scores: np.ndarray,
+    view: FieldOfView,
+    names: Sequence[str],
+    coarse_maps: bool,
+    job: ProgressHandle,
 ) -> Segmentation:
     """The result with the map of uncertainty, and where to look next.
 
@@ -184,7 +189,7 @@ def _with_uncertainty(
     return replace(result, uncertainty=uncertainty, places=tuple(places), place_classes=told)
 
 
-def _map_on_native(values: np.ndarray, grid: Grid, native: Grid, job: Job) -> sitk.Image:
+def _map_on_native(values: np.ndarray, grid: Grid, native: Grid, job: ProgressHandle) -> sitk.Image:
     """A map (z, y, x) on ``grid`` as a float32 image on ``native``."""
     result = np.zeros(native.shape, np.float32)
     for where, slab in native_slabs(values[None], grid, native):
@@ -193,7 +198,9 @@ def _map_on_native(values: np.ndarray, grid: Grid, native: Grid, job: Job) -> si
     return native.image(result)
 
 
-def _probabilities(scores, grid: Grid, native: Grid, infos, chosen: Sequence[str], job: Job) -> dict[str, sitk.Image]:
+def _probabilities(
+    scores, grid: Grid, native: Grid, infos, chosen: Sequence[str], job: ProgressHandle
+) -> dict[str, sitk.Image]:
     """The network's probability of every chosen class on the native grid."""
     each = {name: np.zeros(native.shape, np.float32) for name in chosen}
     for where, slab in native_slabs(scores, grid, native):

@@ -14,10 +14,10 @@ from ..annotation.labels import labels_on_grid
 from ..growing.guard import Verdict
 from ..imaging.checking import check_image
 from ..imaging.geometry import Grid
-from ..progress import Job
+from ..progress import ProgressHandle
 from .field_of_view import enforce_strokes
-from .native import labels_on_native
 from .regions import grown_regions, notes_of
+from .resample_to_image import labels_on_native
 from .result import Segmentation
 from .retuning import keep_accepted
 
@@ -28,7 +28,7 @@ def segment_strokes(
     quick: bool = False,
     verdicts: Optional[Sequence[Verdict]] = None,
     accepted: Optional[sitk.Image] = None,
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
     checked: bool = False,
     on_found: Optional[Callable[[Segmentation], None]] = None,
 ) -> Segmentation:
@@ -44,7 +44,7 @@ def segment_strokes(
     :param on_found: called with the result before that, where there are such classes.
     :raises PromptSegError: an image that cannot be used.
     """
-    job = job or Job()
+    job = job or ProgressHandle()
     check_image(example.image, example.name)
     native = Grid.of(example.image)
     painted = labels_on_grid(example, {info.name: info.value for info in infos}, native)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import PromptSegError
-from ..files import replacing
+from ..files import atomic_write
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -28,7 +28,7 @@ def save(
         tensors[f"average.{name}"] = average[name].detach().cpu().contiguous()
         for key, value in optimizer.state.get(tensor, {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value).cpu().contiguous()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             save_file(tensors, str(temporary), {"state": json.dumps(state)})
         except SafetensorError as error:

@@ -86,14 +86,14 @@ class Views(Dataset):
             window = _window(case, draw) if wide and draw.random() < wide else (-1.0, 1.0)
             image, label, affine = view(case, place, size, changes, draw, zoomed, drawn, window)
             if draw.random() < recipe.contrast and not drawn:
-                image = randomly(self.contrast, {"image": image}, draw)["image"]
-            sample[name], sample[f"{name}_affine"] = plain(image), affine
+                image = apply_random(self.contrast, {"image": image}, draw)["image"]
+            sample[name], sample[f"{name}_affine"] = as_tensor(image), affine
             known &= _complete(case, affine, size)
             sample[f"{name}_label"] = asked_label(label, active, len(case.known))
         if taught:
             drawn = case.image is None
             image, _, sample["teacher_affine"] = view(case, center, recipe.crop, self.teacher, draw, drawn=drawn)
-            sample["teacher"] = plain(image)
+            sample["teacher"] = as_tensor(image)
         sample["known"] = torch.from_numpy(known[active])
         sample["skipped"] = dict(self.cases.skipped)  # worker processes tell the run so
         return sample
@@ -246,7 +246,7 @@ def view(
         key: MetaTensor(torch.from_numpy(arrays[key].astype(np.float32)[None]), affine=affine)
         for key in ("image", "label")
     }
-    content = randomly(changes, content, draw)
+    content = apply_random(changes, content, draw)
     # The crop is still larger where no affine was drawn: take the middle.
     (image_, first), (label_, _) = (center_crop(content[key], size) for key in ("image", "label"))
     shift = torch.eye(4, dtype=torch.float64)
@@ -285,7 +285,7 @@ def _complete(case: Case, affine: Tensor, size: Sequence[int]) -> np.ndarray:
     return complete
 
 
-def randomly(changes: Compose, content: dict[str, Any], draw: np.random.Generator) -> dict[str, Any]:
+def apply_random(changes: Compose, content: dict[str, Any], draw: np.random.Generator) -> dict[str, Any]:
     """The content, changed as the next number of ``draw`` says."""
     changes.set_random_state(seed=int(draw.integers(2**31)))
     with warnings.catch_warnings():
@@ -293,7 +293,7 @@ def randomly(changes: Compose, content: dict[str, Any], draw: np.random.Generato
         return changes(content)
 
 
-def plain(image: Tensor) -> Tensor:
+def as_tensor(image: Tensor) -> Tensor:
     return torch.as_tensor(image).as_subclass(torch.Tensor).float().contiguous()
 
 
@@ -301,7 +301,7 @@ def asked_label(label: Tensor, active: np.ndarray, count: int) -> Tensor:
     """Class indices 1..count, 0 none -> k for the k-th active class, 0 for all others; (D, H, W) int64."""
     lookup = torch.zeros(count + 1, dtype=torch.long)
     lookup[torch.from_numpy(active + 1)] = torch.arange(1, len(active) + 1)
-    return lookup[plain(label)[0].long()]
+    return lookup[as_tensor(label)[0].long()]
 
 
 def cut(

@@ -17,7 +17,7 @@ import numpy as np
 from ..annotation.classes import MAX_CLASSES, MAX_VALUE, canonical_name, check_names, is_name, matching_name
 from ..annotation.strokes import MAX_BYTES, MAX_PACKED, Strokes, is_sha256
 from ..errors import PromptSegError
-from ..files import replacing
+from ..files import atomic_write
 from ..imaging.intensity import IntensityRule
 from ..imaging.preprocessing import Preprocessing
 from ..network.config import MODES, NetworkConfig
@@ -214,7 +214,7 @@ class Prompts:
                 "A prompts file holds at most {max_classes} classes; save fewer.", max_classes=MAX_CLASSES
             )
         content = self.to_bytes()
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
             beside.write(path, self.outside)
 

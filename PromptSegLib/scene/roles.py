@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import PromptSegError
-from .links import segment_of, set_tag, tag
+from .node_references import segment_of, set_tag, tag
 
 ROLES = ("tune", "background", "locked", "ignore")
 _KEY = "Role"

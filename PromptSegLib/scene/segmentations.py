@@ -21,10 +21,10 @@ from ..errors import PromptSegError
 from ..inference.result import Segmentation
 from .labelmaps import BINARY, is_empty, labelmap_of
 from .layers import accepted, give_way, leave_layers, renew_derived
-from .painting import look, snapshot
 from .placement import image_to_world, label_of, node_to_world, orthogonal, volume_to_world
 from .roles import role_of
 from .segment_list import place_empty
+from .segment_snapshot import look, snapshot
 
 _SURFACE = "Closed surface"
 RESULT_TAG = "PromptSeg.Result"  # marks segments that a result made, so that the next result may replace them
@@ -73,9 +73,9 @@ def segments(segmentation_node) -> list[Segment]:
 
 
 def annotation_from_segmentation(segmentation_node, volume_node, roles: Mapping[str, int]) -> sitk.Image:
-    """What the user painted, as a label image: :meth:`.painting.Painting.labels` of a snapshot taken now.
+    """What the user painted, as a label image: :meth:`.segment_snapshot.SegmentSnapshot.labels` of one taken now.
 
-    Raises :class:`PromptSegError` as that and :func:`.painting.snapshot` do.
+    Raises :class:`PromptSegError` as that and :func:`.segment_snapshot.snapshot` do.
     """
     return snapshot(segmentation_node, volume_node, roles).labels(roles)
 

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, Optional, Protocol
 
 from ..errors import PromptSegError, Sentence
 from ..models import catalogue
-from ..scene import links
+from ..scene import node_references
 from ..scene.segmentations import check_writable, segments
 from . import learned
 from .applied import current_tag
@@ -195,7 +195,7 @@ def _not_there(now: ActionContext) -> str:
     """Why the segmentation cannot take a result of the volume."""
     try:
         check_writable(now.segmentation, now.volume)
-        if not links.same_place(now.volume, now.segmentation):
+        if not node_references.same_place(now.volume, now.segmentation):
             return "The segmentation lies outside the volume; choose the segmentation of this volume."
     except PromptSegError as error:
         return str(error)

@@ -13,7 +13,7 @@ from ..errors import PromptSegError, Sentence
 from ..imaging.geometry import Grid
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
-from ..scene import links, painting, prompt_nodes
+from ..scene import node_references, prompt_nodes, segment_snapshot
 from ..scene.lattices import cropped
 from ..scene.placement import label_of
 from ..scene.segmentations import apply_result, check_writable, segments, show_surfaces
@@ -81,7 +81,7 @@ class Writer:
             result = _called_as_now(result, segmentation)
         ids, classes, lost = _places(segmentation, result)
         protect, overwrite = self._neighbors(segmentation, ids)
-        now = painting.snapshot(segmentation, job.volume, ids.values())
+        now = segment_snapshot.snapshot(segmentation, job.volume, ids.values())
         self._history.of(segmentation).save()
         labels = replace(result.shown, classes=classes)
         made = apply_result(segmentation, job.volume, labels, segment_ids=ids, protect=protect, overwrite=overwrite)
@@ -93,13 +93,13 @@ class Writer:
         return _told(result, segmentation, made, [*lost, *(info.name for info in classes if info.name not in made)])
 
     def _segmentation_for(self, job: Job) -> Any:
-        if not links.alive(self._scene, job.volume):
+        if not node_references.alive(self._scene, job.volume):
             raise PromptSegError("The volume was removed; the result cannot be applied.")
         if job.segmentation is None:  # nobody needed one so far
-            made = links.new_segmentation(self._scene, job.volume, f"{job.volume.GetName()} segmentation")
-            links.remember(job.volume, made)
+            made = node_references.new_segmentation(self._scene, job.volume, f"{job.volume.GetName()} segmentation")
+            node_references.remember(job.volume, made)
             return made
-        if not links.alive(self._scene, job.segmentation):
+        if not node_references.alive(self._scene, job.segmentation):
             raise PromptSegError("The segmentation was removed; the result cannot be applied.")
         return job.segmentation
 
@@ -118,14 +118,14 @@ class Writer:
         before, taken = self._applied.of(segmentation), _numbered(segmentation, request.numbers, made)
         note_numbers(segmentation, taken.values())
         for name, segment_id in made.items():
-            links.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))
-            links.set_tag(segmentation, segment_id, CLASS, name)
+            node_references.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))
+            node_references.set_tag(segmentation, segment_id, CLASS, name)
         names = {number: name for name, number in request.numbers.items()}
         for segment_id, number in taken.items():
-            links.set_tag(segmentation, segment_id, TAG, tag)
+            node_references.set_tag(segmentation, segment_id, TAG, tag)
             # What the prompts call it, also where it was not tuned now.
             if job.kind is JobKind.TUNE and number in names:
-                links.set_tag(segmentation, segment_id, CLASS, names[number])
+                node_references.set_tag(segmentation, segment_id, CLASS, names[number])
         # Prompts that were tuned here stay those to go on with, whatever others segment.
         kept = prompts.current(segmentation) if before and before.prompts is not None else None
         if result.prompts is not None and job.kind is JobKind.TUNE:
@@ -134,7 +134,7 @@ class Writer:
         elif result.prompts is not None and prompts.current(segmentation) is None:
             shared = prompts.link(self._scene, segmentation, job.prompts_key)
             kept = result.prompts if shared else kept
-        painted = painting.snapshot(segmentation, job.volume, list(taken))
+        painted = segment_snapshot.snapshot(segmentation, job.volume, list(taken))
         strokes = request.known.strokes if request.known is not None else None
 
         def work() -> AppliedResult:
@@ -239,7 +239,7 @@ def _numbered(segmentation: Any, given: Mapping[str, int], made: Mapping[str, st
     return taken
 
 
-def repainted(then: painting.Painting, now: painting.Painting) -> list[str]:
+def repainted(then: segment_snapshot.SegmentSnapshot, now: segment_snapshot.SegmentSnapshot) -> list[str]:
     """IDs of the segments of ``now`` that are not what they were."""
     same: dict[tuple[int, int], bool] = {}
     found = []
@@ -261,8 +261,8 @@ def repainted(then: painting.Painting, now: painting.Painting) -> list[str]:
 def repaint(
     segmentation: Any,
     volume: Any,
-    then: painting.Painting,
-    now: painting.Painting,
+    then: segment_snapshot.SegmentSnapshot,
+    now: segment_snapshot.SegmentSnapshot,
     classes: Sequence[ClassInfo],
     ids: Mapping[str, str],
 ) -> None:
@@ -274,7 +274,7 @@ def repaint(
     if not any(ids.get(info.name) in changed for info in classes):
         return
     grid: Grid = voxels_of_volume(volume).grid
-    applied = painting.snapshot(segmentation, volume, ids.values())
+    applied = segment_snapshot.snapshot(segmentation, volume, ids.values())
     labels = np.zeros(grid.shape, np.uint16)
     for info in classes:
         labels[applied.masks([ids[info.name]], grid)[ids[info.name]]] = info.value

@@ -12,7 +12,7 @@ from typing import Any, Callable, Generic, Mapping, Optional, TypeVar
 
 from ..errors import Sentence
 from ..prompts.store import Prompts
-from ..scene.painting import Painting
+from ..scene.segment_snapshot import SegmentSnapshot
 from ..worker import contract
 from ..worker.carrier import Carrier
 from .applied import current_tag
@@ -149,7 +149,7 @@ class Job:
     volume: Any
     segmentation: Any
     image_key: str
-    painting: Painting
+    painting: SegmentSnapshot
     tag: str
     direct: bool = False
     prompts: Optional[Prompts] = None

@@ -11,7 +11,7 @@ from ..annotation.classes import ClassInfo, check_names, is_name, matching_name
 from ..annotation.partial_labels import PartialLabels, compose
 from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
-from ..scene import painting
+from ..scene import segment_snapshot
 from ..scene.segmentations import Segment, segments
 from ..scene.volumes import modality_of_volume, voxels_of_volume
 from ..worker.client import Sent
@@ -33,7 +33,7 @@ class Part:
 
     name: str
     image: Sent
-    painted: painting.Painting
+    painted: segment_snapshot.SegmentSnapshot
     classes: dict[str, int]
     names: dict[int, str]
     background: list[str]
@@ -160,7 +160,7 @@ def _tuned(segmentation) -> list[Segment]:
 def _part(volume, segmentation, result: Optional[AppliedResult], tuned: Mapping[str, Segment]) -> Part:
     image = image_of(volume)
     if segmentation is None:
-        nothing = painting.Painting("", np.eye(4), {})
+        nothing = segment_snapshot.SegmentSnapshot("", np.eye(4), {})
         return Part(volume.GetName() or "volume", image, nothing, {}, {}, [], None)
     known = numbers(segmentation)
     free = next_number(segmentation)
@@ -171,7 +171,7 @@ def _part(volume, segmentation, result: Optional[AppliedResult], tuned: Mapping[
         else:
             classes[segment_id], free = free, free + 1
     background = [each.id for each in segments(segmentation) if each.role == "background"]
-    painted = painting.snapshot(segmentation, volume, [*tuned, *background])
+    painted = segment_snapshot.snapshot(segmentation, volume, [*tuned, *background])
     names = {number: tuned[each].name for each, number in classes.items()}
     return Part(volume.GetName() or "volume", image, painted, classes, names, background, result)
 

@@ -249,6 +249,6 @@ def _annotated(
 
     :param values: number of a class -> its value in the annotation.
     """
-    annotation, background, barred = annotation_of(codes, values, taken)
+    annotation, background, excluded = annotation_of(codes, values, taken)
     voxels = sitk.GetArrayFromImage(annotation)
-    return contract.Annotated(image.key, Grid.of(annotation), voxels, background, complete, barred, name)
+    return contract.Annotated(image.key, Grid.of(annotation), voxels, background, complete, excluded, name)

@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
-from ..scene import links, painting
+from ..scene import node_references, segment_snapshot
 from ..scene.segmentations import check_writable, segments
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
@@ -63,7 +63,7 @@ class JobRunner:
     def busy(self) -> bool:
         return self.active is not None or bool(self._queue)
 
-    # Beginning
+    # ClassInit
 
     def begin(self, job: Job, ask: Callable[[Mapping[str, Any]], Request]) -> None:
         """Begin a job on a volume; it ends what is growing.
@@ -113,15 +113,15 @@ class JobRunner:
 
     def _segment_one(self, key: str, prompts: Prompts, volume: Any) -> None:
         """Begin to segment one volume."""
-        if not links.alive(self._scene, volume):
+        if not node_references.alive(self._scene, volume):
             raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
         here, made = volume is self._inputs.volume, None
-        segmentation = self._inputs.segmentation if here else links.remembered(volume)
+        segmentation = self._inputs.segmentation if here else node_references.remembered(volume)
         if segmentation is not None:
             check_writable(segmentation, volume)
         elif here:  # a preview needs a place
-            made = links.new_segmentation(self._scene, volume, f"{volume.GetName()} segmentation")
-            links.remember(volume, made)
+            made = node_references.new_segmentation(self._scene, volume, f"{volume.GetName()} segmentation")
+            node_references.remember(volume, made)
             self._parameters.segmentation = segmentation = made
         result = self._results.before(segmentation) if segmentation is not None else None
         plan = Plan.for_prompts(volume, segmentation, result, prompts)
@@ -200,8 +200,8 @@ class JobRunner:
 
     def _forget_made(self, job: Job) -> None:
         """A segmentation that was made for a job goes when nothing has come of it."""
-        if self._results.result is None and links.alive(self._scene, job.made) and not segments(job.made):
-            links.remove(job.made)
+        if self._results.result is None and node_references.alive(self._scene, job.made) and not segments(job.made):
+            node_references.remove(job.made)
 
     # What the worker says
 
@@ -251,7 +251,7 @@ class JobRunner:
         if job.kind is JobKind.TUNE and job.segmentation is segmentation and not active.missed:
             roles = ("tune", "background")
             ids = [each.id for each in segments(segmentation) if each.role in roles and not each.is_empty]
-            active.missed = bool(repainted(job.painting, painting.look(segmentation, job.volume, ids)))
+            active.missed = bool(repainted(job.painting, segment_snapshot.look(segmentation, job.volume, ids)))
             if active.missed and self.active is None:
                 self._actions.notice = Notice(_MISSED)
         return True

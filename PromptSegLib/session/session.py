@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Callable, Optional, Sequence, Union
 
 from ..errors import PromptSegError, Sentence
-from ..scene import looking, prompt_nodes
+from ..scene import prompt_nodes, slice_views
 from ..scene.history import History
 from ..worker.carrier import Carrier
 from . import learned, specializing
@@ -124,7 +124,7 @@ class Session:
             remarks=self.results.remarks,
             shows=self.results.shows,
             doing=active.doing if active else "",
-            frame=looking.sequence_frame_name(self.parameters.volume) if volume is not None else "",
+            frame=slice_views.sequence_frame_name(self.parameters.volume) if volume is not None else "",
             device=self.engine.device,
             look=self.uncertainty.text(volume),
             map_shown=self.uncertainty.shown,

@@ -21,11 +21,11 @@ from ..imaging.intensity import IntensityRule
 from ..models import own
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import Entry
-from ..models.workspace import Workspace
+from ..models.feature_cache import FeatureCache
 from ..network.attention import PromptTensors
 from ..network.tokens import unstack
 from ..pretraining.checkpoint import check_room
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..prompts.store import ClassPrompts, Prompts
 from ..tuning.crops import Crop
 from ..tuning.encoded import EncodedCrops
@@ -33,7 +33,7 @@ from ..tuning.objective import agreement, mean
 from ..tuning.reading import covering_crops, read_examples
 from ..tuning.settings import Settings
 from ..tuning.training import Annotated, RandomCrops, hold_out
-from ..tuning.warm_start import Beginning, warm_start
+from ..tuning.warm_start import ClassInit, warm_start
 from ..tuning.working_grid import said_of, working_preprocessing
 from . import cards
 from .adaptations import Prompted, adaptation
@@ -78,7 +78,7 @@ def specialize(
     title: str = "",
     device: str = "auto",
     appearance: Optional[Mapping[str, ClassInfo]] = None,
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
 ) -> Entry:
     """Make a model of its own in the model folder, with prompts of ``classes``; gives its entry in the catalogue.
 
@@ -92,7 +92,7 @@ def specialize(
     :raises PromptSegError: bad examples or names, a folder that cannot be written, no room on the disk.
     :raises Cancelled: the job's caller cancelled.
     """
-    job, effort = job or Job(), (effort or Effort()).checked()
+    job, effort = job or ProgressHandle(), (effort or Effort()).checked()
     weights = own.place_for(name)
     _check(examples, classes)
     parent = model if isinstance(model, Backbone) else load_model(model, device)
@@ -149,12 +149,12 @@ class _Task:
 
     @classmethod
     def of(
-        cls, examples: Sequence[Example], classes: dict[str, int], parent: Backbone, effort: Effort, job: Job
+        cls, examples: Sequence[Example], classes: dict[str, int], parent: Backbone, effort: Effort, job: ProgressHandle
     ) -> _Task:
         chosen = working_preprocessing(examples, parent, classes)
         backbone, notes = parent.working_at(chosen), said_of(examples, parent.preprocessing, chosen)
         rng, digest = np.random.default_rng(effort.seed), hashlib.sha256(repr(sorted(classes.items())).encode())
-        read = read_examples(examples, classes, chosen, None, Workspace(0), False, job)
+        read = read_examples(examples, classes, chosen, None, FeatureCache(0), False, job)
         for each in examples:
             digest.update(fingerprint(each.image).encode())
             digest.update(np.ascontiguousarray(sitk.GetArrayViewFromImage(each.annotation)).tobytes())
@@ -166,21 +166,21 @@ class _Task:
         """Mean Dice of the classes over the held-out boxes; None where there are none."""
         if not self.held:
             return None
-        held = EncodedCrops(net_of, self.held, False, Job())
+        held = EncodedCrops(net_of, self.held, False, ProgressHandle())
         with torch.no_grad():
             said = torch.cat([held.logits(index, prompts).argmax(1) for index in range(len(held))])
         return round(mean(agreement(said, torch.cat(held.labels), len(self.classes))), 4)
 
 
-def _adapted(task: _Task, job: Job) -> Prompted:
+def _adapted(task: _Task, job: ProgressHandle) -> Prompted:
     """The body with prompts that begin as prototypes of the annotated voxels, ready to be trained."""
     backbone, effort = task.backbone, task.effort
     settings = Settings(method="punet", mode="full" if effort.what == "full" else "decoder", outputs="all", steps=0)
     generator = torch.Generator().manual_seed(effort.seed)
     crops = covering_crops(task.volumes, len(task.classes), backbone.tile, settings.crops, task.rng)
     encoded = EncodedCrops(backbone, crops, True, job.part(0.0, 0.5))
-    warm = warm_start(encoded, [Beginning()] * len(task.classes), settings, generator, job.part(0.5, 1.0))
-    start = {name: tensor.detach().clone() for name, tensor in {**warm.further, **warm.prompts}.items()}
+    warm = warm_start(encoded, [ClassInit()] * len(task.classes), settings, generator, job.part(0.5, 1.0))
+    start = {name: tensor.detach().clone() for name, tensor in {**warm.extra_output_tokens, **warm.prompts}.items()}
     made = adaptation(WHAT[effort.what], backbone, len(task.classes), generator, outputs="all", start=start)
     assert isinstance(made, Prompted)
     return made
@@ -193,7 +193,7 @@ def _kept(
     name: str,
     title: str,
     appearance: Mapping[str, ClassInfo],
-    job: Job,
+    job: ProgressHandle,
 ) -> Entry:
     """Write the model, its prompts and its card."""
     job.report("writing the model", 0.0)

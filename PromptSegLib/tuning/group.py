@@ -17,15 +17,15 @@ from ..imaging.intensity import IntensityRule
 from ..models.backbone import Backbone
 from ..network.attention import PromptTensors
 from ..network.tokens import unstack
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..prompts.store import ClassPrompts, Prompts
 from .encoded import EncodedCrops
 from .held_out import SHARE
+from .optimization import Previews, Tuner
 from .settings import Settings
 from .training import Annotated, RandomCrops, Trainer
 from .trying import Trial
-from .tuner import Previews, Tuner
-from .warm_start import Beginning, WarmStart, warm_start
+from .warm_start import ClassInit, WarmStart, warm_start
 
 _TOKENS = 0.6  # share of the budget after which output tokens alone are no longer tuned
 
@@ -61,12 +61,12 @@ class Shared:
 
 
 def tune_group(
-    shared: Shared, encoded: EncodedCrops, names: Sequence[str], start: Optional[Prompts], job: Job
+    shared: Shared, encoded: EncodedCrops, names: Sequence[str], start: Optional[Prompts], job: ProgressHandle
 ) -> Prompts:
     """Tune the classes ``names`` (as the labels of ``encoded`` have them) as one group beside what ``start`` holds."""
     settings, backbone, began = shared.settings, shared.backbone, shared.began
-    beginnings = [_beginning(start, name) for name in names]
-    warm = warm_start(encoded, beginnings, settings, shared.generator, job.part(0.0, 0.06))
+    inits = [_class_init(start, name) for name in names]
+    warm = warm_start(encoded, inits, settings, shared.generator, job.part(0.0, 0.06))
     tuner = Tuner(encoded, warm, len(names), settings, shared.rng)
     if shared.volumes:
         crops = RandomCrops(shared.volumes, len(names), backbone.crop, settings.seed)
@@ -78,7 +78,7 @@ def tune_group(
         tuner.hold_back(backbone.preprocessing.spacing, encoded.places, until)
 
     def packed(state: PromptTensors, scores: list[float]) -> Prompts:
-        record = _record(shared, names, beginnings, warm, tuner, scores)
+        record = _record(shared, names, inits, warm, tuner, scores)
         return _assemble(shared, [each for each in shared.infos if each.name in names], state, record, start)
 
     def look() -> None:
@@ -100,7 +100,7 @@ def tune_group(
 def _record(
     shared: Shared,
     names: Sequence[str],
-    beginnings: Sequence[Beginning],
+    inits: Sequence[ClassInit],
     warm: WarmStart,
     tuner: Tuner,
     scores: Sequence[float],
@@ -112,7 +112,7 @@ def _record(
         "classes": {
             name: {
                 "start": warm.origin[i] if trial is None else "a trial on all examples but the last",
-                "new": beginnings[i].new or not warm.lent[i],
+                "new": inits[i].new or not warm.from_prompts[i],
                 "agreement": _number(scores[i]),  # with what was learned from; no measure of quality
                 "held_back": _number(tuner.held_back[i]),
             }
@@ -131,17 +131,17 @@ def _record(
     }
 
 
-def _beginning(start: Optional[Prompts], name: str) -> Beginning:
+def _class_init(start: Optional[Prompts], name: str) -> ClassInit:
     """What the given prompts hold of a class, and whether it was new to the body when it was first tuned, as far as
     they say."""
     if start is None or name not in start.names:
-        return Beginning()
+        return ClassInit()
     given = start.find(name)
     record: Any = start.tuning.get(str(given.group))
     for key in ("classes", name):
         record = record.get(key) if isinstance(record, dict) else None
     tensors = {key: torch.from_numpy(array.copy()) for key, array in given.tensors.items()}
-    return Beginning(tensors, isinstance(record, dict) and record.get("new") is True)
+    return ClassInit(tensors, isinstance(record, dict) and record.get("new") is True)
 
 
 def _assemble(

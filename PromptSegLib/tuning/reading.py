@@ -14,8 +14,8 @@ from ..imaging.checking import check_extent
 from ..imaging.geometry import Grid
 from ..imaging.intensity import IntensityRule
 from ..imaging.preprocessing import Preprocessing
-from ..models.workspace import Workspace
-from ..progress import Job
+from ..models.feature_cache import FeatureCache
+from ..progress import ProgressHandle
 from .crops import Crop, cover
 from .training import Annotated
 
@@ -35,9 +35,9 @@ def read_examples(
     classes: Mapping[str, int],
     preprocessing: Preprocessing,
     intensity: Optional[IntensityRule],
-    workspace: Workspace,
+    feature_cache: FeatureCache,
     painted: bool,
-    job: Job,
+    job: ProgressHandle,
 ) -> LearningSet:
     """Bring examples to the model's grid.
 
@@ -49,7 +49,7 @@ def read_examples(
     for index, example in enumerate(examples):
         job.report("reading examples", index / len(examples))
         check_extent(Grid.of(example.image), preprocessing.spacing, example.name)
-        volume = workspace.volume(example.image, preprocessing, read.intensity)
+        volume = feature_cache.volume(example.image, preprocessing, read.intensity)
         read.intensity = read.intensity or volume.rule
         if volume.rule.sentence:
             read.notes.append(volume.rule.sentence if len(examples) == 1 else f"{example.name}: {volume.rule.sentence}")

@@ -18,7 +18,7 @@ from ..annotation.classes import ClassInfo, describe
 from ..annotation.example import Example
 from ..inference.options import SegmentationOptions
 from ..inference.result import Segmentation
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..prompts.store import Prompts
 from .contract import (
     Grow,
@@ -47,7 +47,7 @@ _AGAIN = 1.2  # times the seconds of the first look that the result takes after 
 _LEAST = 0.4  # of the user's seconds that are tuned in any case
 
 
-class Jobs:
+class JobHandlers:
     """Does jobs, one after the other.
 
     :ivar kept: what stays from job to job.
@@ -63,7 +63,7 @@ class Jobs:
         """Keep an image for the jobs that name it."""
         self.kept.add_image(message)
 
-    def run(self, message: Message, job: Job, emit: Emit) -> Packed:
+    def run(self, message: Message, job: ProgressHandle, emit: Emit) -> Packed:
         """Do a job; raises :class:`PromptSegError`, :class:`Cancelled`, or whatever goes wrong."""
         self.kept.keep_only(message.values.get("keep"))
         request = request_of(message.values["name"], message.values, message.arrays)
@@ -81,8 +81,8 @@ class Jobs:
             self._thrift, self._tuned = Thrift(), None
         return {"device": self._device(request), **({"note": thrift.note} if thrift.note else {}), **gives}, arrays
 
-    def _do(self, request: Request, job: Job, emit: Emit) -> Packed:
-        does: Mapping[type, Callable[[Any, Job, Emit], Optional[Answer]]] = {
+    def _do(self, request: Request, job: ProgressHandle, emit: Emit) -> Packed:
+        does: Mapping[type, Callable[[Any, ProgressHandle, Emit], Optional[Answer]]] = {
             Prepare: self._prepare,
             Tune: self._tune,
             Learn: self._learn,
@@ -110,21 +110,21 @@ class Jobs:
         processor = f"CPU, {count} thread{'s' if count > 1 else ''}"
         return {"cpu": processor, "mps": "Apple GPU"}.get(device.type, str(device))
 
-    def _prepare(self, request: Prepare, job: Job, emit: Emit) -> None:
+    def _prepare(self, request: Prepare, job: ProgressHandle, emit: Emit) -> None:
         from ..imaging.checking import check_image
-        from ..inference.evidence import sweep
+        from ..inference.class_margins import encode_tiles
 
         backbone = self.kept.backbone(request, self._thrift, job)
         image = self.kept.image(request.image)
         check_image(image, "The volume")
         if not self._thrift.caches:
             return  # nothing could be kept of it
-        volume = self.kept.workspace.volume(image, backbone.preprocessing)
-        sweep(backbone, volume.array, self.kept.workspace.maps(image, backbone), job)
+        volume = self.kept.feature_cache.volume(image, backbone.preprocessing)
+        encode_tiles(backbone, volume.array, self.kept.feature_cache.maps(image, backbone), job)
         job.check()
         _import_tuning()
 
-    def _tune(self, request: Tune, job: Job, emit: Emit) -> Reply:
+    def _tune(self, request: Tune, job: ProgressHandle, emit: Emit) -> Reply:
         from ..annotation.checking import check_examples
         from ..inference.retuning import retuned
         from ..tuning.kept_strokes import without
@@ -137,7 +137,7 @@ class Jobs:
         teaching = [without(each, request.others) for each in examples]
         check_examples(teaching, request.classes)  # before anything is shown
         wanted = list(request.classes if request.wanted is None else request.wanted)
-        silent = Job(None, job.is_cancelled)
+        silent = ProgressHandle(None, job.is_cancelled)
 
         def preview(prompts: Prompts) -> None:
             result = self._segmented(backbone, prompts, examples[0], wanted, silent, around=True)
@@ -163,7 +163,7 @@ class Jobs:
         both = retuned(result, examples[0], request.accepted, wanted)
         return Reply(both.local, prompts, both.full)
 
-    def _learn(self, request: Learn, job: Job, emit: Emit) -> Taught:
+    def _learn(self, request: Learn, job: ProgressHandle, emit: Emit) -> Taught:
         from ..annotation.checking import check_examples
 
         backbone = self.kept.backbone(request, self._thrift, job.part(0.0, 0.02))
@@ -174,7 +174,7 @@ class Jobs:
         part = remaining.told(job.part(0.02, 1.0))
         return Taught(self._tuned_by(request, backbone, examples, None, self._options(request), part))
 
-    def _specialize(self, request: Specialize, job: Job, emit: Emit) -> Specialized:
+    def _specialize(self, request: Specialize, job: ProgressHandle, emit: Emit) -> Specialized:
         from ..models import own
         from ..specializing.specialize import Effort, specialize
 
@@ -197,9 +197,11 @@ class Jobs:
         from ..tuning.options import TuningOptions
 
         appearance = {info.name: info for info in request.appearance}
-        return TuningOptions(appearance=appearance, workspace=self.kept.workspace, **further)
+        return TuningOptions(appearance=appearance, feature_cache=self.kept.feature_cache, **further)
 
-    def _tuned_by(self, request: Union[Tune, Learn], backbone, examples, start, options, job: Job) -> Prompts:
+    def _tuned_by(
+        self, request: Union[Tune, Learn], backbone, examples, start, options, job: ProgressHandle
+    ) -> Prompts:
         """Prompts tuned so that the result is there in time."""
         spent = time.monotonic() - self._began
         settings = _in_time(self._settings(request), spent, options.looked)
@@ -217,29 +219,31 @@ class Jobs:
             settings = replace(settings, seconds=max(left, settings.seconds / 2))
         return settings
 
-    def _look(self, backbone, example: Example, infos: list[ClassInfo], job: Job, emit: Emit) -> None:
+    def _look(self, backbone, example: Example, infos: list[ClassInfo], job: ProgressHandle, emit: Emit) -> None:
         """Send the first look, if the model ships something to look with."""
-        from ..inference.quick import first_look
+        from ..inference.zero_shot_preview import zero_shot_preview
 
-        options = SegmentationOptions(around=self.kept.around(backbone, example.image), workspace=self.kept.workspace)
-        result = first_look(backbone, example, infos, options, job)
+        options = SegmentationOptions(
+            around=self.kept.around(backbone, example.image), feature_cache=self.kept.feature_cache
+        )
+        result = zero_shot_preview(backbone, example, infos, options, job)
         if result is not None:
             emit(*Reply(result).pack())
 
-    def _segment(self, request: Segment, job: Job, emit: Emit) -> Reply:
+    def _segment(self, request: Segment, job: ProgressHandle, emit: Emit) -> Reply:
         backbone = self.kept.backbone(request, self._thrift, job.part(0.0, 0.02))
         example = self.kept.example(request.strokes) if request.strokes else None
         image, later = self.kept.image(request.image), job.part(0.02, 1.0)
         return Reply(self._segmented(backbone, request.prompts, example, None, later, around=False, image=image))
 
-    def _grow(self, request: Grow, job: Job, emit: Emit) -> Reply:
+    def _grow(self, request: Grow, job: ProgressHandle, emit: Emit) -> Reply:
         from ..annotation.checking import check_strokes
         from ..inference.stroke_regions import segment_strokes
 
         example = self.kept.example(request.example)
         check_strokes(example, request.classes)
         infos = _shown(request)
-        silent = Job(None, job.is_cancelled)
+        silent = ProgressHandle(None, job.is_cancelled)
         if self._thrift.coarse or request.previews:
             quick = Reply(segment_strokes(example, infos, quick=True, accepted=request.accepted, job=silent))
             if self._thrift.coarse:
@@ -256,7 +260,7 @@ class Jobs:
         prompts,
         example: Optional[Example],
         classes: Optional[list[str]],
-        job: Job,
+        job: ProgressHandle,
         around: bool,
         image: Optional[sitk.Image] = None,
     ) -> Segmentation:
@@ -270,7 +274,7 @@ class Jobs:
             coarse_maps=True,
             quick=around or self._thrift.coarse,
             name=example.name if example else "The volume",
-            workspace=self.kept.workspace,
+            feature_cache=self.kept.feature_cache,
         )
         return segment(prompts, image, backbone, classes=classes, strokes=example, options=options, job=job)
 
@@ -310,6 +314,6 @@ def _import_tuning() -> None:
     some three seconds of a core."""
     import torch
 
-    from ..tuning import training, tuner  # noqa: F401
+    from ..tuning import optimization, training  # noqa: F401
 
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])

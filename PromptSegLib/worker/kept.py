@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from ..annotation.example import Example
 from ..errors import PromptSegError
 from ..imaging.intensity import MODALITY
-from ..progress import Job
+from ..progress import ProgressHandle
 from .annotated import Annotated
 from .contract import Learn, Prepare, Segment, Tune
 from .messages import Message
@@ -21,12 +21,12 @@ _LARGE = 2_000_000  # voxels on the model's grid from which a preview looks only
 
 
 class Kept:
-    """One backbone at a time, the images that jobs name, and a workspace for both."""
+    """One backbone at a time, the images that jobs name, and a feature_cache for both."""
 
     def __init__(self) -> None:
         self._images: dict[str, Union[Message, sitk.Image]] = {}
         self._backbones: dict[tuple[str, str], Any] = {}
-        self.workspace: Any = None
+        self.feature_cache: Any = None
 
     def add_image(self, message: Message) -> None:
         """Keep an image as it came; it is built by the first job that names it, which also tells what is wrong."""
@@ -39,26 +39,26 @@ class Kept:
 
     def release(self) -> None:
         """Let go of all that was computed for later."""
-        self.workspace = None
+        self.feature_cache = None
 
     @property
     def device(self) -> Any:
         """Where the backbone is."""
         return next(iter(self._backbones.values())).device
 
-    def backbone(self, request: Union[Prepare, Tune, Learn, Segment], thrift: Thrift, job: Job) -> Any:
+    def backbone(self, request: Union[Prepare, Tune, Learn, Segment], thrift: Thrift, job: ProgressHandle) -> Any:
         """The backbone of that name on that device, loaded once; of all others, nothing is kept."""
         job.report("loading the model", 0.0)
         from ..models.backbone import load_model
-        from ..models.workspace import Workspace
+        from ..models.feature_cache import FeatureCache
 
         device = "cpu" if thrift.cpu else request.device
         key = (request.model, device)
         if key not in self._backbones:
-            self._backbones, self.workspace = {}, None  # before the next needs the memory
+            self._backbones, self.feature_cache = {}, None  # before the next needs the memory
             self._backbones = {key: load_model(key[0] or None, key[1])}
-        if self.workspace is None:
-            self.workspace = Workspace() if thrift.caches else Workspace(0)
+        if self.feature_cache is None:
+            self.feature_cache = FeatureCache() if thrift.caches else FeatureCache(0)
         return thrift.backbone(self._backbones[key])
 
     def image(self, key: str) -> sitk.Image:
@@ -73,10 +73,10 @@ class Kept:
         return image
 
     def example(self, given: Annotated) -> Example:
-        image, barred = self.image(given.image), dict(given.barred)
-        return Example(image, given.annotation, given.background, given.complete, given.name, barred, given.painted)
+        image, excluded = self.image(given.image), dict(given.excluded)
+        return Example(image, given.annotation, given.background, given.complete, given.name, excluded, given.painted)
 
     def around(self, backbone, image: sitk.Image) -> Optional[float]:
         """How far a preview looks around the strokes of this image; None for everywhere."""
-        large = self.workspace.volume(image, backbone.preprocessing).array.size > _LARGE
+        large = self.feature_cache.volume(image, backbone.preprocessing).array.size > _LARGE
         return _AROUND if large else None

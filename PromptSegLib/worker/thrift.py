@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence, Ty
 
 from ..annotation.example import Example
 from ..errors import is_out_of_memory
-from ..progress import Job
+from ..progress import ProgressHandle
 
 if TYPE_CHECKING:
     from ..prompts.store import Prompts
@@ -73,11 +73,11 @@ class Thrift:
         start: Optional[Prompts],
         settings: Settings,
         options: TuningOptions,
-        job: Job,
+        job: ProgressHandle,
     ) -> Prompts:
-        """:func:`~PromptSegLib.tuning.tuning.tune`, with as many crops and classes at once as memory should hold."""
+        """:func:`~PromptSegLib.tuning.pipeline.tune`, with as many crops and classes at once as memory should hold."""
         from ..tuning.parts import tune_in_parts
-        from ..tuning.tuning import tune
+        from ..tuning.pipeline import tune
 
         if self.crops is not None:
             settings = replace(settings, crops=min(settings.crops, self.crops))
@@ -104,7 +104,7 @@ def smaller(size: int, part: int, step: int) -> int:
 
 def sparingly(
     attempt: Callable[[Thrift], Result],
-    job: Job,
+    job: ProgressHandle,
     on_gpu: Callable[[], bool],
     release: Callable[[], None] = lambda: None,
 ) -> tuple[Result, Thrift]:

@@ -32,7 +32,7 @@ from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.evaluation.scores import score
 from PromptSegLib.evaluation.scribbles import correct, scribble
-from PromptSegLib.files import replacing
+from PromptSegLib.files import atomic_write
 from PromptSegLib.growing.guard import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,7 +203,7 @@ class Rows:
     def add(self, row: dict) -> None:
         self.rows.append(row)
         if self.path is not None:
-            with replacing(self.path) as temporary:
+            with atomic_write(self.path) as temporary:
                 temporary.write_text(json.dumps({"about": self.about, "rows": self.rows}, indent=1))
 
 

@@ -34,12 +34,12 @@ from monai.metrics import compute_dice
 from torch import Tensor
 
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.files import replacing
+from PromptSegLib.files import atomic_write
 from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.imaging.volume import Volume
-from PromptSegLib.inference.evidence import ABSENT, FLAT
-from PromptSegLib.inference.native import labels_on_native
+from PromptSegLib.inference.class_margins import ABSENT, FLAT
+from PromptSegLib.inference.resample_to_image import labels_on_native
 from PromptSegLib.inference.tiling import overlaps, steps
 from PromptSegLib.models.backbone import Backbone, load_model
 from PromptSegLib.network.precision import autocast
@@ -144,7 +144,7 @@ def run(options: argparse.Namespace) -> None:
         row.update(parameters=trained_parameters(made), share=trained_share(made))
         row.update(torch=torch.__version__, machine=platform.machine())
         # Read again: another bench may have written meanwhile.
-        with replacing(options.out) as temporary:
+        with atomic_write(options.out) as temporary:
             temporary.write_text(json.dumps([*read(options.out), row], indent=1), encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from harness.catalogue_fixtures import remote, set_up
 from harness.tiny_model import tiny_backbone
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.cli.main import main
-from PromptSegLib.files import replacing
+from PromptSegLib.files import atomic_write
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.inference.writing import write_image, write_segmentation
@@ -645,17 +645,17 @@ def test_a_full_disk(small_disk, phantom, refuse, capfd):
 def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(OLD)
-    with pytest.raises(KeyError), replacing(path) as temporary:
+    with pytest.raises(KeyError), atomic_write(path) as temporary:
         temporary.write_bytes(b"new")
         (temporary.parent / "leftover").write_bytes(b"more")
         assert path.read_bytes() == OLD
         raise KeyError
     assert contents(tmp_path) == {str(path): OLD}
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
-    with pytest.raises(ValueError, match="Cannot write"), replacing(path):
+    with pytest.raises(ValueError, match="Cannot write"), atomic_write(path):
         pass  # nothing was written
     assert contents(tmp_path) == {str(path): OLD}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         assert temporary.suffix == ".txt"
         temporary.write_bytes(b"new")
         (temporary.parent / "leftover").write_bytes(b"more")

@@ -197,11 +197,11 @@ def test_places_in_the_code_are_there(page, place):
 
 
 def test_the_check_of_places_checks():
-    assert defined(LIBRARY / "tuning/tuner.py", "Tuner.run")
+    assert defined(LIBRARY / "tuning/optimization.py", "Tuner.run")
     assert defined(LIBRARY / "network/config.py", "FURTHER_TOKENS")
     assert defined(LIBRARY / "tuning/settings.py", "Settings.trust")
-    assert not defined(LIBRARY / "tuning/tuner.py", "Tuner.walk")
-    assert not defined(LIBRARY / "tuning/tuner.py", "run")
+    assert not defined(LIBRARY / "tuning/optimization.py", "Tuner.walk")
+    assert not defined(LIBRARY / "tuning/optimization.py", "run")
 
 
 @pytest.mark.parametrize(("page", "path"), FILES)

@@ -28,12 +28,12 @@ from harness.session_harness import BRIEF, LONG
 from harness.slicer_stand_in import ROOT, FileDialog, application
 from harness.tiny_model import tiny_backbone
 from harness.worker_harness import is_running
-from PromptSegLib.scene import links, prompt_nodes
+from PromptSegLib.installation import requirements
+from PromptSegLib.scene import node_references, prompt_nodes
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import new_scene, save_scene
 from PromptSegLib.session.engine import start_worker
 from PromptSegLib.session.parameters import Parameters
-from PromptSegLib.setup import requirements
 
 GUI = ROOT / "PromptSegLib" / "gui"
 FILES = sorted(GUI.glob("*.py"))
@@ -237,7 +237,7 @@ def test_shipped_prompts_segment_this_volume_and_others(app, ready):
         pytest.fail(ui.segmentVolumesButton.toolTip)
     ui.segmentVolumesButton.click()
     finish(widget)
-    made = links.remembered(other)
+    made = node_references.remembered(other)
     assert set(segments_by_name(made)) == {"liver", "spleen", "aorta"}
     assert widget.panel.parameters.volume is volume
 
@@ -299,16 +299,16 @@ def test_a_volume_brings_its_own_segmentation(app, widget):
     second, _ = add_volume(app.scene, "second")
     ui.volumeSelector.setCurrentNode(first)
     own = parameters.segmentation
-    assert own is links.remembered(first)
+    assert own is node_references.remembered(first)
     ui.volumeSelector.setCurrentNode(second)
-    assert parameters.segmentation is links.remembered(second) is not own
+    assert parameters.segmentation is node_references.remembered(second) is not own
     assert ui.segmentEditorWidget.segmentationNode() is parameters.segmentation
     assert ui.segmentEditorWidget.sourceVolumeNode() is second
     ui.volumeSelector.setCurrentNode(first)
     assert parameters.segmentation is own
     assert ui.segmentationSelector.currentNode() is own
     ui.newSegmentationButton.click()
-    assert parameters.segmentation is links.remembered(first) is not own
+    assert parameters.segmentation is node_references.remembered(first) is not own
 
 
 def test_roles_are_chosen_in_the_table(ready):
@@ -365,8 +365,8 @@ def test_examples_are_checked_in_a_list(app, ready):
     assert not ui.examplesCollapsibleButton.visible
     bare, _ = add_volume(app.scene, "bare")
     other, reference = add_volume(app.scene, "other", seed=2)
-    own = links.new_segmentation(app.scene, other, "other segmentation")
-    links.remember(other, own)
+    own = node_references.new_segmentation(app.scene, other, "other segmentation")
+    node_references.remember(other, own)
     paint_strokes(own, other, reference)
     process()
     assert ui.examplesCollapsibleButton.visible

@@ -12,10 +12,10 @@ import PromptSegLib as ps
 from harness.tiny_model import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
 from PromptSegLib.imaging.geometry import Grid, upright_grid
 from PromptSegLib.imaging.volume import Volume
-from PromptSegLib.inference import evidence as evidence_module
-from PromptSegLib.inference import native as native_module
-from PromptSegLib.inference.evidence import Probabilities, evidence
-from PromptSegLib.inference.native import labels_on_native, native_slabs, winner
+from PromptSegLib.inference import class_margins as margins_module
+from PromptSegLib.inference import resample_to_image as native_module
+from PromptSegLib.inference.class_margins import Probabilities, class_margins
+from PromptSegLib.inference.resample_to_image import labels_on_native, native_slabs, winner
 from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, starts, steps
 
 TILTED = tuple(np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0], [0, 0, 1]]).ravel())
@@ -137,14 +137,14 @@ def test_values_above_255_widen_the_labels(backbone):
 def test_slabs_bound_memory_and_change_nothing(backbone, prompts, monkeypatch, overlap):
     volume = Volume.of(phantom()[0], backbone.preprocessing).array
     array = np.concatenate([volume, volume[::-1]] * 3)
-    whole = evidence(replace(backbone, slab_bytes=2**40), prompts, array, overlap=overlap)
-    shapes, inferer = [], evidence_module.sliding_window_inference
+    whole = class_margins(replace(backbone, slab_bytes=2**40), prompts, array, overlap=overlap)
+    shapes, inferer = [], margins_module.sliding_window_inference
     monkeypatch.setattr(
-        evidence_module,
+        margins_module,
         "sliding_window_inference",
         lambda inputs, *words, **more: shapes.append(inputs.shape[2]) or inferer(inputs, *words, **more),
     )
-    pieces = evidence(replace(backbone, slab_bytes=1), prompts, array, overlap=overlap)
+    pieces = class_margins(replace(backbone, slab_bytes=1), prompts, array, overlap=overlap)
     assert len(shapes) > 2 and max(shapes) <= 3 * backbone.tile[0]
     assert np.array_equal(pieces, whole)
 
@@ -155,7 +155,7 @@ def test_slabs_are_whole_tiles_of_one_sweep_and_keep_every_voxel_once(depth, dee
     tile, shape = (16, 32, 32), (depth, 40, 40)
     step = steps(shape, tile)
     rows = {start[0] for start in starts(shape, tile, step)}
-    slabs = evidence_module._slabs(shape, tile, step, deep)
+    slabs = margins_module._slabs(shape, tile, step, deep)
     assert [kept for _, inner in slabs for kept in range(*inner)] == list(range(depth))
     for outer, inner in slabs:
         own = {outer[0] + start[0] for start in starts((outer[1] - outer[0], *shape[1:]), tile, step)}
@@ -190,7 +190,7 @@ def test_an_image_that_is_a_single_voxel_to_the_model_is_refused(backbone, promp
 
 def test_tiles_of_air_hold_no_class(backbone, prompts):
     array = np.full((16, 32, 32), -1.0, np.float32)
-    assert (evidence(backbone, prompts, array) < -10).all()
+    assert (class_margins(backbone, prompts, array) < -10).all()
 
 
 def test_probabilities_are_those_of_a_softmax_with_background():
@@ -222,7 +222,7 @@ def test_native_slabs_equal_one_interpolation(monkeypatch, direction):
 
 def test_cancelling_a_segmentation_raises(backbone, prompts):
     with pytest.raises(ps.Cancelled):
-        ps.segment(prompts, phantom()[0], backbone, job=ps.Job(is_cancelled=lambda: True))
+        ps.segment(prompts, phantom()[0], backbone, job=ps.ProgressHandle(is_cancelled=lambda: True))
 
 
 def test_annotations_on_another_grid_are_strokes_too(backbone, prompts):

@@ -10,8 +10,8 @@ from harness.tiny_model import phantom, tiny_backbone
 from PromptSegLib.annotation.classes import is_one_body
 from PromptSegLib.inference import field_of_view
 from PromptSegLib.inference.islands import small_components_suppressed
-from PromptSegLib.inference.native import winner
 from PromptSegLib.inference.options import SegmentationOptions
+from PromptSegLib.inference.resample_to_image import winner
 from PromptSegLib.inference.segmenting import segment
 
 LARGE, SMALL, MIDDLE = np.s_[2:10, 2:10, 2:10], np.s_[14:18, 14:18, 14:18], np.s_[2:8, 14:20, 14:20]
@@ -79,14 +79,14 @@ def test_segmenting_without_strokes(tmp_path, monkeypatch, keep):
     backbone = tiny_backbone(tmp_path, shipped=True)
     image, _ = phantom()
 
-    def evidence(backbone, prompts, array, *arguments, **settings):
+    def class_margins(backbone, prompts, array, *arguments, **settings):
         values = np.full((3, *array.shape), -5, np.float16)
         for row in (0, 2):
             values[row, 2:6, 2 + 16 * (row > 0) : 12 + 16 * (row > 0), 2:20] = 5
             values[row, 9:11, 2 + 16 * (row > 0) : 5 + 16 * (row > 0), 25:28] = 5
         return values
 
-    monkeypatch.setattr(field_of_view, "evidence", evidence)
+    monkeypatch.setattr(field_of_view, "class_margins", class_margins)
     prompts = backbone.shipped.renamed({"aorta": "lesion"})
     result = segment(prompts, image, backbone, options=SegmentationOptions(keep_islands=keep))
     parts = {}

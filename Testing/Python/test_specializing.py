@@ -18,7 +18,7 @@ from harness.tiny_model import example as stroked
 from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models import catalogue, folders, own
-from PromptSegLib.progress import Cancelled, Job
+from PromptSegLib.progress import Cancelled, ProgressHandle
 from PromptSegLib.specializing.specialize import Effort, specialize
 
 pytestmark = pytest.mark.training
@@ -89,10 +89,12 @@ def test_the_decoder_alone(parent, examples, folder):
     assert any(name not in same for name in made if name.startswith("decoder"))
 
 
-def cancelling(after: int) -> Job:
+def cancelling(after: int) -> ProgressHandle:
     """Cancels when that many steps are made."""
     seen = []
-    return Job(lambda report: seen.append(report.figures.get("step", 0)), lambda: bool(seen) and seen[-1] >= after)
+    return ProgressHandle(
+        lambda report: seen.append(report.figures.get("step", 0)), lambda: bool(seen) and seen[-1] >= after
+    )
 
 
 def test_what_was_cancelled_is_gone_on_from_and_comes_to_the_same(parent, examples, folder):

@@ -13,7 +13,7 @@ import PromptSegLib as ps
 from harness.tiny_model import CLASSES, PREPROCESSING, phantom, tiny_backbone
 from harness.tiny_model import example as stroked
 from PromptSegLib.annotation.example import Example
-from PromptSegLib.annotation.labels import UNKNOWN, barred_label, painted_on_grid
+from PromptSegLib.annotation.labels import UNKNOWN, excluded_label, painted_on_grid
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.network.methods.registry import offered
@@ -88,9 +88,9 @@ def test_what_is_held_out_is_not_learned_from():
 
 
 def test_a_class_alone():
-    labels = np.array([[[0, 1, 2, 3, UNKNOWN, barred_label(2), barred_label(3)]]], np.int16)
+    labels = np.array([[[0, 1, 2, 3, UNKNOWN, excluded_label(2), excluded_label(3)]]], np.int16)
     alone = Annotated(labels.astype(np.float32), labels).alone(2)
-    assert alone.labels.ravel().tolist() == [0, 0, 1, 0, UNKNOWN, barred_label(1), UNKNOWN]
+    assert alone.labels.ravel().tolist() == [0, 0, 1, 0, UNKNOWN, excluded_label(1), UNKNOWN]
 
 
 @pytest.mark.training
@@ -162,23 +162,23 @@ def test_heads_work_on_the_examples_own_grid(backbone):
 
 
 def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
-    from PromptSegLib.models.workspace import Workspace
+    from PromptSegLib.models.feature_cache import FeatureCache
 
-    workspace, shown = Workspace(), complete()
+    feature_cache, shown = FeatureCache(), complete()
     strokes = Example(shown.image, shown.annotation)
     coarse = ps.tune(
         [shown],
         CLASSES,
         backbone,
         settings=replace(BRIEF, method="punet"),
-        options=ps.TuningOptions(workspace=workspace),
+        options=ps.TuningOptions(feature_cache=feature_cache),
     )
     fine = ps.tune(
         [shown],
         CLASSES,
         backbone,
         settings=replace(BRIEF, method="side"),
-        options=ps.TuningOptions(workspace=workspace),
+        options=ps.TuningOptions(feature_cache=feature_cache),
     )
     for prompts in (coarse, fine, coarse):
         kept, alone = (
@@ -187,9 +187,9 @@ def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
                 shown.image,
                 backbone,
                 strokes=strokes,
-                options=ps.SegmentationOptions(workspace=each, grow_strokes=False),
+                options=ps.SegmentationOptions(feature_cache=each, grow_strokes=False),
             )
-            for each in (workspace, Workspace(0))
+            for each in (feature_cache, FeatureCache(0))
         )
         assert np.array_equal(sitk.GetArrayFromImage(kept.labels), sitk.GetArrayFromImage(alone.labels))
 
@@ -326,12 +326,12 @@ def test_of_several_examples_one_is_left_out_to_say_which_method_carries(backbon
 
 
 def test_what_an_example_left_out_says(backbone):
-    from PromptSegLib.models.workspace import Workspace
+    from PromptSegLib.models.feature_cache import FeatureCache
     from PromptSegLib.tuning.trying import agreement_on
 
     example = complete()
     prompts = ps.tune([example], CLASSES, backbone, settings=replace(BRIEF, method="linear", steps=0))
-    found = agreement_on(prompts, example, CLASSES, backbone, Workspace(0))
+    found = agreement_on(prompts, example, CLASSES, backbone, FeatureCache(0))
     labels = sitk.GetArrayFromImage(
         ps.segment(prompts, example.image, backbone, options=ps.SegmentationOptions(keep_islands=True)).labels
     )

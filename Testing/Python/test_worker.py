@@ -29,7 +29,7 @@ from harness.worker_harness import (
 )
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker.client import Sent
-from PromptSegLib.worker.jobs import Jobs
+from PromptSegLib.worker.jobs import JobHandlers
 from PromptSegLib.worker.launch import environment
 from PromptSegLib.worker.messages import Message
 from PromptSegLib.worker.packing import grid_values, infos_of, packed_prompts, prompts_of
@@ -115,7 +115,7 @@ def test_images_that_no_job_names_any_more_are_dropped(worker, models, case, exp
 
 def test_an_image_stays_the_same_object(case):
     """What is computed of an image is kept by its identity."""
-    jobs, sent = Jobs(), image_of(case, "a")
+    jobs, sent = JobHandlers(), image_of(case, "a")
     jobs.add_image(Message("image", {"key": "a", **sent.values}, {"voxels": sent.voxels}))
     assert jobs.kept.image("a") is jobs.kept.image("a")
     assert Grid.of(jobs.kept.image("a")).same_as(Grid.of(case.image))

@@ -79,7 +79,7 @@ def too_large_for_torch(self, message, job):
 def too_large_for_itk(self, message, job):
     raise RuntimeError("Exception thrown in SimpleITK ImageRead: std::bad_alloc")
 
-jobs.Jobs.run = run
+jobs.JobHandlers.run = run
 {patch}
 from PromptSegLib.cli.main import main
 sys.exit(main(sys.argv[1:]))

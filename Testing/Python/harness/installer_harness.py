@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.process_harness import until
-from PromptSegLib.setup.installing import Installer
+from PromptSegLib.installation.installing import Installer
 
 
 def finish(installer: Installer) -> list[str]:

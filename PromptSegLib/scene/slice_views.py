@@ -11,10 +11,10 @@ import slicer
 import vtk
 
 from ..errors import PromptSegError
-from . import links
+from . import node_references
 from .labelmaps import scalars_of
-from .memory import Place, decoded, encoded, moved
 from .placement import RAS_LPS, image_to_world, label_of, node_to_world, to_array, to_vtk, volume_to_world
+from .stored_results import Place, decoded, encoded, moved
 
 _MAP = "PromptSeg.Map"
 _PLACES, _UNCERTAINTY, _ABOUT = "PromptSeg.Places", "PromptSeg.Uncertainty", "PromptSeg.PlaceClasses"
@@ -190,7 +190,7 @@ def hide_map(scene) -> None:
             opacity, _, foreground = before.partition(" ")
             composite.SetForegroundVolumeID(foreground if scene.GetNodeByID(foreground) else None)
             composite.SetForegroundOpacity(float(opacity))
-    links.remove(node)
+    node_references.remove(node)
 
 
 def sequence_frame_name(volume_node) -> str:

@@ -10,10 +10,10 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from ..models.backbone import Backbone
-from ..models.workspace import EncoderMaps, Start
+from ..models.feature_cache import EncoderMaps, Start
 from ..network.precision import autocast
 from ..network.tokens import from_arrays, touches_encoder
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..prompts.store import Prompts
 from .tiling import OVERLAP, Extents, overlaps, starts, steps
 
@@ -27,11 +27,11 @@ def group_tensors(prompts: Prompts, device: torch.device) -> list[dict[str, Tens
 
 
 def active_rows(prompts: Prompts) -> list[int]:
-    """Which of the rows of :func:`tile_evidence` belong to classes that give output."""
+    """Which of the rows of :func:`tile_margins` belong to classes that give output."""
     return [index for index, each in enumerate(each for g in prompts.groups() for each in g) if not each.retired]
 
 
-def tile_evidence(
+def tile_margins(
     backbone: Backbone,
     groups: Sequence[dict[str, Tensor]],
     tile: Tensor,
@@ -55,11 +55,11 @@ def tile_evidence(
     return torch.cat(parts, 1).float()
 
 
-def evidence(
+def class_margins(
     backbone: Backbone,
     prompts: Prompts,
     array: np.ndarray,
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
     maps: Optional[EncoderMaps] = None,
     offset: Start = (0, 0, 0),
     step: Optional[Extents] = None,
@@ -78,7 +78,7 @@ def evidence(
     volume is swept in slabs along z, which change nothing of the result: how many there are
     depends on the number of classes, and no class may depend on that.
     """
-    job = job or Job()
+    job = job or ProgressHandle()
     groups = group_tensors(prompts, backbone.device)
     rows = active_rows(prompts)
     count = len(rows)
@@ -97,9 +97,9 @@ def evidence(
         if float(tile.max() - tile.min()) < FLAT:
             return tile.new_full((tile.shape[0], count, *tile.shape[2:]), ABSENT)
         if maps is None:
-            return tile_evidence(backbone, groups, tile)[:, rows]
+            return tile_margins(backbone, groups, tile)[:, rows]
         z, y, x = (at + part.start for at, part in zip((offset[0] + first, *offset[1:]), where[0][2:]))
-        return tile_evidence(backbone, groups, tile, lambda image: maps.of(backbone, image, (z, y, x)))[:, rows]
+        return tile_margins(backbone, groups, tile, lambda image: maps.of(backbone, image, (z, y, x)))[:, rows]
 
     first = 0
     for outer, inner in slabs:
@@ -127,7 +127,7 @@ def _blended(backbone: Backbone, array: np.ndarray, predict: Callable[..., Tenso
     return cast(Tensor, values)  # one output, so neither a tuple nor a dict
 
 
-def sweep(backbone: Backbone, array: np.ndarray, maps: EncoderMaps, job: Job) -> None:
+def encode_tiles(backbone: Backbone, array: np.ndarray, maps: EncoderMaps, job: ProgressHandle) -> None:
     """Encode the tiles of a volume (z, y, x) as :func:`evidence` will ask for them, while there is room for them."""
     tile = backbone.tile
     places = starts(array.shape, tile, steps(array.shape, tile))

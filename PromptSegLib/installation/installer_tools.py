@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, Sequence
 
-from .child import ChildProcess, Run
+from .child import ChildProcess, CommandRun
 
 READY, RESTART, ABSENT = "ready", "restart", "absent"
 
 
-class Tools(Protocol):
-    """What :class:`~PromptSegLib.setup.installing.Installer` is given: how this application installs packages."""
+class PackageInstaller(Protocol):
+    """How an application installs packages, for :class:`~PromptSegLib.installation.installing.Installer`."""
 
     def torch_extension(self) -> str:
         """Of the extension that installs torch: ``ready``, ``restart`` (there after a restart) or ``absent``."""
@@ -19,10 +19,10 @@ class Tools(Protocol):
     def install_torch_extension(self) -> str:
         """Install that extension; returns a sentence that says why not, or an empty text. May take some seconds."""
 
-    def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> Run:
+    def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> CommandRun:
         """Start installing torch in the build for this machine's GPU; ``arguments`` are pip's."""
 
-    def pip_install(self, arguments: Sequence[str], constraints: Path) -> Run:
+    def pip_install(self, arguments: Sequence[str], constraints: Path) -> CommandRun:
         """Start ``pip install`` with these arguments and this constraints file."""
 
     def remember(self, what: str) -> None:
@@ -33,7 +33,7 @@ class Tools(Protocol):
 
 
 class PythonTools:
-    """:class:`Tools` for a plain Python: pip does it all, and nothing is kept beyond a restart.
+    """:class:`PackageInstaller` for a plain Python: pip does it all, and nothing is kept beyond a restart.
 
     :param python: the interpreter to install into.
     """
@@ -48,10 +48,10 @@ class PythonTools:
     def install_torch_extension(self) -> str:
         return ""
 
-    def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> Run:
+    def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> CommandRun:
         return self.pip_install([requirement, *arguments], constraints)
 
-    def pip_install(self, arguments: Sequence[str], constraints: Path) -> Run:
+    def pip_install(self, arguments: Sequence[str], constraints: Path) -> CommandRun:
         return ChildProcess(self.pip_command([*arguments, "--constraint", str(constraints)]))
 
     def remember(self, what: str) -> None:

@@ -12,12 +12,12 @@ import pytest
 from harness.installer_harness import finish, sentence
 from harness.process_harness import distribution, lives, python, until
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.setup import installing
-from PromptSegLib.setup.child import ChildProcess
-from PromptSegLib.setup.failures import explain
-from PromptSegLib.setup.installing import Installer
-from PromptSegLib.setup.requirements import installed_version
-from PromptSegLib.setup.tools import ABSENT, READY, RESTART
+from PromptSegLib.installation import installing
+from PromptSegLib.installation.child import ChildProcess
+from PromptSegLib.installation.failures import explain
+from PromptSegLib.installation.installer_tools import ABSENT, READY, RESTART
+from PromptSegLib.installation.installing import Installer
+from PromptSegLib.installation.requirements import installed_version
 
 REQUIREMENTS = "torch>=2.1\nmonai>=1.3\nsafetensors>=0.4\nnumpy>=1.24\n"
 NO_NETWORK = "WARNING: Retrying: NewConnectionError('Failed to establish a new connection')"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from PromptSegLib.imaging.geometry import Grid
-from PromptSegLib.inference.evidence import Probabilities
-from PromptSegLib.inference.looking import body_of, classes_at, places_to_look
+from PromptSegLib.inference.class_margins import Probabilities
+from PromptSegLib.inference.uncertainty import body_of, classes_at, places_to_look
 
 GRID = Grid((60, 50, 24), (2.0, 2.0, 3.0), (5.0, -7.0, 11.0))
 

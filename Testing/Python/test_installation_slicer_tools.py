@@ -15,9 +15,9 @@ from harness.process_harness import finished, until
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.gui import slicer_tools
 from PromptSegLib.gui.slicer_tools import SlicerTools
-from PromptSegLib.setup.child import ChildProcess
-from PromptSegLib.setup.installing import Installer
-from PromptSegLib.setup.tools import ABSENT, READY, RESTART
+from PromptSegLib.installation.child import ChildProcess
+from PromptSegLib.installation.installer_tools import ABSENT, READY, RESTART
+from PromptSegLib.installation.installing import Installer
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="PythonSlicer is a shell script here")
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from harness.process_harness import finished, lives, python, until
-from PromptSegLib.setup.child import ChildProcess
+from PromptSegLib.installation.child import ChildProcess
 
 
 def test_lines_come_while_it_runs(tmp_path):

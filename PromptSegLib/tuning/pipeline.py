@@ -13,12 +13,12 @@ import torch
 from ..annotation.checking import check_examples
 from ..annotation.classes import class_infos
 from ..annotation.example import Example
-from ..annotation.labels import barred_label
+from ..annotation.labels import excluded_label
 from ..errors import PromptSegError
 from ..models.backbone import Backbone, load_model
-from ..models.workspace import Workspace
+from ..models.feature_cache import FeatureCache
 from ..network.methods.registry import method as method_called
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..prompts.store import MAX_CLASSES, Prompts
 from .choosing import FOR_NEW, chosen_method
 from .crops import Crop
@@ -41,7 +41,7 @@ def tune(
     start: Union[Prompts, str, Path, None] = None,
     settings: Optional[Settings] = None,
     options: Optional[TuningOptions] = None,
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
 ) -> Prompts:
     """Tune class prompts on annotated examples; the backbone's parameters and buffers stay bit-identical.
 
@@ -57,8 +57,8 @@ def tune(
     Deterministic for a seed on the CPU when bounded by steps.
     """
     began = time.monotonic()
-    job, settings, options = job or Job(), (settings or Settings()).checked(), options or TuningOptions()
-    classes, workspace = dict(classes), options.workspace or Workspace(0)
+    job, settings, options = job or ProgressHandle(), (settings or Settings()).checked(), options or TuningOptions()
+    classes, feature_cache = dict(classes), options.feature_cache or FeatureCache(0)
     taught = [without(each, options.others) for each in examples]
     check_examples(taught, classes)
     backbone = model if isinstance(model, Backbone) else load_model(model, options.device)
@@ -66,7 +66,7 @@ def tune(
         start = Prompts.load(Path(start))
     if start is not None:
         start = start.called(classes)
-    plan, job = _planned(taught, classes, backbone, settings, start, workspace, job)
+    plan, job = _planned(taught, classes, backbone, settings, start, feature_cache, job)
     backbone, settings, start, notes = plan.backbone, plan.settings, plan.start, plan.notes
     infos = class_infos(classes, options.appearance, [each.info for each in start.active] if start else ())
     rng = np.random.default_rng(settings.seed)
@@ -74,20 +74,22 @@ def tune(
 
     intensity = start.intensity if start else None
     reading = job.part(0.0, 0.05)
-    read = read_examples(taught, classes, backbone.preprocessing, intensity, workspace, plan.training, reading)
+    read = read_examples(taught, classes, backbone.preprocessing, intensity, feature_cache, plan.training, reading)
     notes += read.notes
-    given = strokes_to_keep(examples, classes, start, workspace, notes, options.others) if options.keep_strokes else []
+    given = (
+        strokes_to_keep(examples, classes, start, feature_cache, notes, options.others) if options.keep_strokes else []
+    )
     volumes, held = hold_out(read.volumes, backbone.crop, rng) if plan.training else (read.volumes, [])
     crops = covering_crops(volumes, len(classes), backbone.tile, settings.crops, rng)
     _check_seen(crops, classes, backbone.preprocessing.spacing)
 
     cached = settings.mode in ("decoder", "end")
-    maps = workspace.maps(examples[0].image, backbone) if len(examples) == 1 else None
+    maps = feature_cache.maps(examples[0].image, backbone) if len(examples) == 1 else None
     encoded = EncodedCrops(backbone, crops, cached, job.part(0.05, 0.15), maps)
     shared = Shared(backbone, settings, infos, read.records, given, read.intensity, notes, rng, generator, began)
     shared = replace(shared, on_preview=options.on_preview, looked=options.looked)
     if plan.training:
-        boxes = EncodedCrops(backbone, held, cached, Job()) if held else None
+        boxes = EncodedCrops(backbone, held, cached, ProgressHandle()) if held else None
         shared = replace(shared, trial=plan.trial, volumes=volumes, held=boxes)
     return _tuned(shared, encoded, list(classes), start, job.part(0.15, 1.0))
 
@@ -111,15 +113,15 @@ def _planned(
     backbone: Backbone,
     settings: Settings,
     start: Optional[Prompts],
-    workspace: Workspace,
-    job: Job,
-) -> tuple[_Plan, Job]:
+    feature_cache: FeatureCache,
+    job: ProgressHandle,
+) -> tuple[_Plan, ProgressHandle]:
     """Choose method, grid and start; also gives what is left of the job."""
-    named = chosen_method(settings, examples, classes, backbone, start, workspace, job.part(0.0, 0.02))
+    named = chosen_method(settings, examples, classes, backbone, start, feature_cache, job.part(0.0, 0.02))
     training = settings.training if settings.training is not None else all(each.complete for each in examples)
     trial = None
     if settings.method == AUTO and named == FOR_NEW and start is None and worth_trying(examples, settings):
-        trial = best_of(tune, examples, classes, backbone, settings, workspace, job.part(0.02, 0.02 + TRIALS))
+        trial = best_of(tune, examples, classes, backbone, settings, feature_cache, job.part(0.02, 0.02 + TRIALS))
         job = job.part(0.02 + TRIALS, 1.0)
     if trial is not None:  # its prompts are gone on from all of the way: they are no prompts of somebody else
         settings, named = replace(trial.settings, trust=1.0), trial.method
@@ -137,7 +139,9 @@ def _planned(
     return _Plan(backbone, settings, start, trial, training, notes), job
 
 
-def _tuned(shared: Shared, encoded: EncodedCrops, names: list[str], start: Optional[Prompts], job: Job) -> Prompts:
+def _tuned(
+    shared: Shared, encoded: EncodedCrops, names: list[str], start: Optional[Prompts], job: ProgressHandle
+) -> Prompts:
     """The prompts, all classes in one pass or one after the other."""
     if shared.settings.passes == "joint" or len(names) == 1:
         return tune_group(shared, encoded, names, start, job)
@@ -176,7 +180,7 @@ def _check_start(start: Prompts, backbone: Backbone, settings: Settings, classes
 def _check_seen(crops: Sequence[Crop], classes: Mapping[str, int], spacing: Sequence[float]) -> None:
     """Refuse classes of which nothing is left on the model's grid, of ``spacing`` (z, y, x) mm."""
     seen = set().union(*(crop.labels.unique().tolist() for crop in crops))
-    gone = [name for index, name in enumerate(classes, 1) if not seen & {index, barred_label(index)}]
+    gone = [name for index, name in enumerate(classes, 1) if not seen & {index, excluded_label(index)}]
     if gone:
         voxel = " x ".join(f"{step:g}" for step in spacing[::-1])
         raise PromptSegError(

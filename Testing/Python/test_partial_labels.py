@@ -28,8 +28,8 @@ from PromptSegLib.annotation.partial_labels import (
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.imaging.geometry import Grid, resample
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene import links
-from PromptSegLib.scene.painting import snapshot
+from PromptSegLib.scene import node_references
+from PromptSegLib.scene.segment_snapshot import snapshot
 from PromptSegLib.scene.segmentations import apply_result, segments_by_name
 from PromptSegLib.scene.storage import new_scene
 from PromptSegLib.scene.volumes import image_from_volume
@@ -86,7 +86,7 @@ def place(direction=None, transforms=(None, None), spacing=(2.0, 2.0, 3.0)) -> P
     """Volume and segmentation, each under a transform of its own where one is given."""
     scene = new_scene()
     volume, reference = add_volume(scene, direction=direction, spacing=spacing)
-    segmentation = links.new_segmentation(scene, volume, "strokes")
+    segmentation = node_references.new_segmentation(scene, volume, "strokes")
     for node, matrix in zip((volume, segmentation), transforms):
         if matrix is not None:
             put_under(scene, node, matrix)
@@ -427,30 +427,30 @@ def test_more_classes_than_a_byte_holds():
     assert known.changed == tuple(range(count))
 
     values = {number: 1000 + number for number in range(count)}
-    annotation, background, barred = annotation_of(known.codes, values)
+    annotation, background, excluded = annotation_of(known.codes, values)
     array = here.on_volume(annotation)
     assert np.array_equal(array[free], labels[free] + 999)
     assert (array[here.strokes == BACKGROUND_VALUE] == background).all()
-    assert sorted(barred.values()) == sorted(values.values())
+    assert sorted(excluded.values()) == sorted(values.values())
 
 
 def test_codes_as_an_annotation():
     row = [UNKNOWN, BACKGROUND, is_class(0), is_not_class(0), is_class(1), is_not_class(1), is_class(7)]
     codes = Grid((len(row), 1, 1), (2.0, 1.0, 1.0), (5.0, -3.0, 2.0)).image(np.array([[row]], np.uint8))
-    annotation, background, barred = annotation_of(codes, {0: 2, 1: 300}, taken=(1, 3, 5))
+    annotation, background, excluded = annotation_of(codes, {0: 2, 1: 300}, taken=(1, 3, 5))
     array = sitk.GetArrayFromImage(annotation)[0, 0]
-    back = {value: key for key, value in barred.items()}
+    back = {value: key for key, value in excluded.items()}
     # The class that has no value is unknown: nobody says what it is.
     assert array.tolist() == [0, background, 2, back[2], 300, back[300], 0]
-    named = [background, *barred]
+    named = [background, *excluded]
     assert len({*named, 1, 2, 3, 5, 300}) == len(named) + 5 and 0 not in named
     assert Grid.of(annotation) == Grid.of(codes)
 
 
 def test_an_annotation_of_codes_without_a_class():
     codes = Grid((2, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).image(np.array([[[UNKNOWN, BACKGROUND]]], np.uint8))
-    annotation, background, barred = annotation_of(codes, {})
-    assert sitk.GetArrayFromImage(annotation).ravel().tolist() == [0, background] and not barred
+    annotation, background, excluded = annotation_of(codes, {})
+    assert sitk.GetArrayFromImage(annotation).ravel().tolist() == [0, background] and not excluded
 
 
 def test_codes_on_another_grid(here):

@@ -12,7 +12,7 @@ from ..errors import PromptSegError
 from ..imaging.geometry import Grid
 from .labelmaps import holds, is_blank, labelmaps_of, matrix_of, voxels_of
 from .lattices import on_lattice, window
-from .links import segment_of
+from .node_references import segment_of
 from .placement import RAS_LPS, image_of, label_of, node_to_world
 
 
@@ -30,7 +30,7 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Painting:
+class SegmentSnapshot:
     """Segments as they were at the time of :func:`snapshot`; never changes, and knows no node.
 
     :param what: the segmentation, for messages.
@@ -119,7 +119,7 @@ class Painting:
         return self.segments[segment_id]
 
 
-def snapshot(segmentation_node, volume_node, segment_ids: Iterable[str]) -> Painting:
+def snapshot(segmentation_node, volume_node, segment_ids: Iterable[str]) -> SegmentSnapshot:
     """Take what is painted in some segments; the node may change or go afterwards.
 
     Costs one copy of the voxels of each distinct layer. Segments that only have a surface are voxelised
@@ -133,7 +133,7 @@ def snapshot(segmentation_node, volume_node, segment_ids: Iterable[str]) -> Pain
     return look(segmentation_node, volume_node, segment_ids, copy=True)
 
 
-def look(segmentation_node, volume_node, segment_ids: Iterable[str], copy: bool = False) -> Painting:
+def look(segmentation_node, volume_node, segment_ids: Iterable[str], copy: bool = False) -> SegmentSnapshot:
     """As :func:`snapshot`; without ``copy`` on the segmentation's own voxels, to be used at once."""
     ids = list(dict.fromkeys(segment_ids))
     for segment_id in ids:
@@ -152,4 +152,4 @@ def look(segmentation_node, volume_node, segment_ids: Iterable[str], copy: bool 
                 voxels.copy() if copy else voxels, np.asarray(labelmap.GetExtent()[::2]), matrix_of(labelmap)
             )
         segments[segment_id] = (layers[address], label)
-    return Painting(label_of(segmentation_node), to_world, segments)
+    return SegmentSnapshot(label_of(segmentation_node), to_world, segments)

@@ -9,7 +9,7 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_fi
 from scipy.ndimage import label as numbered_parts
 
 from ..imaging.geometry import Grid
-from .evidence import Probabilities
+from .class_margins import Probabilities
 
 PLACES = 5
 _NEAR = 10.0  # mm from an annotated voxel within which a look adds little

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..annotation.labels import barred_label
+from ..annotation.labels import excluded_label
 from ..network.attention import PromptTensors
 from ..network.methods.method import TOKEN_SIZE
 from ..network.methods.registry import method as method_called
-from ..progress import Job
+from ..progress import ProgressHandle
 from .encoded import EncodedCrops
 from .held_out import Rows, held_out
 from .objective import agreement, annotated_loss, class_weights, known_counts, mean
@@ -24,7 +24,7 @@ from .warm_start import WarmStart, widths
 # Agreement with the strokes from which the last map alone is enough for a new class. Chosen on organs that
 # ct-abdomen's body knew (BTCV 14 and 15: .946 and more) and on some that it did not (OpenKBP's training cases: .919 and
 # less). Tokens for all maps were better for the latter, and worse for the former, above all on the next patient.
-TOLD_APART = 0.93
+MIN_SEPARABILITY = 0.93
 
 
 class Previews:
@@ -62,7 +62,7 @@ class Tuner:
         # Crops by class, so that every class is seen equally often whatever its size.
         self.holders = []
         for index in range(1, classes + 1):
-            teaching = [(labels == index) | (labels == barred_label(index)) for labels in encoded.labels]
+            teaching = [(labels == index) | (labels == excluded_label(index)) for labels in encoded.labels]
             self.holders.append([place for place, mask in enumerate(teaching) if mask.any()])
         self.step = self.token_steps = 0
         self.held_back = [float("nan")] * classes  # agreement of each class with what was held back
@@ -83,7 +83,9 @@ class Tuner:
             said = self._logits(features, prompts).argmax(1)
         return agreement(said, labels, self.classes)
 
-    def _on_crops(self, prompts: PromptTensors, job: Job, crops: Optional[EncodedCrops] = None) -> list[float]:
+    def _on_crops(
+        self, prompts: PromptTensors, job: ProgressHandle, crops: Optional[EncodedCrops] = None
+    ) -> list[float]:
         """As :meth:`agreement`, where a voxel's features alone do not say what it is; on other crops where given."""
         said, crops = [], crops or self.encoded
         with torch.no_grad():
@@ -99,7 +101,7 @@ class Tuner:
         parts = features[:, : sum(channels)].t()[None, :, :, None, None].split(channels, 1)
         return net.similarity(parts, prompts)[0, :, :, 0, 0].t()
 
-    def tokens(self, job: Job, until: Optional[float] = None) -> None:
+    def tokens(self, job: ProgressHandle, until: Optional[float] = None) -> None:
         """Full-batch steps on the output tokens over fixed features: cheap, and most of the way.
 
         :param until: the time (``time.monotonic``) at which they end early: with many classes they are not cheap.
@@ -116,16 +118,16 @@ class Tuner:
     def _widen(self) -> bool:
         """Output tokens of further maps for the classes that need them; whether there are such."""
         found = self.agreement(self.average, self.warm.features, self.warm.labels)
-        tokens = self.warm.further.values()
-        rows = [i for i, each in enumerate(found) if each < TOLD_APART and any(bool(t[i].any()) for t in tokens)]
-        for name, tensor in self.warm.further.items() if rows else ():
+        tokens = self.warm.extra_output_tokens.values()
+        rows = [i for i, each in enumerate(found) if each < MIN_SEPARABILITY and any(bool(t[i].any()) for t in tokens)]
+        for name, tensor in self.warm.extra_output_tokens.items() if rows else ():
             before = self.average.get(name)
             added = torch.zeros_like(tensor) if before is None else before.clone()
             added[rows] = tensor[rows]
             self.average[name], self.prompts[name] = added, added.clone().requires_grad_()
         return bool(rows)
 
-    def _fit(self, job: Job, until: Optional[float]) -> None:
+    def _fit(self, job: ProgressHandle, until: Optional[float]) -> None:
         steps = self.token_steps
         chosen = {name: tensor for name, tensor in self.prompts.items() if name.startswith("output")}
         optimizer = torch.optim.Adam(chosen.values(), lr=self.settings.token_rate)
@@ -141,7 +143,7 @@ class Tuner:
         for name, tensor in chosen.items():
             self.average[name].copy_(tensor.detach())
 
-    def run(self, began: float, job: Job, previews: Previews) -> None:
+    def run(self, began: float, job: ProgressHandle, previews: Previews) -> None:
         """Steps through the decoder (or the whole network) until the budget is spent."""
         settings = self.settings
         optimizer = torch.optim.Adam(self._groups())
@@ -209,14 +211,14 @@ class Tuner:
         """The averaged prompts; of classes that started from prompts, part of the way from there."""
         start, final = self.warm.prompts, {}
         for name, tensor in self.average.items():
-            lent = self.warm.borrowed.get(name, self.warm.lent)
+            lent = self.warm.borrowed.get(name, self.warm.from_prompts)
             shares = torch.tensor([self.settings.trust if each else 1.0 for each in lent])
             share = shares.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
             before = start.get(name, torch.zeros_like(tensor))
             final[name] = torch.lerp(before, tensor, share.expand_as(tensor))
         return final
 
-    def best(self, first: list[float], job: Job) -> tuple[PromptTensors, list[float]]:
+    def best(self, first: list[float], job: ProgressHandle) -> tuple[PromptTensors, list[float]]:
         """:meth:`trusted`; or the start, where that agrees less with the strokes."""
         start = self.warm.prompts
         if not self.step and not self.token_steps:

@@ -12,8 +12,8 @@ from harness.tiny_model import BACKGROUND, CLASSES, example, tiny_backbone
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.options import SegmentationOptions
-from PromptSegLib.inference.quick import _known, first_look
-from PromptSegLib.models.matching import matched
+from PromptSegLib.inference.zero_shot_preview import _known, zero_shot_preview
+from PromptSegLib.models.matching import assign_one_to_one
 
 INFOS = [describe(name, value) for name, value in CLASSES.items()]
 
@@ -42,7 +42,7 @@ def test_a_shipped_class_is_taken_once():
 
 def test_strokes_are_honored_and_the_rest_lies_on_the_images_grid(backbone):
     case = example()
-    result = first_look(backbone, case, INFOS)
+    result = zero_shot_preview(backbone, case, INFOS)
     assert Grid.of(result.labels).same_as(Grid.of(case.image))
     labels, painted = sitk.GetArrayFromImage(result.labels), sitk.GetArrayFromImage(case.annotation)
     for value in CLASSES.values():
@@ -54,17 +54,17 @@ def test_strokes_are_honored_and_the_rest_lies_on_the_images_grid(backbone):
 
 def test_a_look_around_the_strokes_covers_a_part(backbone):
     case = example(shape=(20, 40, 150))
-    result = first_look(backbone, case, INFOS, options=SegmentationOptions(around=10.0))
+    result = zero_shot_preview(backbone, case, INFOS, options=SegmentationOptions(around=10.0))
     assert result.labels.GetSize()[0] < 150
 
 
 def test_there_is_no_look_without_shipped_prompts_or_strokes(backbone):
     case = example()
-    assert first_look(replace(backbone, shipped=None), case, INFOS) is None
+    assert zero_shot_preview(replace(backbone, shipped=None), case, INFOS) is None
     empty = case.annotation * 0
-    assert first_look(backbone, replace(case, annotation=empty), INFOS) is None
+    assert zero_shot_preview(backbone, replace(case, annotation=empty), INFOS) is None
 
 
 def test_pairs_are_matched_best_first_and_each_shipped_class_once():
-    assert matched(np.array([[0.9, 0.6, 0.0], [0.95, 0.7, 0.0], [0.0, 0.0, 0.49]])) == {1: 0, 0: 1}
-    assert matched(np.zeros((2, 3))) == {}
+    assert assign_one_to_one(np.array([[0.9, 0.6, 0.0], [0.95, 0.7, 0.0], [0.0, 0.0, 0.49]])) == {1: 0, 0: 1}
+    assert assign_one_to_one(np.zeros((2, 3))) == {}

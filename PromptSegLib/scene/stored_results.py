@@ -23,7 +23,7 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import PromptSegError
-from . import links, painting
+from . import node_references, segment_snapshot
 from .placement import image_of, image_to_world, label_of, node_to_world, orthogonal, volume_to_world
 
 _ATTRIBUTE = "PromptSeg.Memory."  # then the key
@@ -55,7 +55,9 @@ class Place:
         to_world = node_to_world(segmentation_node)
         lattice = None
         with contextlib.suppress(PromptSegError):  # the segments were made surfaces meanwhile
-            layers = (layer for layer, _ in painting.look(segmentation_node, None, segment_ids).segments.values())
+            layers = (
+                layer for layer, _ in segment_snapshot.look(segmentation_node, None, segment_ids).segments.values()
+            )
             lattice = next((to_world @ layer.matrix for layer in layers if layer is not None), None)
         return cls(to_world, lattice)
 
@@ -158,7 +160,7 @@ def forget_orphans(scene) -> None:
     count = scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
     for node in [scene.GetNthNodeByClass(n, "vtkMRMLLabelMapVolumeNode") for n in range(count)]:
         if node.GetAttribute(_KEY) and node.GetNodeReference(_OWNER_ROLE) is None:
-            links.remove(node)
+            node_references.remove(node)
 
 
 def _keys(segmentation_node) -> list[str]:
@@ -238,6 +240,6 @@ def _nodes(segmentation_node) -> Iterator:
 
 def _remove_nodes(segmentation_node) -> None:
     for node in list(_nodes(segmentation_node)):
-        links.remove(node)
+        node_references.remove(node)
     if segmentation_node.GetNumberOfNodeReferences(MEMORY_ROLE):
         segmentation_node.RemoveNodeReferenceIDs(MEMORY_ROLE)  # a clone's may name the memory of its original

@@ -32,7 +32,7 @@ from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import labelmaps  # noqa: E402
 from PromptSegLib.scene.lattices import cropped, on_lattice  # noqa: E402
-from PromptSegLib.scene.painting import snapshot  # noqa: E402
+from PromptSegLib.scene.segment_snapshot import snapshot  # noqa: E402
 from PromptSegLib.scene.segmentations import annotation_from_segmentation, apply_result  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
 

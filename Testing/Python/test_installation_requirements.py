@@ -15,8 +15,8 @@ from packaging.requirements import Requirement as Parsed
 from harness.library_files import FILES, imported
 from harness.process_harness import distribution
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.setup import requirements as module
-from PromptSegLib.setup.requirements import (
+from PromptSegLib.installation import requirements as module
+from PromptSegLib.installation.requirements import (
     GIVEN,
     PINNED,
     Requirement,
@@ -85,7 +85,7 @@ def test_pip_gets_the_same_declaration(tmp_path):
 def look(library: Path, **more: str) -> dict:
     """``find_requirements_file`` and ``missing`` of a copy of the library, asked by a fresh interpreter."""
     code = (
-        "import json, sys; from PromptSegLib.setup import requirements as r;"
+        "import json, sys; from PromptSegLib.installation import requirements as r;"
         "file, found = r.find_requirements_file(), r.requirements();"
         "print(json.dumps([str(file), [each.text for each in found], [n for n in ('torch', 'monai', 'numpy') "
         "if n in sys.modules]]))"
@@ -101,7 +101,7 @@ def look(library: Path, **more: str) -> dict:
 
 
 def copy_of_library(folder: Path) -> Path:
-    for name in ("__init__.py", "errors.py", "setup/__init__.py", "setup/requirements.py"):
+    for name in ("__init__.py", "errors.py", "installation/__init__.py", "installation/requirements.py"):
         (folder / "PromptSegLib" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "PromptSegLib" / name, folder / "PromptSegLib" / name)
     return folder
@@ -135,7 +135,7 @@ def test_in_site_packages(tmp_path):
 def test_without_packaging(tmp_path):
     """pip's own copy is used where the application has none."""
     code = (
-        "import sys; sys.modules['packaging'] = None; from PromptSegLib.setup.requirements import requirements;"
+        "import sys; sys.modules['packaging'] = None; from PromptSegLib.installation.requirements import requirements;"
         "print({each.name: each.satisfied for each in requirements()}['numpy'])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

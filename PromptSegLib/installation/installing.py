@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Callable, Optional, Sequence
 
 from ..errors import PromptSegError, Sentence
-from .child import Run
+from .child import CommandRun
 from .failures import KEPT, explain
 from .requirements import Requirement, installed_version, missing, pins, write_constraints
-from .tools import ABSENT, READY, RESTART, Tools
+from .tools import ABSENT, READY, RESTART, PackageInstaller
 
 INSTALLED, FAILED, CANCELLED = "installed", "failed", "cancelled"
 _TORCH = "torch"
@@ -33,7 +33,7 @@ class Installer:
     says so after the restart.
 
     :param tools: how this application installs.
-    :param requirements_file: the declaration; see :func:`~PromptSegLib.setup.requirements.requirements`.
+    :param requirements_file: the declaration; see :func:`~PromptSegLib.installation.requirements.requirements`.
     :param paths: where to look for installed packages; by default where this Python does.
 
     :ivar outcome: empty before and while it runs, then ``installed``, ``restart``, ``failed`` or ``cancelled``.
@@ -52,7 +52,7 @@ class Installer:
     """
 
     def __init__(
-        self, tools: Tools, requirements_file: Optional[Path] = None, paths: Optional[Sequence[str]] = None
+        self, tools: PackageInstaller, requirements_file: Optional[Path] = None, paths: Optional[Sequence[str]] = None
     ) -> None:
         self.outcome = ""
         self.message = ""
@@ -61,8 +61,8 @@ class Installer:
         self._tools = tools
         self._file = requirements_file
         self._paths = paths
-        self._steps: list[Callable[[], Optional[Run]]] = []
-        self._run: Optional[Run] = None
+        self._steps: list[Callable[[], Optional[CommandRun]]] = []
+        self._run: Optional[CommandRun] = None
         self._wheels: Optional[Path] = None
         self._folder: Optional[Path] = None
         self._before: dict[str, str] = {}
@@ -182,11 +182,11 @@ class Installer:
         if self._run is None:
             self._finish()
 
-    def _install_torch(self, torch: Requirement) -> Run:
+    def _install_torch(self, torch: Requirement) -> CommandRun:
         self.message = "Installing torch; this may take some minutes..."
         return self._tools.install_torch(torch.text, self._pip_arguments(), self._constraints({_TORCH}))
 
-    def _install_rest(self) -> Optional[Run]:
+    def _install_rest(self) -> Optional[CommandRun]:
         lacking = self._missing()
         names = {each.name for each in lacking}
         if _TORCH in names and self._wheels is None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from harness.installer_harness import finish, sentence
-from PromptSegLib.setup.installing import Installer
-from PromptSegLib.setup.requirements import installed_version
-from PromptSegLib.setup.tools import PythonTools
+from PromptSegLib.installation.installer_tools import PythonTools
+from PromptSegLib.installation.installing import Installer
+from PromptSegLib.installation.requirements import installed_version
 
 pytestmark = pytest.mark.application
 

@@ -15,7 +15,8 @@ from harness.mrml_volumes import put_under  # noqa: E402
 from harness.tiny_model import phantom  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.imaging.geometry import Grid  # noqa: E402
-from PromptSegLib.scene.looking import (  # noqa: E402
+from PromptSegLib.scene.placement import image_to_world, to_array  # noqa: E402
+from PromptSegLib.scene.slice_views import (  # noqa: E402
     center_3d,
     hide_map,
     in_volume,
@@ -24,7 +25,6 @@ from PromptSegLib.scene.looking import (  # noqa: E402
     sequence_frame_name,
     show_map,
 )
-from PromptSegLib.scene.placement import image_to_world, to_array  # noqa: E402
 from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
 

@@ -58,7 +58,7 @@ class _Kept:
     fingerprint: str = ""
 
 
-class Workspace:
+class FeatureCache:
     """Keeps the last ``IMAGES`` images' volumes, and the encoder maps of the last one worked on.
 
     Images are known by identity: hand in the same object, and never change its voxels.

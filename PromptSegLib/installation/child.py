@@ -17,7 +17,7 @@ _GRACE_SECONDS = 2.0
 _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows opens a console otherwise
 
 
-class Run(Protocol):
+class CommandRun(Protocol):
     """A job that somebody else does. None of this waits."""
 
     @property
@@ -32,7 +32,7 @@ class Run(Protocol):
 
 
 class ChildProcess:
-    """Commands run one after the other in child processes, until one fails; a :class:`Run`.
+    """Commands run one after the other in child processes, until one fails; a :class:`CommandRun`.
 
     A daemon thread reads what they print. Cancelling interrupts the command and all that it started
     (as Ctrl+C does, so that pip can tidy up), and kills them two seconds later.

@@ -12,10 +12,10 @@ import torch
 import PromptSegLib as ps
 from harness.tiny_model import CLASSES, example, tiny_backbone
 from PromptSegLib.imaging.geometry import Grid
-from PromptSegLib.inference.evidence import evidence
-from PromptSegLib.inference.looking import places_to_look
+from PromptSegLib.inference.class_margins import class_margins
 from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, aligned, overlaps, starts, steps
-from PromptSegLib.models.workspace import IMAGES, EncoderMaps, Workspace
+from PromptSegLib.inference.uncertainty import places_to_look
+from PromptSegLib.models.feature_cache import IMAGES, EncoderMaps, FeatureCache
 
 BRIEF = ps.Settings(steps=2, token_steps=5)
 
@@ -38,14 +38,14 @@ def large_example():
 
 
 def test_a_second_job_gives_the_same_without_encoding_again(backbone, encodings):
-    case, workspace = large_example(), Workspace()
+    case, feature_cache = large_example(), FeatureCache()
     fresh = ps.tune([case], CLASSES, backbone, settings=BRIEF)
     expected = ps.segment(fresh, case.image, backbone)
-    ps.tune([case], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(workspace=workspace))
-    ps.segment(fresh, case.image, backbone, options=ps.SegmentationOptions(workspace=workspace))
+    ps.tune([case], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(feature_cache=feature_cache))
+    ps.segment(fresh, case.image, backbone, options=ps.SegmentationOptions(feature_cache=feature_cache))
     encodings.clear()
-    again = ps.tune([case], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(workspace=workspace))
-    result = ps.segment(again, case.image, backbone, options=ps.SegmentationOptions(workspace=workspace))
+    again = ps.tune([case], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(feature_cache=feature_cache))
+    result = ps.segment(again, case.image, backbone, options=ps.SegmentationOptions(feature_cache=feature_cache))
     assert not encodings
     for name in CLASSES:
         for key, array in fresh.find(name).tensors.items():
@@ -63,25 +63,25 @@ def test_maps_without_room_are_computed_again(backbone, encodings):
 
 
 def test_another_image_drops_the_maps_and_old_images_are_forgotten(backbone):
-    workspace = Workspace()
+    feature_cache = FeatureCache()
     images = [example(seed=seed).image for seed in range(IMAGES + 1)]
-    maps = workspace.maps(images[0], backbone)
-    assert workspace.maps(images[0], backbone) is maps
-    assert workspace.maps(images[1], backbone) is not maps
-    volumes = [workspace.volume(image, backbone.preprocessing) for image in images]
-    assert workspace.volume(images[-1], backbone.preprocessing) is volumes[-1]
-    assert workspace.volume(images[0], backbone.preprocessing) is not volumes[0]
+    maps = feature_cache.maps(images[0], backbone)
+    assert feature_cache.maps(images[0], backbone) is maps
+    assert feature_cache.maps(images[1], backbone) is not maps
+    volumes = [feature_cache.volume(image, backbone.preprocessing) for image in images]
+    assert feature_cache.volume(images[-1], backbone.preprocessing) is volumes[-1]
+    assert feature_cache.volume(images[0], backbone.preprocessing) is not volumes[0]
 
 
 def test_maps_go_with_their_image(backbone):
     """Its id may be given to the next image, which must not get them."""
-    workspace = Workspace()
+    feature_cache = FeatureCache()
     first = example().image
-    maps = workspace.maps(first, backbone)
+    maps = feature_cache.maps(first, backbone)
     later = [example(seed=seed).image for seed in range(1, IMAGES + 1)]
     for image in later:
-        workspace.volume(image, backbone.preprocessing)
-    assert workspace.maps(first, backbone) is not maps
+        feature_cache.volume(image, backbone.preprocessing)
+    assert feature_cache.maps(first, backbone) is not maps
 
 
 @pytest.mark.parametrize("overlap", [OVERLAP, OVERLAP_ALONE])
@@ -113,9 +113,9 @@ def test_a_box_is_made_of_the_tiles_of_the_whole_sweep():
 def test_evidence_in_a_box_is_that_of_the_whole_sweep_away_from_its_border(backbone):
     prompts = backbone.shipped
     array = np.random.default_rng(0).uniform(-1, 1, (30, 100, 100)).astype(np.float32)
-    whole, step = evidence(backbone, prompts, array), steps(array.shape, backbone.tile)
+    whole, step = class_margins(backbone, prompts, array), steps(array.shape, backbone.tile)
     box = aligned((5, 40, 40), (10, 60, 60), array.shape, backbone.tile, step)
-    part = evidence(backbone, prompts, array[box], step=step)
+    part = class_margins(backbone, prompts, array[box], step=step)
     inner = (slice(None), slice(2, 10), slice(14, -14), slice(14, -14))
     assert np.abs(part[inner] - whole[(slice(None), *box)][inner]).max() < 0.05
 
@@ -124,16 +124,18 @@ def test_without_strokes_tiles_overlap_more(backbone, encodings):
     """With strokes they are the tiles that were encoded while the user painted."""
     case = example(shape=(20, 40, 170))
     prompts = replace(ps.tune([case], CLASSES, backbone, settings=BRIEF), strokes=())
-    shape = Workspace().volume(case.image, backbone.preprocessing).array.shape
+    shape = FeatureCache().volume(case.image, backbone.preprocessing).array.shape
     few, many = (
         len(starts(shape, backbone.tile, steps(shape, backbone.tile, overlap))) for overlap in (OVERLAP, OVERLAP_ALONE)
     )
     assert few < many
     for strokes, encoded, kept in ((case, few, few), (None, many, 0)):
-        workspace = Workspace()
+        feature_cache = FeatureCache()
         encodings.clear()
-        ps.segment(prompts, case.image, backbone, strokes=strokes, options=ps.SegmentationOptions(workspace=workspace))
-        assert (len(encodings), len(workspace.maps(case.image, backbone))) == (encoded, kept)
+        ps.segment(
+            prompts, case.image, backbone, strokes=strokes, options=ps.SegmentationOptions(feature_cache=feature_cache)
+        )
+        assert (len(encodings), len(feature_cache.maps(case.image, backbone))) == (encoded, kept)
 
 
 def test_around_the_strokes_only_a_part_is_computed(backbone):

@@ -14,9 +14,9 @@ from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
-from PromptSegLib.scene.memory import Place, packed, read_memory, write_memory  # noqa: E402
 from PromptSegLib.scene.segmentations import apply_result  # noqa: E402
 from PromptSegLib.scene.storage import load_scene, save_scene  # noqa: E402
+from PromptSegLib.scene.stored_results import Place, packed, read_memory, write_memory  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
 
 
