@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from ..errors import PromptSegError
-from ..installation.installer_tools import RESTART, PackageInstaller
-from ..installation.installing import CANCELLED, FAILED, INSTALLED, Installer
+from ..installation.installer_tools import PackageInstaller
+from ..installation.installing import Installer, Outcome
 from ..installation.requirements import Requirement, requirements
-from ..session.view import Notice, View
+from ..session.view import Level, Notice, View
 
 _NEEDING_IT = ("tune", "segment")
 
@@ -79,16 +79,16 @@ class Installation:
         running, outcome = self.installer.running, self.installer.outcome
         pending = not running and not outcome and self.missing and self.installer.pending
         text = "Cancel" if running else "Go on installing" if pending else "Install"
-        message, level = self.installer.message, "error" if outcome == FAILED else "info"
-        if outcome in (RESTART, CANCELLED):
-            level = "warning"
+        message, level = self.installer.message, Level.ERROR if outcome is Outcome.FAILED else Level.INFO
+        if outcome in (Outcome.RESTART, Outcome.CANCELLED):
+            level = Level.WARNING
         if self._error:
-            message, level = self._error, "error"
+            message, level = self._error, Level.ERROR
         elif pending:
             message = "Slicer was restarted in between; click Go on installing."
         elif not message and self.missing:
             message = "PromptSeg needs some Python packages that are not installed yet; click Install."
-        visible = self.missing or running or outcome not in ("", INSTALLED)
+        visible = self.missing or running or outcome not in (Outcome.NONE, Outcome.INSTALLED)
         return SetupView(
             visible, self._rows, running, text, self.installer.share, Notice(message, level), self.installer.log
         )

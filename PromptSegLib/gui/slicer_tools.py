@@ -14,7 +14,7 @@ from typing import Any, Iterator, Optional, Sequence
 
 from ..errors import PromptSegError
 from ..installation.child import ChildProcess, CommandRun
-from ..installation.installer_tools import ABSENT, READY, RESTART, PythonTools
+from ..installation.installer_tools import TorchExtension
 from ..installation.requirements import installed_version
 
 SETTING = "PromptSeg/Installation"
@@ -22,20 +22,21 @@ _EXTENSION, _MODULE = "PyTorch", "PyTorchUtils"
 _LIGHT_THE_TORCH = "light-the-torch>=0.5"
 
 
-class SlicerTools(PythonTools):
+class SlicerTools:
     """The ``PackageInstaller`` of the running application. Call from its main thread."""
-
-    def __init__(self) -> None:
-        super().__init__("")
 
     # torch
 
-    def torch_extension(self) -> str:
+    def torch_extension(self) -> TorchExtension:
         """Whether the PyTorch extension is loaded (``ready``), waits for a ``restart``, or is ``absent``."""
         if importlib.util.find_spec(_MODULE) is not None:
-            return READY
+            return TorchExtension.READY
         model = _extensions()
-        return RESTART if model is not None and model.isExtensionInstalled(_EXTENSION) else ABSENT
+        return (
+            TorchExtension.RESTART
+            if model is not None and model.isExtensionInstalled(_EXTENSION)
+            else TorchExtension.ABSENT
+        )
 
     def install_torch_extension(self) -> str:
         """Install the PyTorch extension from the extension server, without asking and without restarting."""

@@ -11,13 +11,24 @@ import tempfile
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
+from ..choice import Choice
 from ..errors import PromptSegError, Sentence
 from .child import CommandRun
 from .failures import KEPT, explain
+from .installer_tools import PackageInstaller, TorchExtension
 from .requirements import Requirement, installed_version, missing, pins, write_constraints
-from .tools import ABSENT, READY, RESTART, PackageInstaller
 
-INSTALLED, FAILED, CANCELLED = "installed", "failed", "cancelled"
+
+class Outcome(Choice):
+    """How an installation ended."""
+
+    NONE = ""
+    INSTALLED = "installed"
+    RESTART = "restart"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 _TORCH = "torch"
 _PIP_ARGUMENTS = ("--disable-pip-version-check", "--no-input", "--only-binary=:all:")
 _PROGRESS = re.compile(r"^Progress (\d+) of (\d+)$")
@@ -36,14 +47,14 @@ class Installer:
     :param requirements_file: the declaration; see :func:`~PromptSegLib.installation.requirements.requirements`.
     :param paths: where to look for installed packages; by default where this Python does.
 
-    :ivar outcome: empty before and while it runs, then ``installed``, ``restart``, ``failed`` or ``cancelled``.
+    :ivar outcome: nothing before and while it runs.
     :ivar message: one sentence on what is going on, or on how it ended.
     :ivar log: all lines since the start; kept until the next start.
     :ivar share: how much of the present download has arrived, 0..1, or None where that is not known.
 
     Example::
 
-        installer = Installer(PythonTools(sys.executable))
+        installer = Installer(SlicerTools())
         installer.start()
         while installer.running:
             print(*installer.poll(), sep="\\n")
@@ -54,7 +65,7 @@ class Installer:
     def __init__(
         self, tools: PackageInstaller, requirements_file: Optional[Path] = None, paths: Optional[Sequence[str]] = None
     ) -> None:
-        self.outcome = ""
+        self.outcome = Outcome.NONE
         self.message = ""
         self.log: list[str] = []
         self.share: Optional[float] = None
@@ -87,7 +98,7 @@ class Installer:
         """
         if self.running:
             return
-        self.outcome, self.message, self.log, self.share = "", "", [], None
+        self.outcome, self.message, self.log, self.share = Outcome.NONE, "", [], None
         self._cancelled, self._told, self._wheels, self._steps = False, 0, wheels, []
         try:
             lacking = self._missing()
@@ -96,15 +107,15 @@ class Installer:
             self._loaded = [each.name for each in lacking if each.installed and each.name in sys.modules]
             self._refuse(lacking)
             if not lacking:
-                self._end(INSTALLED, "All that PromptSeg needs is installed.")
+                self._end(Outcome.INSTALLED, "All that PromptSeg needs is installed.")
             elif self._plan(lacking):
                 self._folder = Path(tempfile.mkdtemp(prefix="promptseg-"))
                 self._begin_next()
         except PromptSegError as error:
-            self._end(FAILED, str(error))
+            self._end(Outcome.FAILED, str(error))
         except OSError as error:
             self._end(
-                FAILED,
+                Outcome.FAILED,
                 Sentence(
                     "The installation cannot start: {strerror}; free the temporary folder.",
                     strerror=error.strerror or error,
@@ -121,7 +132,7 @@ class Installer:
                 try:
                     self._ended(code)
                 except PromptSegError as error:
-                    self._end(FAILED, str(error))
+                    self._end(Outcome.FAILED, str(error))
         new, self._told = self.log[self._told :], len(self.log)
         return new
 
@@ -159,19 +170,19 @@ class Installer:
         if torch is None or self._wheels is not None:
             return True
         state = self._tools.torch_extension()
-        if state == RESTART and self._tools.remembered() not in ("", _restart_mark()):
+        if state is TorchExtension.RESTART and self._tools.remembered() not in ("", _restart_mark()):
             raise PromptSegError(
                 "The PyTorch extension is installed, but Slicer did not load it at its start; "
                 "turn it on in the Extensions Manager and restart Slicer."
             )
-        if state == ABSENT:
+        if state is TorchExtension.ABSENT:
             reason = self._tools.install_torch_extension()
             if reason:
                 raise PromptSegError(reason)
             state = self._tools.torch_extension()
-        if state != READY:
+        if state is not TorchExtension.READY:
             self._tools.remember(_restart_mark())
-            self._end(RESTART, "The PyTorch extension is installed; restart Slicer, open PromptSeg and go on.")
+            self._end(Outcome.RESTART, "The PyTorch extension is installed; restart Slicer, open PromptSeg and go on.")
             return False
         self._steps.insert(0, lambda: self._install_torch(torch))
         return True
@@ -227,9 +238,9 @@ class Installer:
     def _ended(self, code: int) -> None:
         """A step has ended with this exit code."""
         if self._cancelled and (code or self._missing()):
-            self._end(CANCELLED, "The installation was cancelled; press Install to go on.")
+            self._end(Outcome.CANCELLED, "The installation was cancelled; press Install to go on.")
         elif code:
-            self._end(FAILED, explain(self.log, code, self._wheels is not None))
+            self._end(Outcome.FAILED, explain(self.log, code, self._wheels is not None))
         else:
             self._begin_next()
 
@@ -239,26 +250,24 @@ class Installer:
         changed = [name for name, version in self._before.items() if after.get(name) != version]
         if lacking:
             names = ", ".join(each.text for each in lacking)
-            self._end(
-                FAILED, Sentence("Still missing after the installation: {names}; {kept}.", names=names, kept=KEPT)
-            )
+            text = Sentence("Still missing after the installation: {names}; {kept}.", names=names, kept=KEPT)
+            self._end(Outcome.FAILED, text)
         elif changed:
             names = ", ".join(f"{name} {self._before[name]}" for name in changed)
             self._end(
-                FAILED,
+                Outcome.FAILED,
                 Sentence("The installation replaced {names}, which Slicer needs; install Slicer again.", names=names),
             )
         elif self._loaded:
-            self._end(
-                RESTART, Sentence("Restart Slicer to use the new version of {loaded}.", loaded=", ".join(self._loaded))
-            )
+            loaded = ", ".join(self._loaded)
+            self._end(Outcome.RESTART, Sentence("Restart Slicer to use the new version of {loaded}.", loaded=loaded))
         else:
-            self._end(INSTALLED, "All that PromptSeg needs is installed.")
+            self._end(Outcome.INSTALLED, "All that PromptSeg needs is installed.")
 
-    def _end(self, outcome: str, message: str) -> None:
+    def _end(self, outcome: Outcome, message: str) -> None:
         self.outcome, self.message, self._run, self._steps = outcome, message, None, []
         self.log.append(message)
-        if outcome in (INSTALLED, CANCELLED):
+        if outcome in (Outcome.INSTALLED, Outcome.CANCELLED):
             self._tools.remember("")
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

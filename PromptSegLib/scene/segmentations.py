@@ -22,7 +22,7 @@ from ..inference.result import Segmentation
 from .labelmaps import BINARY, is_empty, labelmap_of
 from .layers import accepted, give_way, leave_layers, renew_derived
 from .placement import image_to_world, label_of, node_to_world, orthogonal, volume_to_world
-from .roles import role_of
+from .roles import Role, role_of
 from .segment_list import place_empty
 from .segment_snapshot import look, snapshot
 
@@ -47,7 +47,7 @@ class Segment:
     name: str
     color: tuple[float, float, float]
     terminology: str
-    role: str
+    role: Role
     is_empty: bool
 
 

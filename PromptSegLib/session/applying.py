@@ -16,6 +16,7 @@ from ..prompts.store import Prompts
 from ..scene import node_references, prompt_nodes, segment_snapshot
 from ..scene.lattices import cropped
 from ..scene.placement import label_of
+from ..scene.roles import Role
 from ..scene.segmentations import apply_result, check_writable, segments, show_surfaces
 from ..scene.storage import spoils_scene
 from ..scene.volumes import voxels_of_volume
@@ -24,7 +25,7 @@ from .applied import CLASS, NUMBER, TAG, AppliedResult, AppliedResults, note_num
 from .job import ActiveJob, Job, JobKind
 from .job_requests import Request
 from .undo import UndoHistory
-from .view import Notice
+from .view import Level, Notice
 
 
 @dataclass
@@ -106,8 +107,8 @@ class Writer:
     def _neighbors(self, segmentation: Any, ids: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """IDs of the segments that keep their voxels, and of those from which voxels are taken."""
         here = segments(segmentation)
-        locked = [each.id for each in here if each.role == "locked"]
-        others = [each.id for each in here if each.id not in ids.values() and each.role in ("tune", "ignore")]
+        locked = [each.id for each in here if each.role == Role.LOCKED]
+        others = [each.id for each in here if each.id not in ids.values() and each.role in (Role.TUNE, Role.IGNORE)]
         policy = self._parameters.overlap
         return [*locked, *(others if policy == "keep" else [])], others if policy == "overwrite" else []
 
@@ -155,7 +156,7 @@ def _places(segmentation: Any, result: Result) -> tuple[dict[str, str], tuple[Cl
     ids = {name: each for name, each in wanted.items() if each in here}
     lost = [name for name, each in wanted.items() if each not in here]
     # A segment that is no structure any more is not the place for one.
-    kept = {each.name for each in here.values() if each.role in ("background", "ignore")}
+    kept = {each.name for each in here.values() if each.role in (Role.BACKGROUND, Role.IGNORE)}
     lost += [info.name for info in result.shown.classes if info.name in kept and info.name not in wanted]
     classes = tuple(info for info in result.shown.classes if info.name not in lost)
     if not classes:
@@ -182,7 +183,7 @@ def _told(result: Result, segmentation: Any, made: Mapping[str, str], left_out: 
             written=written or "nothing",
             without=", ".join(left_out),
         )
-        return Notice(text, "warning")
+        return Notice(text, Level.WARNING)
     again = "Retune" if prompt_nodes.linked(segmentation) is not None else "Tune prompts"
     return Notice(
         Sentence("Applied {written}. Paint or erase where it is wrong, then {again}.", written=written, again=again)

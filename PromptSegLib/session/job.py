@@ -19,7 +19,7 @@ from .applied import current_tag
 from .job_inputs import Part
 from .job_requests import Request
 from .pace import Pace
-from .view import Notice
+from .view import Level, Notice
 
 Result = TypeVar("Result")
 
@@ -208,7 +208,7 @@ class ActiveJob:
     def told(self, text: str) -> Notice:
         """What to say at its end."""
         more = [*(self.request.notes if self.request is not None else ()), *([self.note] if self.note else [])]
-        return Notice(" ".join([text, *more]), "warning") if more else Notice(text)
+        return Notice(" ".join([text, *more]), Level.WARNING) if more else Notice(text)
 
     def _smooth(self, name: str, value: float) -> float:
         """A running mean: a step looks at one crop, and crops differ more than steps do."""

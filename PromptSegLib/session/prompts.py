@@ -15,6 +15,7 @@ from ..models import catalogue
 from ..prompts import beside
 from ..prompts.store import Prompts
 from ..scene import node_references, prompt_nodes
+from ..scene.roles import Role
 from ..scene.segmentations import Segment, segments
 from .actions import Actions
 from .applied import CLASS, numbers
@@ -272,7 +273,7 @@ def up_to_date(prompts: Prompts, segmentation: Any) -> Prompts:
 
 def _to_be_named(segmentation: Any) -> list[Segment]:
     """The segments that classes are called as; none where their names are no names."""
-    tuned = [each for each in segments(segmentation) if each.role == "tune"]
+    tuned = [each for each in segments(segmentation) if each.role == Role.TUNE]
     try:
         check_names([each.name for each in tuned])
     except PromptSegError:

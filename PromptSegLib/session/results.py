@@ -7,6 +7,7 @@ from typing import Any, Callable, Optional
 
 import SimpleITK as sitk
 
+from ..choice import Choice
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
@@ -24,8 +25,22 @@ from .preview_labels import stroke_constraints, with_differences
 from .undo import UndoHistory
 from .view import Notice
 
-# What a preview is, a few words, by what it shows.
-WORDS = {"": "", "grown": "Grown from strokes; Tune prompts refines it", "early": "Preview", "final": "Result"}
+
+class Shows(Choice):
+    """What a preview shows: nothing, regions grown from strokes, a tuning on its way, a result."""
+
+    NOTHING = ""
+    GROWN = "grown"
+    EARLY = "early"
+    FINAL = "final"
+
+
+WORDS = {  # what a preview is, a few words
+    Shows.NOTHING: "",
+    Shows.GROWN: "Grown from strokes; Tune prompts refines it",
+    Shows.EARLY: "Preview",
+    Shows.FINAL: "Result",
+}
 
 
 class Results:
@@ -61,16 +76,18 @@ class Results:
         return self.result.shown if self.result is not None else None
 
     @property
-    def shows(self) -> str:
-        """Of the preview: ``grown``, ``early`` (a tuning is still at it) or ``final``; "" without one."""
+    def shows(self) -> Shows:
+        """What the preview is."""
         if self.result is None:
-            return ""
-        return "grown" if self.result.job.kind is JobKind.GROW else "final" if self.result.final else "early"
+            return Shows.NOTHING
+        if self.result.job.kind is JobKind.GROW:
+            return Shows.GROWN
+        return Shows.FINAL if self.result.final else Shows.EARLY
 
     @property
     def remarks(self) -> str:
         """On what the preview shows: how good it is as far as that can be told, what is unusual; "" for none."""
-        if self.result is None or self.shows == "final":  # these were said when it came
+        if self.result is None or self.shows is Shows.FINAL:  # these were said when it came
             return ""
         return " ".join(self.result.raw.notes)
 

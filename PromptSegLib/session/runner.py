@@ -9,6 +9,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
 from ..scene import node_references, segment_snapshot
+from ..scene.roles import Role
 from ..scene.segmentations import check_writable, segments
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
@@ -24,7 +25,7 @@ from .job_inputs import Plan, image_of
 from .job_requests import Request, request_of
 from .results import Results
 from .uncertainty import UncertaintyNavigator
-from .view import Notice
+from .view import Level, Notice
 
 CANCELLED = "Cancelled; nothing was changed."
 _MISSED = "Retune to include the new strokes."
@@ -91,7 +92,7 @@ class JobRunner:
             try:
                 begin()
             except PromptSegError as error:
-                self._actions.notice = Notice(str(error), "error")
+                self._actions.notice = Notice(str(error), Level.ERROR)
 
     def step(self) -> None:
         """Send the job when it is put together and the worker is free."""
@@ -105,7 +106,7 @@ class JobRunner:
             active.send(active.assembly.result(), self._engine.get(self._parameters))
             self._machine.to(active.job.kind.state)
             if active.request is not None and active.request.notes:
-                self._actions.notice = Notice(" ".join(active.request.notes), "warning")
+                self._actions.notice = Notice(" ".join(active.request.notes), Level.WARNING)
         except PromptSegError as error:
             self._fail(str(error))
         except Exception as error:
@@ -155,7 +156,7 @@ class JobRunner:
         """A node is no longer in the scene."""
         if self.active is not None and self.active.job.is_about(node):
             text = Sentence("'{node}' was removed, so the job was stopped.", node=node.GetName())
-            self.stop(Notice(text, "warning"))
+            self.stop(Notice(text, Level.WARNING))
         elif self.active is None and self._results.result is not None and self._results.result.job.is_about(node):
             self._actions.notice = Notice()  # it was about what is gone
 
@@ -188,7 +189,7 @@ class JobRunner:
             self._results.drop()
         if self.active is not None:
             self._forget_made(self.active.job)
-        self._end(Notice(message, "error"))
+        self._end(Notice(message, Level.ERROR))
 
     def _end(self, notice: Notice) -> None:
         if self.active is not None:
@@ -224,7 +225,7 @@ class JobRunner:
             self._show(active, event)
         elif event.kind in ("refused", "failed") and active.job.direct:  # the next volume may be better
             self._forget_made(active.job)
-            self._end(Notice(f"'{active.job.volume.GetName()}' was left out: {event.message}", "error"))
+            self._end(Notice(f"'{active.job.volume.GetName()}' was left out: {event.message}", Level.ERROR))
         elif event.kind in ("refused", "failed"):
             self._fail(event.message, keep=event.kind == "failed")
         elif event.kind == "cancelled":
@@ -249,7 +250,7 @@ class JobRunner:
             return False
         segmentation, job = self._inputs.segmentation, active.job
         if job.kind is JobKind.TUNE and job.segmentation is segmentation and not active.missed:
-            roles = ("tune", "background")
+            roles = (Role.TUNE, Role.BACKGROUND)
             ids = [each.id for each in segments(segmentation) if each.role in roles and not each.is_empty]
             active.missed = bool(repainted(job.painting, segment_snapshot.look(segmentation, job.volume, ids)))
             if active.missed and self.active is None:

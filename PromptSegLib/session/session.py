@@ -25,7 +25,7 @@ from .job_requests import learning_of, request_of
 from .parameters import Parameters
 from .recovery import Recovery
 from .rescue import Rescue
-from .results import WORDS, Results
+from .results import WORDS, Results, Shows
 from .runner import CANCELLED, JobRunner
 from .segment_edits import SegmentEdits
 from .uncertainty import UncertaintyNavigator
@@ -162,7 +162,7 @@ class Session:
             self.actions.require("tune")
             volume, segmentation = self.inputs.volume, self.inputs.segmentation
             self.growing.stop()
-            if self.results.shows != "grown":
+            if self.results.shows is not Shows.GROWN:
                 self.results.drop()  # what was grown is looked at until there is something better
             result = self.results.before(segmentation)
             plan = plan_tuning(self.parameters, volume, segmentation, result, self.inputs.examples)

@@ -15,7 +15,7 @@ from PromptSegLib.errors import PromptSegError
 from PromptSegLib.installation import installing
 from PromptSegLib.installation.child import ChildProcess
 from PromptSegLib.installation.failures import explain
-from PromptSegLib.installation.installer_tools import ABSENT, READY, RESTART
+from PromptSegLib.installation.installer_tools import TorchExtension
 from PromptSegLib.installation.installing import Installer
 from PromptSegLib.installation.requirements import installed_version
 
@@ -44,20 +44,20 @@ class Tools:
 
     def __init__(self, site: Path) -> None:
         self.site = site
-        self.extension = READY
+        self.extension = TorchExtension.READY
         self.refusal = ""
         self.kept = ""
         self.torch = installs(site, "torch==2.5.0")
         self.rest = installs(site, "monai==1.4.0", "safetensors==0.5.0")
         self.asked: list[tuple[str, list[str], list[str]]] = []
 
-    def torch_extension(self) -> str:
+    def torch_extension(self) -> TorchExtension:
         return self.extension
 
     def install_torch_extension(self) -> str:
         self.asked.append(("extension", [], []))
         if not self.refusal:
-            self.extension = RESTART
+            self.extension = TorchExtension.RESTART
         return self.refusal
 
     def install_torch(self, requirement: str, arguments, constraints: Path) -> ChildProcess:
@@ -324,7 +324,7 @@ def restart(tools) -> None:
 
 
 def test_the_extension_is_installed_and_goes_on_after_a_restart(new, tools):
-    tools.extension = ABSENT
+    tools.extension = TorchExtension.ABSENT
     installer = new()
     installer.start()
     assert "restart Slicer" in sentence(installer, "restart")
@@ -335,7 +335,7 @@ def test_the_extension_is_installed_and_goes_on_after_a_restart(new, tools):
     assert tools.steps == ["extension"]
 
     restart(tools)
-    tools.extension = READY
+    tools.extension = TorchExtension.READY
     installer = new()
     assert installer.pending
     installer.start()
@@ -347,7 +347,7 @@ def test_the_extension_is_installed_and_goes_on_after_a_restart(new, tools):
 
 
 def test_an_extension_that_slicer_does_not_load_ends_the_loop(new, tools):
-    tools.extension = ABSENT
+    tools.extension = TorchExtension.ABSENT
     new().start()
     restart(tools)
     installer = new()
@@ -358,7 +358,10 @@ def test_an_extension_that_slicer_does_not_load_ends_the_loop(new, tools):
 
 
 def test_an_extension_that_cannot_be_installed(new, tools):
-    tools.extension, tools.refusal = ABSENT, "The PyTorch extension is missing and could not be installed."
+    tools.extension, tools.refusal = (
+        TorchExtension.ABSENT,
+        "The PyTorch extension is missing and could not be installed.",
+    )
     installer = new()
     installer.start()
     assert sentence(installer, "failed") == tools.refusal
@@ -391,7 +394,7 @@ def test_the_mark_tells_processes_apart(monkeypatch):
 
 
 def test_a_folder_of_wheels_needs_no_extension(new, tools, tmp_path, site):
-    tools.extension = ABSENT
+    tools.extension = TorchExtension.ABSENT
     tools.rest = installs(site, "torch==2.5.0", "monai==1.4.0", "safetensors==0.5.0")
     (tmp_path / "torch-2.5.0-py3-none-any.whl").touch()
     installer = new()

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.installer_harness import finish, sentence
-from PromptSegLib.installation.installer_tools import PythonTools
+from harness.installer_harness import PythonTools, finish, sentence
 from PromptSegLib.installation.installing import Installer
 from PromptSegLib.installation.requirements import installed_version
 

@@ -16,7 +16,7 @@ from PromptSegLib.errors import PromptSegError
 from PromptSegLib.gui import slicer_tools
 from PromptSegLib.gui.slicer_tools import SlicerTools
 from PromptSegLib.installation.child import ChildProcess
-from PromptSegLib.installation.installer_tools import ABSENT, READY, RESTART
+from PromptSegLib.installation.installer_tools import TorchExtension
 from PromptSegLib.installation.installing import Installer
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="PythonSlicer is a shell script here")
@@ -112,13 +112,13 @@ def said(run) -> list[str]:
 
 def test_the_extension(application):
     tools = SlicerTools()
-    assert tools.torch_extension() == ABSENT
+    assert tools.torch_extension() == TorchExtension.ABSENT
     assert tools.install_torch_extension() == ""
     assert application.extensions.asked == [("PyTorch", False, False)]  # no restart, no questions
     assert application.extensions.interactive
-    assert tools.torch_extension() == RESTART
+    assert tools.torch_extension() == TorchExtension.RESTART
     load_extension(application)
-    assert tools.torch_extension() == READY
+    assert tools.torch_extension() == TorchExtension.READY
 
 
 def test_the_extension_cannot_be_installed(application, monkeypatch):
@@ -128,7 +128,7 @@ def test_the_extension_cannot_be_installed(application, monkeypatch):
     assert found.endswith(".")
     assert application.extensions.interactive
     monkeypatch.delattr(application.app, "extensionsManagerModel")
-    assert SlicerTools().torch_extension() == ABSENT
+    assert SlicerTools().torch_extension() == TorchExtension.ABSENT
     assert "has no Extensions Manager" in SlicerTools().install_torch_extension()
 
 
