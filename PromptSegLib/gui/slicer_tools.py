@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from ..installation.child import ChildProcess, CommandRun
 from ..installation.installer_tools import TorchExtension
 from ..installation.requirements import installed_version
@@ -43,7 +43,10 @@ class SlicerTools:
         by_hand = "install the extension PyTorch in the Extensions Manager and restart Slicer"
         model = _extensions()
         if model is None:
-            return f"The PyTorch extension is missing, and this Slicer has no Extensions Manager; {by_hand}."
+            return Sentence(
+                "The PyTorch extension is missing, and this Slicer has no Extensions Manager; {by_hand}.",
+                by_hand=by_hand,
+            )
         asking = model.interactive
         model.setInteractive(False)
         try:
@@ -52,9 +55,10 @@ class SlicerTools:
             model.setInteractive(asking)
         if done:
             return ""
-        return (
-            f"The PyTorch extension is missing and could not be installed; check the network, or {by_hand}, "
-            "or install from a folder of wheels."
+        return Sentence(
+            "The PyTorch extension is missing and could not be installed; check the network, or {by_hand}, or install "
+            "from a folder of wheels.",
+            by_hand=by_hand,
         )
 
     def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> CommandRun:

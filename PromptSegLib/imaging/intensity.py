@@ -8,6 +8,7 @@ from typing import Any, Mapping, Optional, Union
 import numpy as np
 import SimpleITK as sitk
 
+from ..errors import Sentence
 from .hounsfield import found
 from .preprocessing import Preprocessing
 
@@ -120,10 +121,18 @@ def _fitted(sample: np.ndarray, preprocessing: Preprocessing, modality: str) -> 
         return IntensityRule(WINDOW, low, high)
     first, last = ((limit - units.offset) / units.scale for limit in (low, high))
     if units.scale == 1.0:
-        text = f"This looks like a CT whose values are {-units.offset:g} too high; it is read as such."
+        text = Sentence(
+            "This looks like a CT whose values are {value:g} too high; it is read as such.", value=-units.offset
+        )
     else:
-        text = f"This looks like a CT whose values were rescaled; {first:.4g} is read as {low:g} HU, {last:.4g} as "
-        text += f"{high:g} HU."
+        text = Sentence(
+            "This looks like a CT whose values were rescaled; {first:.4g} is read as {low:g} HU, {last:.4g} as "
+            "{high:g} HU.",
+            first=first,
+            low=low,
+            last=last,
+            high=high,
+        )
     return IntensityRule(SHIFTED, first, last, units.scale, units.offset, text)
 
 
@@ -137,7 +146,7 @@ def _unknown(modality: str, given: Optional[IntensityRule]) -> str:
     if given is not None:
         return ""  # as the prompts know it
     what = f"is {modality}" if modality not in ("", "CT") else "does not look like one"
-    return f"The model knows CT in Hounsfield units; this image {what}, so its own range is used."
+    return Sentence("The model knows CT in Hounsfield units; this image {what}, so its own range is used.", what=what)
 
 
 def _by_range(sample: np.ndarray, sentence: str) -> IntensityRule:

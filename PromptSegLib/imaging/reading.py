@@ -14,7 +14,7 @@ from typing import BinaryIO, Iterator, Optional, Union
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from ..files import check_name
 from . import nifti
 from .checking import check_kind, check_size, is_integer
@@ -286,20 +286,24 @@ def unreadable(path: Path, message: str) -> str:
     known = path.name.lower().endswith(_KNOWN)
     if "Unable to determine ImageIO" in message:
         if known:
-            return f"{path} is damaged, or not of the format that its name says; {_AGAIN}."
-        return f"The format of {path} is not known; save the volume as .nrrd, .nii.gz or .mha."
+            return Sentence(
+                "{path} is damaged, or not of the format that its name says; {again}.", path=path, again=_AGAIN
+            )
+        return Sentence("The format of {path} is not known; save the volume as .nrrd, .nii.gz or .mha.", path=path)
     if "orthonormal" in message or "determinant is 0" in message:
-        return f"The axes of {path.name} are not perpendicular; resample it to a rectangular grid."
+        return Sentence("The axes of {name} are not perpendicular; resample it to a rectangular grid.", name=path.name)
     if "spacing is not supported" in message:
         return _NO_SPACING.format(path.name)
     if "llocat" in message:
-        return f"There is not enough memory to read {path}; close other programs or crop the volume."
+        return Sentence(
+            "There is not enough memory to read {path}; close other programs or crop the volume.", path=path
+        )
     lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith("Reason:")]
     short = re.sub(r"^(\[\w+\]|\w+\(0x\w+\):|(ITK |itk::|sitk::)ERROR:|_?\w+:|\s)+", "", lines[-1] if lines else "")
     short = short.replace(str(path), "the file").rstrip(".: ")[:100]
     if not short or "cannot be read" in short:
         short = "truncated or damaged" + (", or its data file is missing" if path.suffix in (".mhd", ".nhdr") else "")
-    return f"{path} cannot be read ({short}); {_AGAIN}."
+    return Sentence("{path} cannot be read ({short}); {again}.", path=path, short=short, again=_AGAIN)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from scipy.ndimage import label as numbered_parts
 from scipy.special import logit
 
+from ..errors import Sentence
 from ..growing.grow import Grown, Region, grow_regions
 from ..growing.guard import Verdict
 from ..growing.model import growing_network
@@ -100,7 +101,14 @@ def notes_of(names: Sequence[str], grown: Grown) -> tuple[str, ...]:
     alone = ", ".join(name for name, each in zip(names, verdicts) if each is Verdict.LEARNED_ALONE)
     notes = [agreed] if agreed else []
     if plain:
-        notes.append(f"Grown as Grow from seeds does, which fits the painted slices or the edges better: {plain}.")
+        notes.append(
+            Sentence(
+                "Grown as Grow from seeds does, which fits the painted slices or the edges better: {plain}.",
+                plain=plain,
+            )
+        )
     if alone:
-        notes.append(f"Grown without the model, whose answer does not fit the painted slices: {alone}.")
+        notes.append(
+            Sentence("Grown without the model, whose answer does not fit the painted slices: {alone}.", alone=alone)
+        )
     return tuple(notes)

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from monai.data import CacheDataset
 from monai.transforms import Compose, Transform
 
-from ..errors import PromptSegError, is_out_of_memory
+from ..errors import PromptSegError, Sentence, is_out_of_memory
 from ..imaging.checking import check_image
 from ..imaging.geometry import Grid, resample, to_model_grid, upright_grid
 from ..imaging.intensity import decide
@@ -141,7 +141,11 @@ class _Read(Transform):
         except RuntimeError as error:  # of an ITK filter
             if is_out_of_memory(error):
                 raise
-            return f"{file.base} cannot be brought to the model's grid ({' '.join(str(error).split())[-200:]})."
+            return Sentence(
+                "{base} cannot be brought to the model's grid ({reason}).",
+                base=file.base,
+                reason=" ".join(str(error).split())[-200:],
+            )
 
 
 class Cases:

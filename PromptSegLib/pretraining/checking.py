@@ -9,7 +9,7 @@ from typing import Callable, Mapping, Sequence, Union
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from ..imaging.checking import check_grid, check_kind
 from ..imaging.geometry import Grid, upright_grid
 from ..imaging.reading import check_intact, quiet, read_annotation, unreadable
@@ -112,7 +112,11 @@ def _look(recipe: Recipe, file: CaseFile) -> Union[str, int, list[int]]:
         check_grid(file.base.name, grid)
         if max(upright_grid(grid, recipe.preprocessing.spacing).size) > _EXTENT:
             length = max(np.multiply(grid.size, grid.spacing)) / 1e3
-            return f"{file.base} is {length:.0f} m long by its voxel spacing; convert the original series again."
+            return Sentence(
+                "{base} is {length:.0f} m long by its voxel spacing; convert the original series again.",
+                base=file.base,
+                length=length,
+            )
         if file.label is None:
             return []
         label = read_annotation(file.label)
@@ -123,12 +127,18 @@ def _look(recipe: Recipe, file: CaseFile) -> Union[str, int, list[int]]:
         voxels = sitk.GetArrayViewFromImage(label)
         values: set[int] = set().union(*(np.unique(plane).tolist() for plane in voxels))
         if not own.same_as(grid) and not _covers(grid, own, voxels):
-            return f"Most of {file.label} lies outside its image; check that both are of the same scan."
+            return Sentence(
+                "Most of {label} lies outside its image; check that both are of the same scan.", label=file.label
+            )
         return sorted(values - {0, *source.values, *source.unused_values})
     except PromptSegError as error:
         return str(error)
     except OSError as error:
-        return f"{file.base} or its label cannot be read ({error.strerror or error}); check its permissions."
+        return Sentence(
+            "{base} or its label cannot be read ({reason}); check its permissions.",
+            base=file.base,
+            reason=error.strerror or error,
+        )
 
 
 def _covers(grid: Grid, own: Grid, voxels: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from ..annotation.example import Example
 from ..annotation.labels import strokes_on_image
 from ..annotation.strokes import Strokes
-from ..errors import PromptSegError
+from ..errors import PromptSegError, Sentence
 from ..models.feature_cache import FeatureCache
 from ..prompts.store import Prompts
 
@@ -47,8 +47,11 @@ def strokes_to_keep(
             kept += [strokes] if strokes else []
             if strokes is None and not example.complete and notes is not None:
                 notes.append(
-                    f"What is painted on {example.name} is too much to be kept with the prompts; give it again when "
-                    "that image is segmented."
+                    Sentence(
+                        "What is painted on {name} is too much to be kept with the prompts; give it again when that "
+                        "image is segmented.",
+                        name=example.name,
+                    )
                 )
             # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
             carried = [each for each in carried if each.image != image]

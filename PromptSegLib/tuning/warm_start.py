@@ -122,8 +122,8 @@ def warm_start(
     strokes may show that they need them. Shipped classes have none: what they learned from many patients is in the
     last map.
     """
-    config, device, classes = encoded.backbone.config, encoded.backbone.device, len(inits)
-    mode, method = settings.mode, settings.method
+    backbone, classes, mode, method = encoded.backbone, len(inits), settings.mode, settings.method
+    config, device, shipped = backbone.config, backbone.device, backbone.shipped
     if not method_called(method).output_tokens:
         return _fitted(encoded, inits, settings, generator, job)
     wide = settings.outputs == "all" and any(each.outputs == "all" for each in inits)
@@ -132,10 +132,9 @@ def warm_start(
     for index, each in enumerate(inits):
         _lend(prompts, index, each.prompts or {})
     origin = ["the given prompts" if each.prompts else "" for each in inits]
-    if encoded.backbone.shipped is not None and not all(origin):
+    if shipped is not None and not all(origin):
         _lend_shipped(encoded, prompts, origin, job.part(0.0, 0.6))
     lent = [bool(each) for each in origin]
-    shipped = encoded.backbone.shipped
     lendable = set(shipped.groups()[0][0].tensors) if shipped is not None else set()
     borrowed = {
         name: [there and bool(each.prompts or name in lendable) for there, each in zip(lent, inits)] for name in prompts

@@ -155,7 +155,7 @@ class Worker:
             self._end(str(error))
             return
         except OSError as error:
-            self._end(f"The worker cannot be started ({error.strerror or error}); see Setup.")
+            self._end(Sentence("The worker cannot be started ({reason}); see Setup.", reason=error.strerror or error))
             return
         if self._ending.is_set():  # killed before there was anything to kill
             self._process.kill()
@@ -233,10 +233,17 @@ class Worker:
         if self._ending.is_set() or self._told_memory:
             return ""
         if self._other_version:
-            return f"The worker on {self.place} is of another version of PromptSeg; update PromptSeg on both machines."
+            return Sentence(
+                "The worker on {place} is of another version of PromptSeg; update PromptSeg on both machines.",
+                place=self.place,
+            )
         if not self._greeted and self.place != "this machine":
             last = next((line for line in reversed(self._log) if line), f"exit code {code}")
-            return f"No worker could be started on {self.place} ({last}); try ssh {self.place} in a terminal first."
+            return Sentence(
+                "No worker could be started on {place} ({last}); try ssh {place} in a terminal first.",
+                place=self.place,
+                last=last,
+            )
         if self._unreadable:
             return "The worker's answer could not be read; nothing is lost, click again to start a fresh one."
         if code in (-9, 137) or self._vanished:
@@ -251,10 +258,17 @@ class Worker:
             )
         if not self._greeted and "No module named" in self.log:
             missing = self.log.rsplit("No module named", 1)[1].splitlines()[0].strip(" '\"")
-            return f"The worker cannot find {missing}; click Install in Setup."
+            return Sentence("The worker cannot find {missing}; click Install in Setup.", missing=missing)
         if self.place != "this machine":
-            return f"The connection to {self.place} was lost (exit code {code}); nothing is lost here, click again."
-        return f"The worker ended unexpectedly (exit code {code}); nothing is lost, click again to start a fresh one."
+            return Sentence(
+                "The connection to {place} was lost (exit code {code}); nothing is lost here, click again.",
+                place=self.place,
+                code=code,
+            )
+        return Sentence(
+            "The worker ended unexpectedly (exit code {code}); nothing is lost, click again to start a fresh one.",
+            code=code,
+        )
 
     @property
     def _vanished(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Mapping, NoReturn, Optional, Protocol
 
 import numpy as np
 
-from ..errors import PromptSegError, is_out_of_memory
+from ..errors import PromptSegError, Sentence, is_out_of_memory
 from ..progress import Cancelled, ProgressHandle, Report
 from .jobs import JobHandlers, threads_wanted
 from .messages import VERSION, Channel, Message
@@ -132,15 +132,27 @@ def do(jobs: JobHandlers, message: Message, channel: Speaker, cancelled: set[int
         channel.send("refused", job=number, **error.message.to_dict())
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
-        channel.send("refused", job=number, message=f"{missing} is not installed; click Install in Setup.")
+        channel.send(
+            "refused",
+            job=number,
+            **Sentence("{missing} is not installed; click Install in Setup.", missing=missing).to_dict(),
+        )
     except ImportError as error:
         print(traceback.format_exc(), file=sys.stderr, flush=True)
         broken = error.name or "a package"
-        channel.send("refused", job=number, message=f"{broken} is installed but broken; install it again in Setup.")
+        channel.send(
+            "refused",
+            job=number,
+            **Sentence("{broken} is installed but broken; install it again in Setup.", broken=broken).to_dict(),
+        )
     except Exception as error:
         memory, details = is_out_of_memory(error), traceback.format_exc()
         print(details, file=sys.stderr, flush=True)
-        sentence = OUT_OF_MEMORY if memory else f"The worker could not finish ({type(error).__name__}: {error})."
+        sentence = (
+            OUT_OF_MEMORY
+            if memory
+            else Sentence("The worker could not finish ({name}: {error}).", name=type(error).__name__, error=error)
+        )
         channel.send("failed", job=number, message=sentence, details=details, memory=memory)
         return memory
     finally:

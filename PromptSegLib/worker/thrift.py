@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence, TypeVar
 
 from ..annotation.example import Example
-from ..errors import is_out_of_memory
+from ..errors import Sentence, is_out_of_memory
 from ..progress import ProgressHandle
 
 if TYPE_CHECKING:
@@ -49,7 +49,12 @@ class Thrift:
             return ""
         differs = ", so borders may differ slightly" if self.parts != (1, 1, 1) else ""
         where = " on the CPU" if self.cpu else ""
-        return f"Memory ran short: this was computed{where} {self.words}{differs}."
+        return Sentence(
+            "Memory ran short: this was computed{where} {words}{differs}.",
+            where=where,
+            words=self.words,
+            differs=differs,
+        )
 
     def backbone(self, backbone: Any) -> Any:
         """The backbone, applied to tiles and slabs as small as that."""

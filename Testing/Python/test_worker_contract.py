@@ -115,7 +115,7 @@ def test_replies_arrive_as_they_were_sent():
 def test_every_job_is_one_that_is_done():
     assert set(contract.JOBS) == {each.name for each in REQUESTS}
     for name in contract.JOBS:
-        assert callable(getattr(jobs.Jobs, f"_{name}"))
+        assert callable(getattr(jobs.JobHandlers, f"_{name}"))
 
 
 @pytest.mark.parametrize("missing", ["classes", "examples"])
