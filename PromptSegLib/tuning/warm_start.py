@@ -149,12 +149,8 @@ def warm_start(
     outputs = settings.outputs if wide or silent or not all(origin) else "last"
     features, labels = encoded.annotated_features(prompts, job.part(0.6, 1.0), outputs)
     seconds = time.monotonic() - began
-    shapes = config.prompt_shapes(mode, method, outputs)
-    extra = {
-        name: torch.zeros(classes, *shape, device=device)
-        for name, shape in shapes.items()
-        if outputs_of([name]) == "all"
-    }
+    shapes = config.prompt_shapes(mode, method, outputs).items()
+    extra = {n: torch.zeros(classes, *shape, device=device) for n, shape in shapes if outputs_of([n]) == "all"}
     for index in range(classes):
         if lent[index] and index not in silent:
             continue

@@ -181,6 +181,17 @@ def test_every_module_says_what_it_is():
 # Python 3.9
 
 
+def test_nothing_is_too_long():
+    """As docs/architecture.md counts it: lines of files and functions, methods of classes."""
+    for path in FILES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+        for node in ast.walk(tree(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno - node.lineno < 60, f"{path}:{node.name}"
+            elif isinstance(node, ast.ClassDef):
+                assert sum(isinstance(each, ast.FunctionDef) for each in node.body) <= 20, f"{path}:{node.name}"
+
+
 def test_python_3_9_reads_all_of_it():
     for path in FILES:
         python_3_9_reads(path)
