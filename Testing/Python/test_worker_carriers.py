@@ -120,7 +120,7 @@ def test_a_process_waits_at_its_end_for_the_thread(tmp_path):
         "        finally:\n"
         "            time.sleep(0.3)\n"
         "            Path(sys.argv[1]).write_text('ended')\n"
-        "in_process.Jobs = Endless\n"
+        "in_process.JobHandlers = Endless\n"
         "carrier = in_process.InProcess()\ncarrier.submit('x', {})\n"
         "while not carrier.poll():\n    time.sleep(0.01)\n"
     )
