@@ -4,7 +4,7 @@ On their way they are the values (JSON) and arrays of a message, see :mod:`.mess
 ``unpack()`` undoes it, and raises ``KeyError``, ``TypeError``, ``ValueError`` or ``AttributeError`` for what is none of
 them, and :class:`~PromptSegLib.errors.PromptSegError` for prompts that are no prompts.
 
-To add a job: a frozen dataclass here with its ``name``, in ``JOBS``, and what does it in ``jobs.Jobs``.
+To add a job: a frozen dataclass here with its ``name``, in ``JOBS``, and what does it in ``jobs.JobHandlers``.
 """
 
 from __future__ import annotations
