@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .annotation.example import Example
     from .errors import PromptSegError
+    from .inference.options import SegmentationOptions
     from .inference.result import Segmentation
     from .inference.segmenting import segment
     from .models.backbone import Backbone, load_model
-    from .progress import Cancelled, Job, Report
+    from .progress import Cancelled, ProgressHandle, Report
     from .prompts.store import Prompts
     from .specializing.specialize import Effort, specialize
+    from .tuning.options import TuningOptions
+    from .tuning.pipeline import tune
     from .tuning.settings import Settings
-    from .tuning.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -38,16 +40,18 @@ _PLACES = {
     "Cancelled": "progress",
     "Effort": "specializing.specialize",
     "Example": "annotation.example",
-    "Job": "progress",
+    "ProgressHandle": "progress",
     "PromptSegError": "errors",
     "Prompts": "prompts.store",
     "Report": "progress",
     "Segmentation": "inference.result",
+    "SegmentationOptions": "inference.options",
     "Settings": "tuning.settings",
+    "TuningOptions": "tuning.options",
     "load_model": "models.backbone",
     "segment": "inference.segmenting",
     "specialize": "specializing.specialize",
-    "tune": "tuning.tuning",
+    "tune": "tuning.pipeline",
 }
 
 __all__ = [
@@ -55,12 +59,14 @@ __all__ = [
     "Cancelled",
     "Effort",
     "Example",
-    "Job",
+    "ProgressHandle",
     "PromptSegError",
     "Prompts",
     "Report",
     "Segmentation",
+    "SegmentationOptions",
     "Settings",
+    "TuningOptions",
     "load_model",
     "segment",
     "specialize",

@@ -13,7 +13,7 @@ from .errors import PromptSegError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends well, removed when not.
 
     The temporary name keeps the suffixes, because writers choose the format by them. A symbolic link stays one: what

@@ -26,7 +26,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Job:
+class ProgressHandle:
     """What a caller hands to a long job: where reports go and when to stop. Both may be None."""
 
     on_report: Optional[Callable[[Report], None]] = None
@@ -42,7 +42,7 @@ class Job:
         if self.is_cancelled and self.is_cancelled():
             raise Cancelled
 
-    def part(self, start: float, stop: float) -> Job:
+    def part(self, start: float, stop: float) -> ProgressHandle:
         """The same job, seen by a stage that spans ``start``..``stop`` of it."""
         if not self.on_report:
             return self
@@ -51,4 +51,4 @@ class Job:
         def scaled(report: Report) -> None:
             send(Report(report.stage, start + (stop - start) * report.share, report.figures))
 
-        return Job(scaled, self.is_cancelled)
+        return ProgressHandle(scaled, self.is_cancelled)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import asdict, dataclass
-from typing import Iterable, Optional, Sequence, cast
+from dataclasses import asdict, dataclass, replace
+from typing import Collection, Iterable, Mapping, Optional, Sequence, cast
+
+import numpy as np
 
 from ..errors import PromptSegError
 
@@ -16,7 +18,7 @@ _MAX_TERMINOLOGY = 4096
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """Name, label value, colour (RGB, 0..1) and Slicer's terminology entry (serialized, may be empty)."""
+    """Name, label value, color (RGB, 0..1) and Slicer's terminology entry (serialized, may be empty)."""
 
     name: str
     value: int
@@ -35,11 +37,18 @@ class ClassInfo:
             raise ValueError("a terminology entry is too long or unprintable")
         red, green, blue = (float(part) for part in values["color"])
         if not all(0 <= part <= 1 for part in (red, green, blue)):  # false for NaN
-            raise ValueError("a colour is outside 0..1")
+            raise ValueError("a color is outside 0..1")
         return cls(name, value, (red, green, blue), terminology)
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+
+def label_values(infos: Sequence[ClassInfo], chosen: Optional[Collection[str]] = None) -> np.ndarray:
+    """Number of a class, from 1 -> its label value, in the smallest type that holds them; 0 for background, and for
+    classes that are not among the names ``chosen``."""
+    kind = np.uint8 if max(info.value for info in infos) < 256 else np.uint16
+    return np.array([0, *(info.value if chosen is None or info.name in chosen else 0 for info in infos)], kind)
 
 
 def is_name(name: object) -> bool:
@@ -105,8 +114,8 @@ def check_names(names: Iterable[str], what: str = "classes") -> None:
         seen.add(key)
 
 
-# Organ -> (code, meaning, colour in 0..255, modifier), SNOMED CT; codes and wording as in Slicer's
-# "3D Slicer General Anatomy list" or, for _MASTER_ONLY, its "DICOM master list". Colours are those Slicer
+# Organ -> (code, meaning, color in 0..255, modifier), SNOMED CT; codes and wording as in Slicer's
+# "3D Slicer General Anatomy list" or, for _MASTER_ONLY, its "DICOM master list". Colors are those Slicer
 # recommends; for what it gives none: vein, midbrain and salivary gland.
 _ANATOMY: dict[str, tuple[str, str, tuple[int, int, int], str]] = {
     "spleen": ("78961009", "Spleen", (157, 108, 162), ""),
@@ -132,7 +141,7 @@ _ANATOMY: dict[str, tuple[str, str, tuple[int, int, int], str]] = {
 _MASTER_ONLY = {"64131007", "32764006", "119238007", "45289007"}
 _SIDES = {"right": "SCT^24028007^Right", "left": "SCT^7771000^Left", "": "^^"}
 
-# Distinct on CT and to colour-blind readers (Okabe and Ito, 2008), for names that are not in the table.
+# Distinct on CT and to color-blind readers (Okabe and Ito, 2008), for names that are not in the table.
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
@@ -151,7 +160,7 @@ def _key(name: str) -> str:
 
 
 def describe(name: str, value: int, taken: Sequence[ClassInfo] = (), color: Optional[Sequence[float]] = None):
-    """A :class:`ClassInfo` for a name: known organs get Slicer's coded entry and colour, others a distinct colour."""
+    """A :class:`ClassInfo` for a name: known organs get Slicer's coded entry and color, others a distinct color."""
     entry = _ANATOMY.get(_key(name))
     if entry:
         code, meaning, rgb, side = entry
@@ -168,3 +177,17 @@ def describe(name: str, value: int, taken: Sequence[ClassInfo] = (), color: Opti
         rgb, terminology = (free or list(_PALETTE))[0], ""
     chosen = tuple(color) if color is not None else tuple(part / 255 for part in rgb)
     return ClassInfo(name, value, cast(tuple[float, float, float], chosen), terminology)
+
+
+def class_infos(
+    classes: Mapping[str, int], chosen: Mapping[str, ClassInfo], before: Sequence[ClassInfo] = ()
+) -> list[ClassInfo]:
+    """How each class (name -> value) is shown: as the user has ``chosen``, as it was ``before``, or as its name
+    suggests."""
+    known = {info.name: info for info in before}
+    others = [info for info in before if info.name not in classes]
+    infos: list[ClassInfo] = []
+    for name, value in classes.items():
+        info = chosen.get(name) or known.get(name) or describe(name, value, [*others, *infos])
+        infos.append(replace(info, name=name, value=value))
+    return infos

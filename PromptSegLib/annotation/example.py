@@ -17,7 +17,7 @@ class Example:
         0 is unknown; every other value is a class, known background, or ignored.
     :param background: the annotation value that marks known background, or None.
     :param complete: the annotation is complete, so 0 is background too.
-    :param barred: annotation value -> value of the class that its voxels certainly are not (what a user erased
+    :param excluded: annotation value -> value of the class that its voxels certainly are not (what a user erased
         from a result); what they are instead is unknown.
     :param name: what the user calls it, for messages and provenance.
     :param painted: 3D integer volume, any grid, not 0 where the user painted or erased himself; of a complete
@@ -29,5 +29,5 @@ class Example:
     background: Optional[int] = None
     complete: bool = False
     name: str = "image"
-    barred: Mapping[int, int] = field(default_factory=dict)
+    excluded: Mapping[int, int] = field(default_factory=dict)
     painted: Optional[sitk.Image] = None

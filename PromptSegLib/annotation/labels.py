@@ -28,12 +28,12 @@ def labels_on_grid(example: Example, classes: Mapping[str, int], grid: Grid) -> 
     """The annotation of ``example`` on ``grid``, int16 (z, y, x), labels as said at the top of this file.
 
     On the annotation's own grid this is a change of values and nothing else. On another grid, each voxel
-    takes the annotation voxel nearest to its centre. Unless the annotation is complete, every annotated
-    voxel then also marks the voxel of ``grid`` that contains its centre, if that is still unknown, so
+    takes the annotation voxel nearest to its center. Unless the annotation is complete, every annotated
+    voxel then also marks the voxel of ``grid`` that contains its center, if that is still unknown, so
     that strokes thinner than a voxel of ``grid`` are kept; where several meet, the most frequent label
-    wins, then a class over a barred one, anything over background, then the earlier class.
+    wins, then a class over a excluded one, anything over background, then the earlier class.
 
-    Unknown are also voxels with their centre outside the annotation's grid or outside the image.
+    Unknown are also voxels with their center outside the annotation's grid or outside the image.
 
     :param classes: class name -> value in the annotation; the order numbers the classes from 1.
     """
@@ -59,7 +59,7 @@ def painted_on_grid(example: Example, grid: Grid) -> Optional[np.ndarray]:
     return labels_on_grid(Example(example.image, marked), {"painted": 1}, grid) == 1
 
 
-def barred_label(index: int) -> int:
+def excluded_label(index: int) -> int:
     """The label of voxels that are anything but the class numbered ``index`` (from 1)."""
     return UNKNOWN - index
 
@@ -72,22 +72,22 @@ def strokes_on_image(example: Example, classes: Mapping[str, int]) -> np.ndarray
 def label_blocks(example: Example, classes: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray]]:
     """The annotation on its own grid, some slices at a time: first slice, labels int16 (slices, y, x)."""
     values = sitk.GetArrayViewFromImage(example.annotation)
-    relabel = _relabeller(values.dtype, example, classes)
+    relabel = _relabeler(values.dtype, example, classes)
     depth = max(1, _BLOCK // values[0].size)
     for start in range(0, len(values), depth):
         yield start, relabel(values[start : start + depth])
 
 
-def _relabeller(dtype: np.dtype, example: Example, classes: Mapping[str, int]) -> Callable[[np.ndarray], np.ndarray]:
+def _relabeler(dtype: np.dtype, example: Example, classes: Mapping[str, int]) -> Callable[[np.ndarray], np.ndarray]:
     """A function from annotation values (integers of ``dtype``, any shape) to labels (int16, same shape)."""
     limits = np.iinfo(dtype)
     labels = {value: label for label, value in enumerate(classes.values(), 1)}
     if example.background is not None:
         labels.setdefault(example.background, 0)
     number = {value: label for label, value in enumerate(classes.values(), 1)}
-    for value, other in example.barred.items():
+    for value, other in example.excluded.items():
         if other in number:
-            labels.setdefault(value, barred_label(number[other]))
+            labels.setdefault(value, excluded_label(number[other]))
     labels = {value: label for value, label in labels.items() if limits.min <= value <= limits.max}
     rest = 0 if example.complete else UNKNOWN
 
@@ -147,9 +147,9 @@ def _slabs(grid: Grid, other: Grid) -> Iterator[tuple[slice, list[np.ndarray]]]:
 
 
 def _nearest(example: Example, classes: Mapping[str, int], grid: Grid) -> np.ndarray:
-    """The label of the annotation voxel nearest to each centre of ``grid``; unknown outside the annotation."""
+    """The label of the annotation voxel nearest to each center of ``grid``; unknown outside the annotation."""
     values = sitk.GetArrayViewFromImage(example.annotation).reshape(-1)
-    relabel = _relabeller(values.dtype, example, classes)
+    relabel = _relabeler(values.dtype, example, classes)
     source = Grid.of(example.annotation)
     labels = np.empty(grid.shape, np.int16)
     for slices, positions in _slabs(grid, source):
@@ -159,7 +159,7 @@ def _nearest(example: Example, classes: Mapping[str, int], grid: Grid) -> np.nda
 
 
 def _forget_outside(labels: np.ndarray, grid: Grid, image: Grid) -> None:
-    """Make unknown, in place, the voxels of ``grid`` whose centre lies outside ``image``."""
+    """Make unknown, in place, the voxels of ``grid`` whose center lies outside ``image``."""
     if grid.same_as(image):
         return
     for slices, positions in _slabs(grid, image):
@@ -171,7 +171,7 @@ def _forget_outside(labels: np.ndarray, grid: Grid, image: Grid) -> None:
 def _add_strokes(labels: np.ndarray, example: Example, classes: Mapping[str, int], grid: Grid) -> None:
     """Give unknown voxels of ``labels`` (on ``grid``, changed in place) the annotated voxels that fall in them."""
     source, image = Grid.of(example.annotation), Grid.of(example.image)
-    kinds = 2 * len(classes) + 1  # background, the classes, the barred classes
+    kinds = 2 * len(classes) + 1  # background, the classes, the excluded classes
     flat = labels.reshape(-1)
     votes = np.zeros(0, np.int64)  # voxel of grid * kinds + kind
     counts = np.zeros(0, np.int64)

@@ -12,12 +12,20 @@ from typing import Mapping, Optional, Protocol, Sequence
 import numpy as np
 import SimpleITK as sitk
 
+from ..choice import Choice
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid, resample
 
 UNKNOWN, BACKGROUND = 0, 1
-UNPAINTED = ("unknown", "slices", "volume")
 _SPREAD = 500  # voxels of an accepted result that stand for a class without strokes
+
+
+class Unpainted(Choice):
+    """What an unpainted voxel is: unknown; background on slices that hold something known; background everywhere."""
+
+    UNKNOWN = "unknown"
+    SLICES = "slices"
+    VOLUME = "volume"
 
 
 def is_class(number: int) -> int:
@@ -29,7 +37,7 @@ def is_not_class(number: int) -> int:
 
 
 class Painted(Protocol):
-    """Segments at one moment; :class:`PromptSegLib.scene.painting.Painting` is one."""
+    """Segments at one moment; :class:`PromptSegLib.scene.segment_snapshot.SegmentSnapshot` is one."""
 
     def labels(self, values: Mapping[str, int], /) -> sitk.Image: ...
 
@@ -68,7 +76,7 @@ def compose(
     classes: Mapping[str, int],
     background: Sequence[str],
     volume: Grid,
-    unpainted: str = "unknown",
+    unpainted: str = Unpainted.UNKNOWN,
     applied: Optional[sitk.Image] = None,
     strokes: Optional[sitk.Image] = None,
 ) -> PartialLabels:
@@ -76,8 +84,7 @@ def compose(
 
     :param classes: segment ID -> number of the class.
     :param background: IDs of the segments that mark background.
-    :param unpainted: what an unpainted voxel is: ``unknown``; background on the slices that hold strokes or
-        corrections (``slices``); background everywhere (``volume``). There, what the segments hold now is true.
+    :param unpainted: one of :class:`Unpainted`; where it is background, what the segments hold now is true.
     :param applied: the result that was last applied, number + 1 of the class. A segment with voxels there is
         corrected by what was added to it or removed from it since; of any other, every voxel is a stroke.
     :param strokes: codes that were known at that time.
@@ -91,7 +98,7 @@ def compose(
         raise PromptSegError("Nothing is painted yet; paint some voxels of a structure, and some background.")
     pieces = [painted.labels(present)] if present else []
     grid = volume
-    if unpainted == "unknown":
+    if unpainted == Unpainted.UNKNOWN:
         grid = _around([Grid.of(each) for each in (*pieces, applied, strokes) if each is not None])
     before = None if applied is None else _Before(applied, [Grid.of(each) for each in pieces])
     codes = np.zeros(grid.shape, np.uint16) if strokes is None else on_grid(strokes, grid).astype(np.uint16)
@@ -103,12 +110,12 @@ def compose(
             _mark(codes, painted.masks([each], grid)[each], is_class(number))
     for each in background:
         codes[painted.masks([each], grid)[each]] = BACKGROUND
-    if unpainted != "unknown":
-        where = _slices(codes) if unpainted == "slices" else np.ones(codes.shape, bool)
+    if unpainted != Unpainted.UNKNOWN:
+        where = _slices(codes) if unpainted == Unpainted.SLICES else np.ones(codes.shape, bool)
         _complete(codes, painted, classes, grid, where)
     hidden = []
     for each, number in classes.items():
-        mask = _said(painted, each, number, before, grid, number in changed, unpainted != "unknown")
+        mask = _said(painted, each, number, before, grid, number in changed, unpainted != Unpainted.UNKNOWN)
         over = codes[mask] if mask is not None else codes[:0]
         instead, counts = np.unique(over[(over != is_class(number)) & (over != UNKNOWN)], return_counts=True)
         hidden += [(number, int(code), int(count)) for code, count in zip(instead, counts)]
@@ -236,7 +243,7 @@ def _around(grids: Sequence[Grid]) -> Grid:
     """The lattice of the first grid, large enough for all of them."""
     base = grids[0]
     corners = np.concatenate([base.indices(grid.corners()) for grid in grids])
-    # Corners lie half a voxel outside the centres; a rounding error must not add a voxel.
+    # Corners lie half a voxel outside the centers; a rounding error must not add a voxel.
     low = np.floor(corners.min(0) + 0.5 + 1e-3).astype(int)
     high = np.ceil(corners.max(0) + 0.5 - 1e-3).astype(int)
     return base.part(low, high)
@@ -250,19 +257,19 @@ def on_grid(image: sitk.Image, grid: Grid) -> np.ndarray:
 def annotation_of(
     codes: sitk.Image, values: Mapping[int, int], taken: Sequence[int] = ()
 ) -> tuple[sitk.Image, int, dict]:
-    """Codes as an annotation: the label image, the value of background, and the barred values (see ``Example``).
+    """Codes as an annotation: the label image, the value of background, and the excluded values (see ``Example``).
 
     :param values: number of a class -> its value in the annotation; classes that are not listed become unknown.
-    :param taken: values that background and barred classes must not get.
+    :param taken: values that background and excluded classes must not get.
     """
     used = {*values.values(), *taken}
     free = iter(value for value in range(1, 65536) if value not in used)
-    background, barred = next(free), {next(free): value for value in values.values()}
+    background, excluded = next(free), {next(free): value for value in values.values()}
     top = max([1, *(is_not_class(number) for number in values)])
     array = sitk.GetArrayViewFromImage(codes)
     lookup = np.zeros(max(int(array.max()), top) + 1, np.uint16)
     lookup[BACKGROUND] = background
-    back = {value: key for key, value in barred.items()}
+    back = {value: key for key, value in excluded.items()}
     for number, value in values.items():
         lookup[is_class(number)], lookup[is_not_class(number)] = value, back[value]
-    return Grid.of(codes).image(lookup[array]), background, barred
+    return Grid.of(codes).image(lookup[array]), background, excluded

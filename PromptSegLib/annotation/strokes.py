@@ -20,7 +20,7 @@ _OLD, _RUN = 6, 10  # bytes of a voxel as older files have them, and of a run
 
 
 def fingerprint(image: sitk.Image) -> str:
-    """SHA-256 of an image's voxels and geometry: the same image is recognised, nothing of it can be read back."""
+    """SHA-256 of an image's voxels and geometry: the same image is recognized, nothing of it can be read back."""
     digest = hashlib.sha256(repr(tuple(np.round(np.concatenate(_numbers(image)), 3).tolist())).encode())
     array = sitk.GetArrayViewFromImage(image)
     for plane in array:  # one slice at a time: a large CT is not copied as a whole
@@ -60,7 +60,7 @@ class Strokes:
     def pack(cls, image: str, labels: np.ndarray, values: list[int]) -> Optional[Strokes]:
         """From int16 labels (z, y, x): -1 unknown, 0 background, k the k-th of ``values``.
 
-        None when nothing is labelled, or when it is more than a file may hold.
+        None when nothing is labeled, or when it is more than a file may hold.
         """
         if labels.size > _MAX_VOXELS:
             return None
@@ -118,7 +118,7 @@ class Strokes:
         return self._packed(self.image, self.shape, starts[kept], lengths[kept], known[kept])
 
     def voxels(self) -> int:
-        """How many voxels are labelled; raises ``ValueError`` for damaged strokes."""
+        """How many voxels are labeled; raises ``ValueError`` for damaged strokes."""
         return int(self._unpacked()[1].sum())
 
     def _unpacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError, is_out_of_memory
-from ..files import check_writable, replacing
+from ..files import atomic_write, check_writable
 from .saying import visible
 
 _KNOWN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -140,7 +140,7 @@ class Batch:
                 seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
                 sizes = [f"{row.volumes[name]:.3f}" if name in row.volumes else "" for name in self._values]
                 table.writerow([row.image, row.result, row.state, row.reason, seconds, *sizes])
-        with replacing(self._report) as temporary:
+        with atomic_write(self._report) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 

@@ -14,11 +14,13 @@ import SimpleITK as sitk
 
 from ..errors import PromptSegError
 from ..files import check_writable
+from ..inference.options import SegmentationOptions
 from ..models import catalogue
 from ..network.config import outputs_of
-from ..progress import Job, Report
+from ..progress import ProgressHandle, Report
 from ..prompts.beside import place
 from ..prompts.store import Prompts, parse_classes
+from ..tuning.options import TuningOptions
 from .outputs import Outputs, keep_apart, planned, same_file
 
 
@@ -116,8 +118,7 @@ def tune(options: argparse.Namespace) -> None:
             options.model,
             start=start,
             settings=settings,
-            device=options.device,
-            keep_strokes=not options.forget_strokes,
+            options=TuningOptions(keep_strokes=not options.forget_strokes, device=options.device),
             job=job,
         )
     prompts.save(output)
@@ -182,19 +183,15 @@ def _segment_one(
         x0, x1, y0, y1, z0, z1 = options.region
         region = ((x0, y0, z0), (x1, y1, z1))
     with progress() as job:
-        result = backbones.segment(
-            prompts,
-            image,
-            classes=classes,
-            strokes=strokes,
+        wanted = SegmentationOptions(
             grow_strokes=False if options.no_grow else None,
             keep_islands=options.keep_islands,
             region=region,
-            probabilities_wanted=bool(outputs.probabilities),
-            uncertainty_wanted=outputs.uncertainty is not None,
-            job=job,
+            probabilities=bool(outputs.probabilities),
+            uncertainty=outputs.uncertainty is not None,
             name=path.name,
         )
+        result = backbones.segment(prompts, image, classes, strokes, wanted, job)
     write_segmentation(result, target, path)
     print(f"{target}  {sum(result.seconds.values()):.1f} s", flush=True)
     for note in result.notes:
@@ -325,10 +322,10 @@ def _entry(values: Any, key: str, otherwise: Any) -> Any:
 
 
 @contextmanager
-def progress() -> Iterator[Job]:
+def progress() -> Iterator[ProgressHandle]:
     """A job that draws a progress bar on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield Job()
+        yield ProgressHandle()
         return
     from tqdm import tqdm
 
@@ -341,7 +338,7 @@ def progress() -> Iterator[Job]:
             bar.set_postfix({key: f"{value:.3g}" for key, value in report.figures.items()}, refresh=False)
             bar.refresh()
 
-        yield replace(Job(), on_report=show)
+        yield replace(ProgressHandle(), on_report=show)
 
 
 __all__ = ["info", "models", "score", "segment", "tune"]

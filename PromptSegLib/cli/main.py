@@ -161,7 +161,7 @@ def _add_segment(subparsers: Any) -> None:
     segment.add_argument("--model", help="name or path of the backbone (default: found by the prompts)")
     segment.add_argument("--strokes", metavar="ANNOTATION", help="what was painted on this image, to be grown")
     segment.add_argument("--background", type=int, metavar="VALUE", help="value of known background in the strokes")
-    segment.add_argument("--no-grow", action="store_true", help="do not grow strokes, only honour them")
+    segment.add_argument("--no-grow", action="store_true", help="do not grow strokes, only honor them")
     segment.add_argument(
         "--keep-islands",
         action="store_true",

@@ -55,7 +55,7 @@ def pretrain(options: argparse.Namespace) -> None:
     finally:
         if ranks > 1:
             torch.distributed.destroy_process_group()
-    if run.rank:
+    if run.ranks.rank:
         return
     if run.share() < 1.0:
         print(f"stopped at step {run.step}; the same command goes on from there")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Any, Mapping, Optional, Sequence, Union
+from typing import Mapping, Optional, Sequence, Union
+
+import SimpleITK as sitk
 
 from ..annotation.example import Example
-from ..progress import Job
+from ..inference.options import SegmentationOptions
+from ..inference.result import Segmentation
+from ..progress import ProgressHandle
 from ..prompts.store import Prompts
+from ..tuning.options import TuningOptions
+from ..tuning.settings import Settings
 from ..worker.thrift import Thrift, sparingly
 
 
@@ -17,25 +23,19 @@ def tune(
     classes: Mapping[str, int],
     model: Optional[str],
     *,
-    settings: Any,
-    device: str,
-    job: Job,
-    **options: Any,
+    start: Optional[Prompts],
+    settings: Settings,
+    options: TuningOptions,
+    job: ProgressHandle,
 ) -> Prompts:
-    """As :func:`~PromptSegLib.tuning.tuning.tune`."""
+    """As :func:`~PromptSegLib.tuning.pipeline.tune`."""
     from ..models.backbone import load_model
-    from ..tuning.parts import tune_in_parts
-    from ..tuning.tuning import tune as tune_prompts
 
     def attempt(thrift: Thrift) -> Prompts:
-        backbone = thrift.backbone(load_model(model, "cpu" if thrift.cpu else device))
-        own = settings if thrift.crops is None else replace(settings, crops=min(settings.crops, thrift.crops))
-        parts = [{name: classes[name] for name in part} for part in thrift.parts_of(list(classes))]
-        if len(parts) > 1:
-            return tune_in_parts(examples, parts, backbone, settings=own, job=job, **options)
-        return tune_prompts(examples, classes, backbone, settings=own, job=job, **options)
+        backbone = thrift.backbone(load_model(model, "cpu" if thrift.cpu else options.device))
+        return thrift.tune(examples, classes, backbone, start=start, settings=settings, options=options, job=job)
 
-    prompts, thrift = sparingly(attempt, job, lambda: _is_gpu(device))
+    prompts, thrift = sparingly(attempt, job, lambda: _is_gpu(options.device))
     _tell(thrift)
     return prompts
 
@@ -50,16 +50,25 @@ class Backbones:
         self._device = device
         self._loaded = {device: self._load(device)}
 
-    def segment(self, prompts: Prompts, image: Any, *, job: Job, **options: Any) -> Any:
+    def segment(
+        self,
+        prompts: Prompts,
+        image: sitk.Image,
+        classes: Sequence[str],
+        strokes: Optional[Example],
+        options: SegmentationOptions,
+        job: ProgressHandle,
+    ) -> Segmentation:
         """As :func:`~PromptSegLib.inference.segmenting.segment`."""
         from ..inference.segmenting import segment as segment_image
 
-        def attempt(thrift: Thrift) -> Any:
+        def attempt(thrift: Thrift) -> Segmentation:
             place = "cpu" if thrift.cpu else self._device
             if place not in self._loaded:
                 self._loaded[place] = self._load(place)
             backbone = thrift.backbone(self._loaded[place])
-            return segment_image(prompts, image, backbone, quick=thrift.coarse, job=job, **options)
+            own = replace(options, quick=thrift.coarse)
+            return segment_image(prompts, image, backbone, classes=classes, strokes=strokes, options=own, job=job)
 
         result, thrift = sparingly(attempt, job, lambda: self._loaded[self._device].device.type != "cpu")
         _tell(thrift)

@@ -36,7 +36,7 @@ def check_same_grid(reference: sitk.Image, other: sitk.Image, what: str, than: s
     """:raises PromptSegError: ``other`` (in messages ``what``) does not place its voxels where ``reference`` does."""
     if not Grid.of(reference).same_as(Grid.of(other)):
         raise PromptSegError(
-            "The {what} lies on another grid than the {than}: resample the {what} to the {than} (nearest neighbour).",
+            "The {what} lies on another grid than the {than}: resample the {what} to the {than} (nearest neighbor).",
             what=what,
             than=than,
         )

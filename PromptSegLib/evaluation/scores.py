@@ -1,7 +1,7 @@
 """Scores of a segmentation against a reference: overlap, surfaces and volumes.
 
 Surface measures are MONAI's (``monai.metrics``; imported only when scores are computed):
-the Hausdorff distance between the outermost voxel centres, and the normalised surface Dice
+the Hausdorff distance between the outermost voxel centers, and the normalized surface Dice
 with surface areas in mm² (Nikolov et al., J Med Internet Res 2021;23(7):e26151), so that both
 hold for anisotropic voxels.
 """

@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import dijkstra
 from ..errors import PromptSegError
 from .labels import check_classes, check_same_grid, label_array
 
-_FULL = np.ones((3, 3), bool)  # in-plane neighbourhood with diagonals
+_FULL = np.ones((3, 3), bool)  # in-plane neighborhood with diagonals
 
 
 def scribble(
@@ -246,8 +246,8 @@ def _background_strokes(
 
     roam = _largest_part(free)
     places = np.argwhere(roam)
-    centre = places.mean(0)
-    offset = (places - centre) * spacing
+    center = places.mean(0)
+    offset = (places - center) * spacing
     angle = np.arctan2(offset[:, 0], offset[:, 1])
     radius = np.hypot(*offset.T)
     for _ in range(2):
@@ -324,7 +324,7 @@ def _wobble(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 
 
 def _graph(allowed: np.ndarray, cost: np.ndarray, spacing: np.ndarray):
-    """Symmetric graph of the allowed pixels and their eight neighbours; edges are mm times the mean cost."""
+    """Symmetric graph of the allowed pixels and their eight neighbors; edges are mm times the mean cost."""
     number = np.full(allowed.shape, -1)
     number[allowed] = np.arange(allowed.sum())
     rows, columns, weights = [], [], []

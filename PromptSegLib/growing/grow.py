@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from ..annotation.labels import UNKNOWN
 from ..imaging.geometry import Grid
-from ..progress import Job
+from ..progress import ProgressHandle
 from .answering import answer, thinned
 from .borders import CLEARLY_BETTER, CLEARLY_WORSE, border_of_plain
 from .grids import WorkingGrid, domain, working_grid
@@ -60,7 +60,7 @@ class Grown:
     verdicts: tuple[Verdict, ...] = field(default=())
     agreements: tuple[Optional[float], ...] = field(default=())
     once: frozenset[int] = frozenset()
-    check: Optional[Callable[[Mapping[int, Verdict], Job], Mapping[int, Optional[float]]]] = None
+    check: Optional[Callable[[Mapping[int, Verdict], ProgressHandle], Mapping[int, Optional[float]]]] = None
 
     @property
     def unchecked(self) -> dict[int, Verdict]:
@@ -71,7 +71,7 @@ class Grown:
         missing = {index for index, each in enumerate(self.agreements, 1) if each is None} - self.once
         return {index: ways[index] for index in sorted(missing) if self.regions[index - 1].painted}
 
-    def checked(self, job: Job) -> Grown:
+    def checked(self, job: ProgressHandle) -> Grown:
         """With the agreements of these, too."""
         rest = self.unchecked
         if self.check is None or not rest:
@@ -90,7 +90,7 @@ def grow_regions(
     evidence: Optional[Evidence] = None,
     quick: bool = False,
     verdicts: Optional[Sequence[Verdict]] = None,
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
 ) -> Optional[Grown]:
     """Grow what was painted of ``count`` classes; None where no class is painted.
 
@@ -99,7 +99,7 @@ def grow_regions(
     :param quick: leave out that slices predict each other, and the passes on finer voxels.
     :param verdicts: which way each class is grown, instead of what the guard finds.
     """
-    job = job or Job()
+    job = job or ProgressHandle()
     native = Grid.of(image)
     box = domain(native, painted)
     if box is None:
@@ -135,14 +135,19 @@ def grow_regions(
 
 
 def _check(
-    net: GrowingNet, ground: Ground, count: int, rest: Mapping[int, Verdict], job: Job
+    net: GrowingNet, ground: Ground, count: int, rest: Mapping[int, Verdict], job: ProgressHandle
 ) -> dict[int, Optional[float]]:
     """Agreements of some of ``count`` classes that were grown by known ways."""
     return check_held_back(net, _thinned(ground, {}, max(GUARD, _GUARDED // count))[0], rest, job)
 
 
 def _ways(
-    net: GrowingNet, ground: Ground, shown: dict[int, np.ndarray], regions: Sequence[Region], quick: bool, job: Job
+    net: GrowingNet,
+    ground: Ground,
+    shown: dict[int, np.ndarray],
+    regions: Sequence[Region],
+    quick: bool,
+    job: ProgressHandle,
 ) -> tuple[list[Verdict], dict[int, Optional[float]]]:
     """How each class is to be grown: what its border says, and where that is not clear, its painted slices; and how
     well these were predicted.

@@ -11,7 +11,7 @@ from typing import Collection, Container, Mapping, Optional, Sequence
 import numpy as np
 
 from ..annotation.labels import UNKNOWN
-from ..progress import Job
+from ..progress import ProgressHandle
 from .answering import answer
 from .inputs import Ground
 from .network import GrowingNet
@@ -35,7 +35,7 @@ def predictions(
     ground: Ground,
     evidence: Mapping[int, np.ndarray],
     asked: Mapping[int, Collection[Verdict]],
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
     slices: Optional[tuple[int, Sequence[int]]] = None,
 ) -> dict[int, np.ndarray]:
     """How well painted slices predict each other: class -> voxels (way, kind), all 0 of a class that could not be
@@ -48,7 +48,7 @@ def predictions(
     :param asked: class -> ways to grow it.
     :param slices: an axis and the slices across it that take turns; by default those that hold most classes.
     """
-    job = job or Job()
+    job = job or ProgressHandle()
     scores = {index: np.zeros((len(Verdict), 3)) for index in asked}
     axis, planes = (slices or _slices(ground.strokes)) if asked else (0, [])
     for number, plane in enumerate(planes):
@@ -97,7 +97,7 @@ def held_back(scores: Mapping[int, np.ndarray], verdicts: Mapping[int, Verdict])
 
 
 def check_held_back(
-    net: GrowingNet, ground: Ground, verdicts: Mapping[int, Verdict], job: Optional[Job] = None
+    net: GrowingNet, ground: Ground, verdicts: Mapping[int, Verdict], job: Optional[ProgressHandle] = None
 ) -> dict[int, Optional[float]]:
     """:func:`held_back` of classes whose way is known already; the slices are those that hold most of them."""
     own = np.where(np.isin(ground.strokes, list(verdicts)), ground.strokes, np.minimum(ground.strokes, 0))

@@ -11,7 +11,7 @@ from typing import Optional, Sequence
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 
-from ..annotation.labels import UNKNOWN, barred_label
+from ..annotation.labels import UNKNOWN, excluded_label
 from .paths import grow_plainly
 
 # Image; image around the class's own intensities; what its strokes' intensities say; strokes; nearness of its own, of
@@ -98,7 +98,7 @@ def question(ground: Ground, index: int, evidence: Optional[np.ndarray] = None) 
     """
     array, strokes = ground.array, ground.strokes
     own = strokes == index
-    others = ((strokes >= 0) & ~own) | (strokes == barred_label(index) if index else strokes < UNKNOWN)
+    others = ((strokes >= 0) & ~own) | (strokes == excluded_label(index) if index else strokes < UNKNOWN)
     result = np.empty((CHANNELS, *array.shape), np.float32)
     low, high = ground.limits
     result[0] = np.clip((array - low) * (2 / (high - low)) - 1, -1.5, 1.5)

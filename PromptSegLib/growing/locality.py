@@ -1,6 +1,6 @@
 """Corrections stay local: what was accepted and not touched remains as it is.
 
-Labels are int (z, y, x): 0 none, k the k-th class. What was painted is labelled as in ``annotation.labels``.
+Labels are int (z, y, x): 0 none, k the k-th class. What was painted is labeled as in ``annotation.labels``.
 """
 
 from __future__ import annotations

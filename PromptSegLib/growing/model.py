@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import PromptSegError
-from ..files import replacing
+from ..files import atomic_write
 from ..network.precision import autocast
 from .network import GrowingNet, multiples, strides
 
@@ -73,5 +73,5 @@ def load_growing(path: Optional[Path] = None, device: Optional[torch.device] = N
 def save_growing(path: Path, tensors: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
     """Write a growing network in fp16 with its card, replacing ``path`` at once or not at all."""
     half = {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
-    with replacing(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         temporary.write_bytes(save(half, {_KEY: json.dumps({"format": FORMAT, "card": card})}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from ..annotation.partial_labels import Unpainted
 from ..network.methods import registry
 from ..session.parameters import AUTO, Parameters
 
@@ -13,9 +14,9 @@ CLEAN_UP = {"largestComponent", "fillHoles", "smoothing"}
 _NAMES = tuple(each.name for each in fields(Parameters))
 
 UNPAINTED = {
-    "unknown": "Unpainted voxels are unknown",
-    "slices": "Painted slices are complete",
-    "volume": "The whole volume is complete",
+    Unpainted.UNKNOWN: "Unpainted voxels are unknown",
+    Unpainted.SLICES: "Painted slices are complete",
+    Unpainted.VOLUME: "The whole volume is complete",
 }
 OVERLAP = {
     "keep": "Other segments keep their voxels",

@@ -20,7 +20,7 @@ _INSTEAD = ("SegmentsTableView", "AddSegmentButton", "RemoveSegmentButton", "Sho
 
 
 class EditorSection:
-    """Painting."""
+    """SegmentSnapshot."""
 
     def __init__(self, panel: Panel):
         self.panel, self.editor = panel, panel.ui.segmentEditorWidget

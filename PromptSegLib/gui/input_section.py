@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 
-from ..scene import links
+from ..scene import node_references
 from ..session.view import View
 from . import model_list, volume_list
 from .choices import DEVICES
@@ -131,7 +131,9 @@ class InputSection:
             self.choose_volume(volume)
 
     def _no_volume(self) -> None:
-        if self.ui.volumeSelector.currentNode() is None and self._present(self.panel.parameters.volume):
+        if self.ui.volumeSelector.currentNode() is None and node_references.alive(
+            self.panel.scene, self.panel.parameters.volume
+        ):
             self.choose_volume(None)
 
     def _segmentation_chosen(self, *_args: Any) -> None:
@@ -144,11 +146,9 @@ class InputSection:
             self.panel.act(self.session.inputs.choose_segmentation, segmentation)
 
     def _no_segmentation(self) -> None:
-        if self.ui.segmentationSelector.currentNode() is None and self._present(self.panel.parameters.segmentation):
+        gone = self.ui.segmentationSelector.currentNode() is None
+        if gone and node_references.alive(self.panel.scene, self.panel.parameters.segmentation):
             self.panel.act(self.session.inputs.choose_segmentation, None)
-
-    def _present(self, node: Any) -> bool:
-        return links.alive(self.panel.scene, node)
 
     def _model_chosen(self, key: str) -> None:
         self.panel.parameters.model = key

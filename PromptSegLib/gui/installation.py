@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from ..errors import PromptSegError
-from ..session.view import Notice, View
-from ..setup.installing import CANCELLED, FAILED, INSTALLED, Installer
-from ..setup.requirements import Requirement, requirements
-from ..setup.tools import RESTART, Tools
+from ..installation.installer_tools import PackageInstaller
+from ..installation.installing import Installer, Outcome
+from ..installation.requirements import Requirement, requirements
+from ..session.view import Level, Notice, View
 
 _NEEDING_IT = ("tune", "segment")
 
@@ -35,7 +35,9 @@ class SetupView:
 class Installation:
     """An :class:`Installer` and what it is about to install. Nothing is installed before :meth:`start`."""
 
-    def __init__(self, tools: Tools, requirements_file: Optional[Path] = None, paths: Optional[Sequence[str]] = None):
+    def __init__(
+        self, tools: PackageInstaller, requirements_file: Optional[Path] = None, paths: Optional[Sequence[str]] = None
+    ):
         self._file, self._paths = requirements_file, paths
         self.installer = Installer(tools, requirements_file, paths)
         self._rows: tuple[Requirement, ...] = ()
@@ -77,16 +79,16 @@ class Installation:
         running, outcome = self.installer.running, self.installer.outcome
         pending = not running and not outcome and self.missing and self.installer.pending
         text = "Cancel" if running else "Go on installing" if pending else "Install"
-        message, level = self.installer.message, "error" if outcome == FAILED else "info"
-        if outcome in (RESTART, CANCELLED):
-            level = "warning"
+        message, level = self.installer.message, Level.ERROR if outcome is Outcome.FAILED else Level.INFO
+        if outcome in (Outcome.RESTART, Outcome.CANCELLED):
+            level = Level.WARNING
         if self._error:
-            message, level = self._error, "error"
+            message, level = self._error, Level.ERROR
         elif pending:
             message = "Slicer was restarted in between; click Go on installing."
         elif not message and self.missing:
             message = "PromptSeg needs some Python packages that are not installed yet; click Install."
-        visible = self.missing or running or outcome not in ("", INSTALLED)
+        visible = self.missing or running or outcome not in (Outcome.NONE, Outcome.INSTALLED)
         return SetupView(
             visible, self._rows, running, text, self.installer.share, Notice(message, level), self.installer.log
         )

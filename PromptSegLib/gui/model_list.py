@@ -9,9 +9,9 @@ from typing import Mapping, Optional, Union
 from ..errors import PromptSegError, Sentence
 from ..models import catalogue, own
 from ..models.download import delete, download
-from ..progress import Cancelled, Job, Report
+from ..progress import Cancelled, ProgressHandle, Report
 from ..session.job import Future
-from ..session.view import Notice
+from ..session.view import Level, Notice
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ModelFiles:
         if self.running:
             return
         self._cancelled, self._last, self.notice = False, Report("", 0.0), Notice()
-        job = Job(self._take, lambda: self._cancelled)
+        job = ProgressHandle(self._take, lambda: self._cancelled)
         self._task = Future(lambda: download(catalogue.find_name(name), job))
 
     def cancel(self) -> None:
@@ -117,7 +117,7 @@ class ModelFiles:
                 delete(catalogue.find_name(name))
             self.notice = Notice("Deleted the model's files.")
         except PromptSegError as error:
-            self.notice = Notice(str(error), "error")
+            self.notice = Notice(str(error), Level.ERROR)
 
     def give_away(self, name: str, path: Union[str, Path]) -> None:
         """Write a model that the user made as one file."""
@@ -126,7 +126,7 @@ class ModelFiles:
             text = Sentence("Wrote {name}; its card names the volumes that it learned from.", name=written.name)
             self.notice = Notice(text)
         except PromptSegError as error:
-            self.notice = Notice(str(error), "error")
+            self.notice = Notice(str(error), Level.ERROR)
 
     def take(self, path: Union[str, Path]) -> None:
         """Add a model that somebody shared."""
@@ -134,7 +134,7 @@ class ModelFiles:
             entry = own.add(Path(path))
             self.notice = Notice(Sentence("Added {title}; choose it in the list of models.", title=entry.title))
         except PromptSegError as error:
-            self.notice = Notice(str(error), "error")
+            self.notice = Notice(str(error), Level.ERROR)
 
     def poll(self) -> bool:
         """Whether a download is still on its way."""
@@ -146,7 +146,7 @@ class ModelFiles:
             except Cancelled:
                 self.notice = Notice("The download was cancelled; click Download to go on where it stopped.")
             except PromptSegError as error:
-                self.notice = Notice(str(error), "error")
+                self.notice = Notice(str(error), Level.ERROR)
         return self.running
 
     def _take(self, report: Report) -> None:

@@ -10,7 +10,7 @@ import slicer
 
 from ..session.recovery import Recovery
 from ..session.session import Session
-from ..session.view import Notice
+from ..session.view import Level, Notice
 from . import watching
 from .action_section import ActionSection
 from .advanced_section import AdvancedSection
@@ -151,7 +151,7 @@ class Panel:
         if self.session.view().busy:
             self.session.cancel()
         elif reason and not self.session.view().reasons["tune"]:  # what the session does not know of
-            self.say(Notice(reason, "error"))
+            self.say(Notice(reason, Level.ERROR))
         else:
             self.session.tune()
 

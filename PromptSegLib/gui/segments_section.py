@@ -139,7 +139,7 @@ class SegmentsSection:
         table.setItem(index, _NAME, name)
         items = choices(ROLES)
         combo = qt.QComboBox()
-        fill(combo, items, row.role)
+        fill(combo, items, str(row.role))
         combo.toolTip = next(tip for key, _text, tip in items if key == row.role)
         combo.focusPolicy = qt.Qt.NoFocus
         self._role_slots.append(on_choice(combo, partial(self._role_chosen, row.id)))

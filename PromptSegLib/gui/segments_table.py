@@ -7,31 +7,31 @@ from typing import Any, Iterable
 
 from ..annotation.classes import canonical_name
 from ..errors import PromptSegError
-from ..scene import links
-from ..scene.roles import set_role
+from ..scene import node_references
+from ..scene.roles import Role, set_role
 from ..scene.segment_list import is_shown
 from ..scene.segmentations import Segment, segments
-from ..session.view import Notice
+from ..session.view import Level, Notice
 
 # Role -> what a list shows, and what it means.
 ROLES = {
-    "tune": ("Tune", "A structure to learn: what is painted is the structure."),
-    "background": ("Background", "What is painted is none of the structures."),
-    "locked": ("Locked", "Not learned, and no result takes a voxel from it."),
-    "ignore": ("Ignore", "Not learned, and told nothing about."),
+    Role.TUNE: ("Tune", "A structure to learn: what is painted is the structure."),
+    Role.BACKGROUND: ("Background", "What is painted is none of the structures."),
+    Role.LOCKED: ("Locked", "Not learned, and no result takes a voxel from it."),
+    Role.IGNORE: ("Ignore", "Not learned, and told nothing about."),
 }
 
 
 def listed(scene: Any, segmentation: Any) -> tuple[Segment, ...]:
     """The segments of a segmentation, in its order; none where it is None or no longer in the scene."""
-    if not links.alive(scene, segmentation):
+    if not node_references.alive(scene, segmentation):
         return ()
     return tuple(segments(segmentation))
 
 
 def anything_painted(found: Iterable[Segment]) -> bool:
     """Whether a structure to tune has a voxel."""
-    return any(not each.is_empty and each.role == "tune" for each in found)
+    return any(not each.is_empty and each.role == Role.TUNE for each in found)
 
 
 def choose_role(segmentation, segment_id: str, role: str) -> Notice:
@@ -39,7 +39,7 @@ def choose_role(segmentation, segment_id: str, role: str) -> Notice:
     try:
         set_role(segmentation, segment_id, role)
     except PromptSegError as error:
-        return Notice(str(error), "error")
+        return Notice(str(error), Level.ERROR)
     return Notice()
 
 
@@ -68,7 +68,7 @@ def segment_rows(scene: Any, segmentation: Any) -> tuple[SegmentRow, ...]:
         )
         for each in listed(scene, segmentation)
     ]
-    return tuple(sorted(found, key=lambda row: row.role == "background"))
+    return tuple(sorted(found, key=lambda row: row.role == Role.BACKGROUND))
 
 
 def next_id(rows: tuple[SegmentRow, ...], current: str) -> str:
@@ -79,7 +79,7 @@ def next_id(rows: tuple[SegmentRow, ...], current: str) -> str:
 
 def background_id(rows: tuple[SegmentRow, ...]) -> str:
     """The ID of the first background; "" without one."""
-    return next((row.id for row in rows if row.role == "background"), "")
+    return next((row.id for row in rows if row.role == Role.BACKGROUND), "")
 
 
 def matches(typed: str, names: Iterable[str], most: int = 12) -> tuple[str, ...]:

@@ -13,29 +13,30 @@ from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
 
 from ..errors import PromptSegError
-from ..setup.child import ChildProcess, Run
-from ..setup.requirements import installed_version
-from ..setup.tools import ABSENT, READY, RESTART, PythonTools
+from ..installation.child import ChildProcess, CommandRun
+from ..installation.installer_tools import TorchExtension
+from ..installation.requirements import installed_version
 
 SETTING = "PromptSeg/Installation"
 _EXTENSION, _MODULE = "PyTorch", "PyTorchUtils"
 _LIGHT_THE_TORCH = "light-the-torch>=0.5"
 
 
-class SlicerTools(PythonTools):
-    """:class:`~PromptSegLib.setup.tools.Tools` for the running application. Call from its main thread."""
-
-    def __init__(self) -> None:
-        super().__init__("")
+class SlicerTools:
+    """The ``PackageInstaller`` of the running application. Call from its main thread."""
 
     # torch
 
-    def torch_extension(self) -> str:
+    def torch_extension(self) -> TorchExtension:
         """Whether the PyTorch extension is loaded (``ready``), waits for a ``restart``, or is ``absent``."""
         if importlib.util.find_spec(_MODULE) is not None:
-            return READY
+            return TorchExtension.READY
         model = _extensions()
-        return RESTART if model is not None and model.isExtensionInstalled(_EXTENSION) else ABSENT
+        return (
+            TorchExtension.RESTART
+            if model is not None and model.isExtensionInstalled(_EXTENSION)
+            else TorchExtension.ABSENT
+        )
 
     def install_torch_extension(self) -> str:
         """Install the PyTorch extension from the extension server, without asking and without restarting."""
@@ -56,7 +57,7 @@ class SlicerTools(PythonTools):
             "or install from a folder of wheels."
         )
 
-    def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> Run:
+    def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> CommandRun:
         """What ``PyTorchUtilsLogic.installTorch`` does, in child processes: that call would freeze the window."""
         try:
             logic = importlib.import_module(_MODULE).PyTorchUtilsLogic
@@ -79,7 +80,7 @@ class SlicerTools(PythonTools):
 
     # The rest
 
-    def pip_install(self, arguments: Sequence[str], constraints: Path) -> Run:
+    def pip_install(self, arguments: Sequence[str], constraints: Path) -> CommandRun:
         """By ``slicer.packaging`` where that reports as it goes (5.11 and later), else by a child process."""
         import slicer
 

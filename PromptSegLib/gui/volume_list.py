@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Sequence
 
-from ..scene import links
+from ..scene import node_references
 
 _MAP = "PromptSeg.Map"
 _GEOMETRY_ROLE = "referenceImageGeometryRef"  # Slicer's own: the volume that a segmentation was drawn on
@@ -40,7 +40,7 @@ def rows(scene, current, examples: Sequence[Any]) -> tuple[VolumeRow, ...]:
     for node in volumes(scene):
         if node is current:
             continue
-        own = links.remembered(node)
+        own = node_references.remembered(node)
         reason = "" if own is not None else "This volume has no segmentation yet; choose it above and paint first."
         found.append(VolumeRow(node, node.GetID(), node.GetName() or "", node in examples, reason))
     return tuple(found)
@@ -49,7 +49,7 @@ def rows(scene, current, examples: Sequence[Any]) -> tuple[VolumeRow, ...]:
 def choose(session, volume) -> None:
     """Another volume, and a segmentation to paint in: its own, else one that was drawn on it, else a new one."""
     session.inputs.choose_volume(volume)
-    if volume is not None and links.remembered(volume) is None:
+    if volume is not None and node_references.remembered(volume) is None:
         session.inputs.choose_segmentation(_drawn_on(session.scene, volume))
         session.inputs.ensure_segmentation()
 

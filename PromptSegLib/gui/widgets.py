@@ -11,11 +11,11 @@ from typing import Any, Callable, Iterable, Iterator, Mapping
 
 import qt
 
-from ..session.view import Notice
+from ..session.view import Level, Notice
 from .i18n import said
 
 # On a light and on a dark window.
-_COLORS = {"error": ("#b3261e", "#ff8a80"), "warning": ("#8a5a00", "#ffc46b")}
+_COLORS = {Level.ERROR: ("#b3261e", "#ff8a80"), Level.WARNING: ("#8a5a00", "#ffc46b")}
 
 
 @contextmanager
@@ -60,10 +60,10 @@ def chosen(combo: Any) -> str:
     return str(combo.itemData(combo.currentIndex))
 
 
-def choices(texts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def choices(texts: Mapping[Any, Any]) -> list[tuple[str, str, str]]:
     """Items for :func:`fill`, of key -> text or key -> (text, tooltip)."""
     pairs = {key: (each, "") if isinstance(each, str) else each for key, each in texts.items()}
-    return [(key, said(text), said(tip) if tip else "") for key, (text, tip) in pairs.items()]
+    return [(str(key), said(text), said(tip) if tip else "") for key, (text, tip) in pairs.items()]
 
 
 def show_text(label: Any, text: str) -> None:
@@ -74,7 +74,7 @@ def show_text(label: Any, text: str) -> None:
 
 
 def show_notice(label: Any, notice: Notice) -> None:
-    """Show a sentence in the colour of its level, which stays readable on dark and on light windows."""
+    """Show a sentence in the color of its level, which stays readable on dark and on light windows."""
     show_text(label, said(notice.text) if notice.text else "")
     palette = label.parent().palette if label.parent() is not None else label.palette
     colors = _COLORS.get(notice.level)

@@ -14,7 +14,7 @@ from ..errors import PromptSegError
 from .geometry import PERPENDICULAR, Grid, skew
 
 # Sides in mm: a body is not larger than this in any direction, nor in two of them, and two sides of an image of
-# anything are not smaller. What lies beyond is a wrong unit: micrometres or metres that are taken for millimetres.
+# anything are not smaller. What lies beyond is a wrong unit: micrometers or meters that are taken for millimeters.
 _LONGEST, _WIDEST, _NARROWEST = 12_000, 1_200, 1
 _MOST_UNEQUAL = 250  # the longest by the shortest edge of a voxel
 _HIGHEST = 1e30  # intensities are computed with, and squared, in single precision
@@ -54,7 +54,7 @@ def check_kind(
         raise PromptSegError("{name} has complex values; save its magnitude as a scalar volume.", name=name)
     if components > 1:
         raise PromptSegError(
-            "{name} has {components} values per voxel (colour or vectors), not one; convert it to a scalar volume.",
+            "{name} has {components} values per voxel (color or vectors), not one; convert it to a scalar volume.",
             name=name,
             components=components,
         )
@@ -137,7 +137,7 @@ def check_size(name: str, grid: Grid) -> None:
     if longest > _LONGEST or middle > _WIDEST:
         raise PromptSegError(
             "{name} measures {by} mm, {voxel}; check the voxel spacing, which seems to be in another "
-            "unit (micrometres for millimetres?).",
+            "unit (micrometers for millimeters?).",
             name=name,
             by=_by(_sides(grid)),
             voxel=voxel,
@@ -145,7 +145,7 @@ def check_size(name: str, grid: Grid) -> None:
     if middle < _NARROWEST:
         raise PromptSegError(
             "{name} measures only {by} mm, {voxel}; check the voxel spacing, which seems to be in "
-            "another unit (metres for millimetres?).",
+            "another unit (meters for millimeters?).",
             name=name,
             by=_by(_sides(grid)),
             voxel=voxel,

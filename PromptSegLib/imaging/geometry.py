@@ -1,6 +1,6 @@
 """Grids: where the voxels of an image lie, and the upright grid on which a model works.
 
-Everything passes through physical space (SimpleITK, LPS millimetres). Arrays are
+Everything passes through physical space (SimpleITK, LPS millimeters). Arrays are
 (z, y, x); SimpleITK sizes, spacings and points are (x, y, z).
 """
 
@@ -105,12 +105,12 @@ def upright_grid(grid: Grid, spacing: tuple[float, float, float]) -> Grid:
     corners = grid.corners()
     low, high = corners.min(0), corners.max(0)
     size = np.maximum(np.round((high - low) / step), 1).astype(int)
-    origin = (low + high) / 2 - step * (size - 1) / 2  # centred, so that rounding is shared by both ends
+    origin = (low + high) / 2 - step * (size - 1) / 2  # centered, so that rounding is shared by both ends
     return Grid(tuple(size.tolist()), tuple(step.tolist()), tuple(origin.tolist()))
 
 
 def resample(image: sitk.Image, grid: Grid, interpolator: int, fill: float) -> sitk.Image:
-    """``image`` sampled at the voxel centres of ``grid``; ``fill`` outside the image."""
+    """``image`` sampled at the voxel centers of ``grid``; ``fill`` outside the image."""
     filter_ = sitk.ResampleImageFilter()
     filter_.SetSize(grid.size)
     filter_.SetOutputSpacing(grid.spacing)

@@ -1,6 +1,6 @@
 """Whether intensities are a CT's, and how they become Hounsfield units (HU).
 
-A CT is recognised by what bodies are made of. In HU, fat lies near -94 and soft tissue near 42, whoever made the scan
+A CT is recognized by what bodies are made of. In HU, fat lies near -94 and soft tissue near 42, whoever made the scan
 (chosen on the development data of docs/intensities.md; single scans are some 10 HU from it), air is at -1000 or where
 the file was clipped, and there is next to nothing between lung and fat. No other modality has all of that at these
 places; where a file keeps CT values with an offset or rescaled, they show by how much.
@@ -217,7 +217,7 @@ def _plain(sample: np.ndarray, window: tuple[float, float]) -> bool:
     """Whether values are HU as they are.
 
     That is the usual case, so little is asked for: some values below water, as hardly anything but HU has; a spread
-    of tissue and not of normalised values; and that the window shows something.
+    of tissue and not of normalized values; and that the window shows something.
     """
     low, high = window
     first, last = (float(value) for value in np.percentile(sample, (0.5, 99.5)))

@@ -53,7 +53,7 @@ def _layout(version: int, size: int) -> np.dtype:
 _LAYOUTS = {348: _layout(1, 348), _LARGEST: _layout(2, _LARGEST)}
 _ORDERS: tuple[Any, ...] = ("<", ">")
 _POSITION = ("qform_code", "sform_code", "quatern", "qoffset", "srow")
-_MILLIMETRES = {1: 1e3, 3: 1e-3}  # in metres and micrometres
+_MILLIMETERS = {1: 1e3, 3: 1e-3}  # in meters and micrometers
 _SPATIAL = 7  # the bits of the units that are those of space
 # ITK reads an sform only with axes that are perpendicular to 1e-4; half of it, to be safe.
 _ITK_SKEW = 5e-5
@@ -117,7 +117,7 @@ class Header:
 
     @property
     def _scale(self) -> float:
-        return _MILLIMETRES.get(int(self.fields["xyzt_units"]) & _SPATIAL, 1.0)
+        return _MILLIMETERS.get(int(self.fields["xyzt_units"]) & _SPATIAL, 1.0)
 
     def forms(self) -> dict[str, Grid]:
         """The usable ones of the file's positions, by name, the one that counts first; empty below 3 dimensions."""

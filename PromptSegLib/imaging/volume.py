@@ -1,4 +1,4 @@
-"""An image as a model sees it: upright, at the model's spacing, normalised."""
+"""An image as a model sees it: upright, at the model's spacing, normalized."""
 
 from __future__ import annotations
 

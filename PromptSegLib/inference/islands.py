@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..imaging.geometry import nonzero_extent
-from .evidence import ABSENT
-from .native import winner
+from .class_margins import ABSENT
+from .resample_to_image import winner
 
 # Of the largest part. On the validation cases, the mean Dice of the 13 organs the first backbone ships rises by .019
 # (by .012 at .1, .018 at .3); larger shares drop parts of vessels that the network found in pieces.
@@ -18,7 +18,7 @@ SHARE = 0.2
 
 
 @contextmanager
-def islands_hidden(scores: np.ndarray, rows: Sequence[int], share: float = SHARE) -> Iterator[None]:
+def small_components_suppressed(scores: np.ndarray, rows: Sequence[int], share: float = SHARE) -> Iterator[None]:
     """Inside the block, ``rows`` of the evidence (classes, z, y, x) lack their small parts; then they are as before.
 
     A part (26-connected, of the voxels that the class wins) is small below ``share`` of the class's largest. The

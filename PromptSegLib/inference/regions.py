@@ -13,10 +13,10 @@ from ..growing.grow import Grown, Region, grow_regions
 from ..growing.guard import Verdict
 from ..growing.model import growing_network
 from ..imaging.geometry import Grid
-from ..progress import Job
-from .evidence import Probabilities
+from ..progress import ProgressHandle
+from .class_margins import Probabilities
 from .held_back import agreement_note
-from .native import interpolated
+from .resample_to_image import interpolated
 
 _UNPAINTED = 1.0  # the highest score of a class that is known to the network but not painted
 _SURE = 2.5e-3  # no probability is further from 0 or 1 in its logit than an answer of learned growing
@@ -47,7 +47,7 @@ def grown_regions(
     evidence: Optional[SharedEvidence] = None,
     quick: bool = False,
     verdicts: Optional[Sequence[Verdict]] = None,
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
 ) -> Optional[Grown]:
     """:func:`~PromptSegLib.growing.grow.grow_regions` with the growing network that comes with PromptSeg.
 

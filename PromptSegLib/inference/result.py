@@ -15,7 +15,7 @@ class Segmentation:
     """Labels (uint8, or uint16 when a value exceeds 255) on the input image's grid; 0 is background.
 
     ``probabilities`` maps class names to float32 images in [0, 1]; ``uncertainty`` is the
-    normalised entropy of the class probabilities in [0, 1]. Both are None unless asked for.
+    normalized entropy of the class probabilities in [0, 1]. Both are None unless asked for.
     ``places`` are world points (LPS mm) where a look is worth most, if uncertainty was asked for.
     ``place_classes`` are the names of the classes that these are about, one each.
     ``notes`` are sentences for the user: what is unusual about this image or this result, one each.

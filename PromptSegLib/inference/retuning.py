@@ -8,6 +8,7 @@ from typing import Collection, Optional
 import numpy as np
 import SimpleITK as sitk
 
+from ..annotation.classes import label_values
 from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
 from ..errors import Sentence
@@ -41,8 +42,7 @@ def retuned(result: Segmentation, example: Example, accepted: Optional[sitk.Imag
     if accepted is None:
         return Retuned(result, None)
     native, infos = Grid.of(result.labels), result.classes
-    lookup = np.zeros(len(infos) + 1, np.uint8 if max(info.value for info in infos) < 256 else np.uint16)
-    lookup[1:] = [info.value for info in infos]
+    lookup = label_values(infos)
     painted = labels_on_grid(example, {info.name: info.value for info in infos}, native)
     full = numbers_of(result.labels, native, lookup)
     full[full == len(lookup)] = 0
@@ -73,7 +73,7 @@ def keep_accepted(
     """Numbers of classes (z, y, x) as they were accepted, but where corrections change them.
 
     :param numbers: as they would be now; not changed.
-    :param painted: what is painted, on the same grid, labelled as in ``examples.annotation``.
+    :param painted: what is painted, on the same grid, labeled as in ``examples.annotation``.
     :param lookup: number -> value in ``accepted``; what has another value is no class and stays.
     """
     before = numbers_of(accepted, native, lookup)

@@ -8,18 +8,18 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..annotation.classes import ClassInfo
+from ..annotation.classes import ClassInfo, label_values
 from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
 from ..growing.guard import Verdict
 from ..imaging.checking import check_image
 from ..imaging.geometry import Grid
-from ..progress import Job
-from .native import labels_on_native
+from ..progress import ProgressHandle
+from .field_of_view import enforce_strokes
 from .regions import grown_regions, notes_of
+from .resample_to_image import labels_on_native
 from .result import Segmentation
 from .retuning import keep_accepted
-from .segmenting import honour
 
 
 def segment_strokes(
@@ -28,7 +28,7 @@ def segment_strokes(
     quick: bool = False,
     verdicts: Optional[Sequence[Verdict]] = None,
     accepted: Optional[sitk.Image] = None,
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
     checked: bool = False,
     on_found: Optional[Callable[[Segmentation], None]] = None,
 ) -> Segmentation:
@@ -44,16 +44,15 @@ def segment_strokes(
     :param on_found: called with the result before that, where there are such classes.
     :raises PromptSegError: an image that cannot be used.
     """
-    job = job or Job()
+    job = job or ProgressHandle()
     check_image(example.image, example.name)
     native = Grid.of(example.image)
     painted = labels_on_grid(example, {info.name: info.value for info in infos}, native)
-    lookup = np.zeros(len(infos) + 1, np.uint8 if max(info.value for info in infos) < 256 else np.uint16)
-    lookup[1:] = [info.value for info in infos]
+    lookup = label_values(infos)
     grown = grown_regions(example.image, painted, len(infos), None, quick, verdicts, job.part(0.0, 0.7))
     fields = [(region.logits, region.place.grid) for region in grown.regions] if grown is not None else []
     numbers = labels_on_native(fields, native, np.arange(len(lookup), dtype=np.uint16), lambda _: job.check())
-    honour(numbers, painted, np.arange(len(lookup)))
+    enforce_strokes(numbers, painted, np.arange(len(lookup)))
     if accepted is not None:
         numbers = keep_accepted(numbers, accepted, painted, native, lookup)
     names = [info.name for info in infos]

@@ -10,7 +10,7 @@ from typing import Optional
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..files import check_name, replacing
+from ..files import atomic_write, check_name
 from ..imaging.geometry import nonzero_extent
 from ..imaging.nifti import Header
 from ..imaging.reading import check_intact, quiet
@@ -24,7 +24,7 @@ def write_segmentation(result: Segmentation, path: Path, source: Optional[Path] 
     """Write the labels of ``result``, compressed, on the image's own grid, replacing ``path`` at once or not at all.
 
     ``.seg.nrrd`` is Slicer's segmentation format: one layer, each class a segment with its name,
-    colour and terminology. ``.nii.gz``, ``.nii`` and ``.nrrd`` hold the plain label map.
+    color and terminology. ``.nii.gz``, ``.nii`` and ``.nrrd`` hold the plain label map.
     ``source`` is the image's file, if there is one, see :func:`write_image`.
 
     Raises :class:`PromptSegError` for another suffix, or when the file cannot be written.
@@ -54,7 +54,7 @@ def write_image(image: sitk.Image, path: Path, source: Optional[Path] = None) ->
     if not path.name.endswith(SUFFIXES):
         raise PromptSegError("Cannot tell the format of {path}; use {plain}.", path=path, plain=", ".join(_PLAIN))
     check_name(path.absolute())  # tempfile makes an absolute path of it
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             header = Header.of(source) if source and path.name.endswith((".nii", ".nii.gz")) else None
             if header:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from ..annotation.classes import is_name
 from ..errors import PromptSegError, is_out_of_memory
-from ..files import replacing
+from ..files import atomic_write
 from ..imaging.preprocessing import Preprocessing
 from ..network.config import NetworkConfig
 from ..network.punet import PUNet
@@ -148,6 +148,6 @@ def save_backbone(
         "card": card,
     }
     tensors = {key: tensor.detach().cpu().half().contiguous() for key, tensor in net.state_dict().items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(save(tensors, {"promptseg-backbone": json.dumps(header)}))
     return sha256_of(path)

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Optional
 
 from ..errors import PromptSegError
 from ..files import delete_file
-from ..progress import Job
+from ..progress import ProgressHandle
 from .catalogue import PARTIAL_SUFFIX, Download, Entry, download_paths, find_name, is_file_with
 
 TIMEOUT_SECONDS = 15.0
@@ -23,7 +23,7 @@ _REPORT_SECONDS = 0.1
 _BY_HAND = "or put the file into"
 
 
-def download(entry: Entry, job: Optional[Job] = None) -> Entry:
+def download(entry: Entry, job: Optional[ProgressHandle] = None) -> Entry:
     """Get what is not here of an entry, by pooch; returns the entry as it then is.
 
     The files go to the first of :func:`~.catalogue.model_folders`. What an interrupted download left there goes on
@@ -35,7 +35,7 @@ def download(entry: Entry, job: Optional[Job] = None) -> Entry:
     Raises :class:`PromptSegError` for no network, another answer than the file, a wrong hash, a full disk or a folder
     that cannot be written, while another PromptSeg downloads it, and :class:`~PromptSegLib.progress.Cancelled`.
     """
-    job = job or Job()
+    job = job or ProgressHandle()
     if entry.weights_download is None or entry.installed:
         return entry
     folder = download_paths(entry.name)[0].parent
@@ -121,7 +121,7 @@ def _partial(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
-def _reporter(job: Job, name: str, done: int, whole: int) -> Callable[[int], None]:
+def _reporter(job: ProgressHandle, name: str, done: int, whole: int) -> Callable[[int], None]:
     """Tells the job of so many bytes of a file, some times a second; cancelling is noticed every time."""
     last = [0.0]
 

@@ -7,7 +7,7 @@ import numpy as np
 KNOWN = 0.5  # agreement (Dice on annotated voxels) from which a class is taken to be the shipped one
 
 
-def matched(agreement: np.ndarray) -> dict[int, int]:
+def assign_one_to_one(agreement: np.ndarray) -> dict[int, int]:
     """Annotated class -> shipped class, the best pairs first, each shipped class once.
 
     :param agreement: (annotated classes, shipped classes) in 0..1; pairs below ``KNOWN`` do not count.

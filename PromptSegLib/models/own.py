@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Optional
 
 from ..annotation.classes import is_name
 from ..errors import PromptSegError
-from ..files import check_writable, delete_file, replacing
+from ..files import atomic_write, check_writable, delete_file
 from . import catalogue
 from .catalogue import PARTIAL_SUFFIX, Entry
 from .folders import model_folders
@@ -74,7 +74,7 @@ def keep(
     try:
         sha256 = save_backbone(partial, net, name, backbone.preprocessing, backbone.tile, card)
         prompts(sha256).save(weights.with_name(name + _KINDS[1]))
-        with replacing(weights.with_name(name + _KINDS[2])) as temporary:
+        with atomic_write(weights.with_name(name + _KINDS[2])) as temporary:
             temporary.write_text(text, encoding="utf-8")
         os.replace(partial, weights)
     except BaseException:
@@ -116,7 +116,7 @@ def share(entry: Entry, target: Path) -> Path:
         raise PromptSegError("A shared model is a .zip; {name} ends otherwise.", name=target.name)
     check_writable(target)
     stem = entry.path.name[: -len(_KINDS[0])]
-    with replacing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for kind in _KINDS:
             path = entry.path.with_name(stem + kind)
             if path.is_file():

@@ -5,9 +5,34 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Iterable
 
-MODES = ("full", "encoder", "decoder", "start", "end")
-OUTPUTS = ("last", "all")
-PASSES = ("joint", "each")
+from ..choice import Choice
+
+
+class Mode(Choice):
+    """Blocks that hold tokens."""
+
+    FULL = "full"
+    ENCODER = "encoder"
+    DECODER = "decoder"
+    START = "start"
+    END = "end"
+
+
+class Outputs(Choice):
+    """Maps that output tokens are for."""
+
+    LAST = "last"
+    ALL = "all"
+
+
+class Passes(Choice):
+    """Whether classes share a pass through the network."""
+
+    JOINT = "joint"
+    EACH = "each"
+
+
+MODES, OUTPUTS, PASSES = tuple(Mode), tuple(Outputs), tuple(Passes)
 FURTHER_TOKENS = 4  # output tokens of a class, and of its background, in every map but the last
 _MAX_LEVELS = 8
 _MAX_SIZE = 4096

@@ -108,7 +108,7 @@ class PUNet(nn.Module):
         return functional_call(_Part(self, part), renamed, (*arguments, prompts))
 
     def encode(self, x: Tensor, prompts: Optional[PromptTensors] = None) -> list[Tensor]:
-        """x (B, 1, D, H, W), normalised intensities, any extents -> one map per level, finest first.
+        """x (B, 1, D, H, W), normalized intensities, any extents -> one map per level, finest first.
 
         Extents are padded at the end to multiples of ``config.stride``.
         """
@@ -130,7 +130,7 @@ class PUNet(nn.Module):
     def decode(
         self, maps: Sequence[Tensor], prompts: Optional[PromptTensors] = None, outputs: Optional[str] = None
     ) -> list[Tensor]:
-        """Maps of :meth:`encode` -> normalised features, (B, C, d, h, w) each.
+        """Maps of :meth:`encode` -> normalized features, (B, C, d, h, w) each.
 
         The first is F (C0 channels) on the stem's grid; with ``outputs`` ``all``, the others of ``config.output_maps``
         follow, coarser levels on coarser grids. By default, those that ``prompts`` look at.

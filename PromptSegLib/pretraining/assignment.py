@@ -26,7 +26,7 @@ _NO_MASS = 1e-12  # a prototype with less weight than this stays where it is
 
 @torch.no_grad()
 def positions(affine: Tensor, extents: Sequence[int], stride: Sequence[float], spacing: Sequence[float]) -> Tensor:
-    """Centres (B, d*h*w, 3), in mm from the volume's voxel 0, of the cells of a feature map of ``extents``.
+    """Centers (B, d*h*w, 3), in mm from the volume's voxel 0, of the cells of a feature map of ``extents``.
 
     ``affine`` (B, 4, 4) maps voxel indices of a view to those of the volume; cell i of the map covers the view's
     voxels [i * stride, (i + 1) * stride). ``spacing`` is mm per voxel of the volume.
@@ -41,20 +41,20 @@ def prototypes(
     """Soft k-means from ``seeds``: prototypes (B, P, C) and their positions (B, P, 3) in mm.
 
     Features (B, N, C) at ``where`` (B, N, 3), seeds (B, P, C) at ``seeds_where`` (B, P, 3). Directions decide
-    the assignment and the averages are of un-normalised features. The Gaussian weight keeps a prototype local.
+    the assignment and the averages are of un-normalized features. The Gaussian weight keeps a prototype local.
     """
     with torch.autocast(features.device.type, enabled=False):
-        features, where, centres, at = (each.float() for each in (features, where, seeds, seeds_where))
+        features, where, centers, at = (each.float() for each in (features, where, seeds, seeds_where))
         variance = (settings.fwhm / (2 * math.sqrt(2 * math.log(2)))) ** 2
         for _ in range(settings.iterations):
-            share = assign(features, centres, settings.teacher_temperature).exp_()
+            share = assign(features, centers, settings.teacher_temperature).exp_()
             share *= _distances(where, at).square_().mul_(-0.5 / variance).exp_()
             mass = share.sum(1).unsqueeze(-1)
             alive, share = mass > _NO_MASS, share.transpose(1, 2)
             mass = mass.clamp_min(_NO_MASS)
-            centres = torch.where(alive, share @ features / mass, centres)
+            centers = torch.where(alive, share @ features / mass, centers)
             at = torch.where(alive, share @ where / mass, at)
-    return centres, at
+    return centers, at
 
 
 def assign(features: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
@@ -114,8 +114,8 @@ def assignment_loss(
             features, extents, steps = _reduced(teacher, stride, settings)
             where = positions(teacher_affine, extents, steps, spacing)
             seeds, seeds_where = _seeds(teacher, teacher_affine, stride, spacing, settings)
-            centres, _ = prototypes(features, where, seeds, seeds_where, settings)
-            log_target = assign(features, centres, settings.teacher_temperature)
+            centers, _ = prototypes(features, where, seeds, seeds_where, settings)
+            log_target = assign(features, centers, settings.teacher_temperature)
             target = log_target.exp()
         images = torch.arange(len(teacher), device=teacher.device).unsqueeze(1)
         loss = torch.zeros(len(teacher), device=teacher.device)
@@ -124,7 +124,7 @@ def assignment_loss(
             views, own_extents, own_steps = _reduced(student, stride, settings)
             student_where = positions(affine, own_extents, own_steps, spacing)
             nearest, keep = match(student_where, teacher_affine, extents, steps, spacing, settings.max_distance)
-            entropy = -(target[images, nearest] * assign(views, centres, settings.student_temperature)).sum(-1)
+            entropy = -(target[images, nearest] * assign(views, centers, settings.student_temperature)).sum(-1)
             loss = loss + (entropy * keep).sum(1) / keep.sum(1).clamp_min(1)
             kept, compared = kept + keep.sum(), compared + keep.numel()
         log = {

@@ -23,7 +23,7 @@ from .recipe import Recipe
 from .source import Source
 from .synthesis import regions_of
 
-_MEMBERS = 20_000  # voxels of a class that are kept: enough places to centre a view on
+_MEMBERS = 20_000  # voxels of a class that are kept: enough places to center a view on
 _VOXEL_BYTES = 3  # of a case in memory: float16 image, uint8 label; one more for regions
 _WIDEST = 30.0  # limits of a CT with all of its window, in half widths of the model's
 
@@ -35,9 +35,9 @@ class Case:
     :param image: (z, y, x) float16, -1 and 1 at the limits of the model's window; None for a label map. Within [-1, 1],
         but for a CT of which views with wider windows are wanted.
     :param label: (z, y, x) uint8, k for the k-th of ``recipe.class_names`` (from 1), 0 for whatever else.
-    :param known: (K,) bool, whether the class at k - 1 is labelled here, if only by its absence.
+    :param known: (K,) bool, whether the class at k - 1 is labeled here, if only by its absence.
     :param members: class index -> voxels of that class, (n, 3) int16 as (z, y, x), at most 20000 at random.
-    :param slices: partly labelled class index -> first and last slice (z) between which it is labelled completely.
+    :param slices: partly labeled class index -> first and last slice (z) between which it is labeled completely.
     :param regions: (z, y, x) uint8, of which images are synthesized, see :func:`~.synthesis.regions_of`.
     :param synthetic: share of views that are.
     :param alike: (256,) region -> the one that it mostly looks like: parts of one class (vertebrae, both sides).
@@ -195,17 +195,17 @@ class Cases:
     def __len__(self) -> int:
         return len(self._files) - len(self.skipped)
 
-    def draw(self, rng: np.random.Generator, labelled: bool = False) -> Case:
+    def draw(self, rng: np.random.Generator, labeled: bool = False) -> Case:
         """A case of a source that is drawn by its weight; the same for the same ``rng``, in memory or not.
 
-        ``labelled``: one with a label file. Raises :class:`PromptSegError` when no case is left.
+        ``labeled``: one with a label file. Raises :class:`PromptSegError` when no case is left.
         """
         while True:
-            self._still_some(labelled)
+            self._still_some(labeled)
             # Skipped cases are drawn and rejected, so that the order in which damage is found changes nothing.
             group = self._groups[rng.choice(len(self._groups), p=self._weights)]
             index = group[rng.integers(len(group))]
-            if labelled and self._files[index].label is None:
+            if labeled and self._files[index].label is None:
                 continue
             case = self._case(index)
             if case is not None:
@@ -223,13 +223,13 @@ class Cases:
         self.log(f"{len(self.skipped)} of {len(self._files)} cases are skipped")
         return None
 
-    def _still_some(self, labelled: bool = False) -> None:
+    def _still_some(self, labeled: bool = False) -> None:
         if not len(self):
             first = next(iter(self.skipped.values()))
             raise PromptSegError(
                 "None of the {count} cases can be read; the first: {first}", count=len(self._files), first=first
             )
-        if labelled and not any(file.label for file in self.files):
+        if labeled and not any(file.label for file in self.files):
             raise PromptSegError('No case with labels can be read; correct "label" of the sources, or train "self".')
 
     def _bytes(self, workers: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Sequence, Union
+from typing import Callable, Mapping, Sequence, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,7 +17,7 @@ from .finding import CaseFile, case_key, listed
 from .recipe import Recipe
 
 _EXTENT = 4096  # voxels of the model's grid: no patient is that long, the spacing must be wrong
-_SAMPLE = 20_000  # labelled voxels that tell whether a label lies on its image
+_SAMPLE = 20_000  # labeled voxels that tell whether a label lies on its image
 
 
 def check_cases(
@@ -46,22 +46,7 @@ def check_cases(
             if answer:
                 undeclared.append((file, answer))
     if strange:
-        kinds = {dimensions: key for key, dimensions in reversed(strange.items())}
-        which = " and ".join(f"{key} is {dimensions}D" for dimensions, key in sorted(kinds.items()))
-        if not usable:
-            raise PromptSegError(
-                "None of the {count} images is a 3D volume ({which}); save each volume as a file of its own.",
-                count=len(files),
-                which=which,
-            )
-        raise PromptSegError(
-            "{count} of {all} images are not 3D volumes ({which}), others such as {case_key} are; "
-            'move those away, or name the cases to use under "training" and "validation".',
-            count=len(strange),
-            all=len(files),
-            which=which,
-            case_key=case_key(recipe, usable[0]),
-        )
+        raise _not_volumes(strange, len(files), case_key(recipe, usable[0]) if usable else "")
     if undeclared:
         file, values = undeclared[0]
         more = f", as do {len(undeclared) - 1} others" if len(undeclared) > 1 else ""
@@ -83,6 +68,31 @@ def check_cases(
             values=next(iter(skipped.values())),
         )
     return usable, skipped
+
+
+def _not_volumes(strange: Mapping[str, int], count: int, usable: str) -> PromptSegError:
+    """What to say of images that are no 3D volumes.
+
+    :param strange: "source/case" -> dimensions.
+    :param count: how many images there are.
+    :param usable: "source/case" of one that is; "" where none is.
+    """
+    kinds = {dimensions: key for key, dimensions in reversed(list(strange.items()))}
+    which = " and ".join(f"{key} is {dimensions}D" for dimensions, key in sorted(kinds.items()))
+    if not usable:
+        return PromptSegError(
+            "None of the {count} images is a 3D volume ({which}); save each volume as a file of its own.",
+            count=count,
+            which=which,
+        )
+    return PromptSegError(
+        "{count} of {all} images are not 3D volumes ({which}), others such as {case_key} are; "
+        'move those away, or name the cases to use under "training" and "validation".',
+        count=len(strange),
+        all=count,
+        which=which,
+        case_key=usable,
+    )
 
 
 def _look(recipe: Recipe, file: CaseFile) -> Union[str, int, list[int]]:
@@ -122,7 +132,7 @@ def _look(recipe: Recipe, file: CaseFile) -> Union[str, int, list[int]]:
 
 
 def _covers(grid: Grid, own: Grid, voxels: np.ndarray) -> bool:
-    """Whether most labelled voxels (z, y, x) of the grid ``own`` lie inside ``grid``; also if there is none."""
+    """Whether most labeled voxels (z, y, x) of the grid ``own`` lie inside ``grid``; also if there is none."""
     places = np.flatnonzero(voxels)
     if not places.size:
         return True

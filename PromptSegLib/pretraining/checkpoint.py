@@ -1,4 +1,4 @@
-"""A run's state in one safetensors file: weights now, their average, the optimiser's moments, and where it stands."""
+"""A run's state in one safetensors file: weights now, their average, the optimizer's moments, and where it stands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import PromptSegError
-from ..files import replacing
+from ..files import atomic_write
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -28,7 +28,7 @@ def save(
         tensors[f"average.{name}"] = average[name].detach().cpu().contiguous()
         for key, value in optimizer.state.get(tensor, {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value).cpu().contiguous()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             save_file(tensors, str(temporary), {"state": json.dumps(state)})
         except SafetensorError as error:
@@ -53,7 +53,7 @@ def restore(
                 tensor.copy_(file.get_tensor(f"now.{name}"))
                 average[name].copy_(file.get_tensor(f"average.{name}"))
                 if f"step.{name}" in names:
-                    # The fused optimiser walks raw memory: the moments must be laid out as the parameter is.
+                    # The fused optimizer walks raw memory: the moments must be laid out as the parameter is.
                     moments = {key: torch.empty_like(tensor).copy_(file.get_tensor(f"{key}.{name}")) for key in MOMENTS}
                     steps = file.get_tensor(f"step.{name}")
                     optimizer.state[tensor] = {"step": steps.to(tensor.device), **moments}

@@ -16,19 +16,19 @@ _PART = 4096
 def segmentation_loss(logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
     """Cross-entropy + Dice over what is known of each image (docs/methods.md#pretraining).
 
-    Where an active class was not labelled in an image, an unlabelled voxel of it may be background or that
+    Where an active class was not labeled in an image, an unlabeled voxel of it may be background or that
     class: the cross-entropy there asks for their sum (the marginal loss of Shi et al., "Marginal loss and
     exclusion loss for partially supervised multi-organ segmentation", MedIA 70, 101979). Dice is averaged over
-    the labelled classes that the view holds; averaging over absent ones stalls training
+    the labeled classes that the view holds; averaging over absent ones stalls training
     (docs/methods.md#measured-with-a-prototype). It is that of ``monai.losses.DiceLoss``, from sums that are computed
     in parts: one softmax of all classes on the input's grid is larger than the rest of a training step.
 
     :param logits: (B, 1 + K, D, H, W), index 0 background.
-    :param label: (B, D, H, W), 0 unlabelled or background, k the k-th active class.
-    :param known: (B, K) bool, whether the class is labelled in the image (if only by its absence).
+    :param label: (B, D, H, W), 0 unlabeled or background, k the k-th active class.
+    :param known: (B, K) bool, whether the class is labeled in the image (if only by its absence).
     :return: (B,): the loss of each image, whatever else is in the batch; 0 where nothing is known.
     """
-    maybe = torch.cat([known.new_ones(len(known), 1), ~known], 1)  # what an unlabelled voxel may be
+    maybe = torch.cat([known.new_ones(len(known), 1), ~known], 1)  # what an unlabeled voxel may be
     flat, label = logits.flatten(2), label.flatten(1)
     entropy, claimed, shared = _Sums.apply(flat, label, maybe)
     voxels = torch.zeros(len(flat), flat.shape[1], device=flat.device, dtype=flat.dtype)
@@ -40,7 +40,7 @@ def segmentation_loss(logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
 
 
 class _Sums(torch.autograd.Function):
-    """Of logits (B, 1 + K, n), labels (B, n) and what an unlabelled voxel may be (B, 1 + K), summed over voxels: the
+    """Of logits (B, 1 + K, n), labels (B, n) and what an unlabeled voxel may be (B, 1 + K), summed over voxels: the
     cross-entropy (B,), the probability of each class (B, 1 + K), and that where the label is the class (B, 1 + K)."""
 
     @staticmethod
@@ -65,10 +65,10 @@ class _Sums(torch.autograd.Function):
             given = label[:, part]
             likely, own, possible = _likely(logits[:, :, part], given, maybe)
             # Of the logarithm of a sum of probabilities p: each one's share of the sum less p.
-            unlabelled = (given == 0).to(logits.dtype) * to_entropy[:, None]
+            unlabeled = (given == 0).to(logits.dtype) * to_entropy[:, None]
             asked = likely * maybe[:, :, None]
-            asked *= (unlabelled / possible)[:, None]
-            asked.scatter_add_(1, given[:, None], (to_entropy[:, None] - unlabelled)[:, None])
+            asked *= (unlabeled / possible)[:, None]
+            asked.scatter_add_(1, given[:, None], (to_entropy[:, None] - unlabeled)[:, None])
             # Of sums of probabilities, weighed: p (weight - mean weight).
             weight = to_claimed[:, :, None].expand_as(likely).contiguous()
             weight.scatter_add_(1, given[:, None], to_shared.gather(1, given)[:, None])
@@ -80,7 +80,7 @@ class _Sums(torch.autograd.Function):
 
 
 def _likely(logits: Tensor, label: Tensor, maybe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (B, 1 + K, n), that of the label (B, n), and that of what an unlabelled voxel may be (B, n)."""
+    """Probabilities (B, 1 + K, n), that of the label (B, n), and that of what an unlabeled voxel may be (B, n)."""
     likely = logits.softmax(1)
     tiny = torch.finfo(likely.dtype).tiny
     own = likely.gather(1, label[:, None])[:, 0].clamp(min=tiny)

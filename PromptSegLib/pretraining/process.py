@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator
 
 import torch
+import torch.distributed as distributed
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -73,6 +74,37 @@ def asked_to_end(alone: bool) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Ranks:
+    """The processes that share a run, under ``torchrun`` or any launcher that initialized ``torch.distributed``."""
+
+    def __init__(self) -> None:
+        there = distributed.is_initialized()
+        self.count = distributed.get_world_size() if there else 1
+        self.rank = distributed.get_rank() if there else 0
+
+    def gathered(self, mine: Any) -> list[Any]:
+        """What each of several processes gives."""
+        everyone: list[Any] = [None] * self.count
+        distributed.all_gather_object(everyone, mine)
+        return everyone
+
+    def summed(self, mine: list[Any], device: torch.device) -> torch.Tensor:
+        """Sums over several processes of numbers (float64, on ``device``)."""
+        numbers = torch.tensor(mine, device=device, dtype=torch.float64)
+        distributed.all_reduce(numbers)
+        return numbers
+
+    def agree(self, spent: float, over: float, device: torch.device) -> tuple[float, bool]:
+        """The same time spent and the same decision to stop in every process."""
+        if self.count > 1:
+            spent, over = (self.summed([spent, over], device) / self.count).tolist()
+        return spent, over > 0
+
+    def merged(self, mine: dict[str, str]) -> dict[str, str]:
+        """What any of the processes has noted."""
+        return {key: why for each in self.gathered(mine) for key, why in each.items()} if self.count > 1 else mine
 
 
 def device_name(device: torch.device) -> str:

@@ -103,8 +103,8 @@ def describe_run(recipe: Recipe, state: dict[str, Any]) -> dict[str, Any]:
 
 def _modality(recipe: Recipe) -> str:
     """What the model is for, in the catalogue's words: the kind of the images whose labels it learned, if any."""
-    labelled = {source.modality for source in recipe.sources if source.label}
-    kinds = labelled or {source.modality for source in recipe.sources}
+    labeled = {source.modality for source in recipe.sources if source.label}
+    kinds = labeled or {source.modality for source in recipe.sources}
     said = " and ".join(sorted(kinds))
     return said if said in MODALITIES else "other"
 
@@ -113,9 +113,9 @@ def as_text(card: dict[str, Any], entry: dict[str, Any]) -> str:
     """The model card in plain words, Markdown."""
     lines = [f"# {card['title']}", "", card["text"], "", "## Trained on", ""]
     for source in card["sources"]:
-        training, labelled = source["training"], ", ".join(source["classes"]) or "no labels"
+        training, labeled = source["training"], ", ".join(source["classes"]) or "no labels"
         count = len(training) if isinstance(training, list) else training
-        lines.append(f"- {source['name']}: {count} volumes ({source['modality']}; {labelled}). {source['licence']}.")
+        lines.append(f"- {source['name']}: {count} volumes ({source['modality']}; {labeled}). {source['licence']}.")
     if card["skipped"]:
         lines.append(f"- {len(card['skipped'])} files could not be used and were skipped.")
     spacing = " x ".join(f"{step:g}" for step in entry["spacing"])

@@ -38,11 +38,11 @@ class Recipe:
     :param crop: extents of the large student's view, and of the teacher's.
     :param small_crop: extents of the second student's view.
     :param start: a backbone (name or file) or a checkpoint of another run whose weights this one begins with.
-    :param contrast: share of views whose contrast is randomised, so that other windows and modalities stay usable.
+    :param contrast: share of views whose contrast is randomized, so that other windows and modalities stay usable.
     :param zoom: share of views whose voxels are 0.4 to 1.6 times the model's, along each axis or along all.
     :param windows: share of the views of a CT whose intensity window is wider than the model's, as far as the CT goes.
     :param all_classes: share of steps that ask for all classes; the others ask for a random subset.
-    :param foreground: share of views that are centred on a voxel of an active class.
+    :param foreground: share of views that are centered on a voxel of an active class.
     :param encoder_prompts: share of steps in which prompts enter the encoder.
     :param taught: share of steps with self-supervision, which cost twice as much as those without; of ``meta_self``.
     :param validations: how often the validation cases are segmented during the run, evenly spread; the last at its end.

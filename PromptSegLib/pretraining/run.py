@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
 import torch
-import torch.distributed as distributed
 from monai.utils import set_determinism
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -34,7 +33,7 @@ from .checking import check_cases
 from .curves import Curves
 from .finding import CaseFile, case_key, find_cases
 from .learner import Learner
-from .process import asked_to_end, deaf_children, device_name, new_scaler
+from .process import Ranks, asked_to_end, deaf_children, device_name, new_scaler
 from .publish import commit
 from .recipe import Recipe
 from .start import begin_with
@@ -48,7 +47,7 @@ MOST_UNUSABLE = 50  # steps in a row without a finite gradient; a single one is 
 class Pretraining:
     """A run that can be stopped or killed at any step and resumed from its folder with the same curve.
 
-    Under ``torchrun`` (or any launcher that initialised ``torch.distributed``) the processes share each batch, and
+    Under ``torchrun`` (or any launcher that initialized ``torch.distributed``) the processes share each batch, and
     take the steps that a single process takes.
 
     :param device: a CPU or a CUDA device.
@@ -75,14 +74,13 @@ class Pretraining:
             )
         if workers and "fork" not in multiprocessing.get_all_start_methods():
             raise PromptSegError("This system cannot fork processes to prepare views; leave out --workers.")
-        self.ranks = distributed.get_world_size() if distributed.is_initialized() else 1
-        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
-        self.log = log if not self.rank else lambda text: None
-        if recipe.batch % self.ranks:
+        self.ranks = Ranks()
+        self.log = log if not self.ranks.rank else lambda text: None
+        if recipe.batch % self.ranks.count:
             raise PromptSegError(
                 'A batch of {batch} cannot be shared by {ranks} processes; change "batch" in the recipe.',
                 batch=recipe.batch,
-                ranks=self.ranks,
+                ranks=self.ranks.count,
             )
         set_determinism(recipe.seed)
         self.learner = Learner(recipe)
@@ -116,7 +114,7 @@ class Pretraining:
             raise PromptSegError(
                 "Cannot make the folder {folder}: {strerror}.", folder=self.folder, strerror=error.strerror or error
             ) from error
-        if self.rank:
+        if self.ranks.rank:
             return
         check_writable(self.checkpoint)
         for leftover in self.folder.glob(f".promptseg-*/{self.checkpoint.name}"):  # killed while it saved
@@ -154,7 +152,7 @@ class Pretraining:
 
     def save(self) -> None:
         """Write the checkpoint (first process only)."""
-        if self.rank:
+        if self.ranks.rank:
             return
         names: dict[str, list[str]] = {source.name: [] for source in self.recipe.sources}
         for file in self.training:
@@ -167,7 +165,7 @@ class Pretraining:
             "validated": self.validated,
             "command": self.command,
             "commit": self.commit,
-            "ranks": self.ranks,
+            "ranks": self.ranks.count,
             "device": device_name(self.device),
             "scaler": self.scaler.state_dict(),
             "classes": list(self.recipe.class_names),
@@ -207,7 +205,7 @@ class Pretraining:
 
     def _check_processes(self) -> None:
         """Stop all processes where they would not take the same steps."""
-        if self.ranks == 1:
+        if self.ranks.count == 1:
             return
         recipe = self.recipe.to_dict()
         for source in recipe["sources"]:
@@ -217,8 +215,7 @@ class Pretraining:
             what: hashlib.sha256(json.dumps(value).encode()).hexdigest()
             for what, value in (("step", self.step), ("recipe", recipe), ("cases", cases))
         }
-        everyone: list[Any] = [None] * self.ranks
-        distributed.all_gather_object(everyone, mine)
+        everyone = self.ranks.gathered(mine)
         differing = [what for what in mine if any(each[what] != mine[what] for each in everyone)]
         if differing:
             raise PromptSegError(
@@ -255,13 +252,13 @@ class Pretraining:
         self.skipped.update(cases.skipped)
         self.learner.train()
         model = self.learner
-        if self.ranks > 1:
+        if self.ranks.count > 1:
             # Which prompts and blocks a step uses depends on its classes.
             model = DistributedDataParallel(self.learner, find_unused_parameters=True)  # type: ignore[assignment]
         saved = reported = time.monotonic()
         reported_step = self.step
-        with asked_to_end(alone=self.ranks == 1) as ended, self._batches(Views(self.recipe, cases)) as batches:
-            curves = Curves(self.folder / "curves", self.step, self.log) if not self.rank else None
+        with asked_to_end(alone=self.ranks.count == 1) as ended, self._batches(Views(self.recipe, cases)) as batches:
+            curves = Curves(self.folder / "curves", self.step, self.log) if not self.ranks.rank else None
             while True:
                 if self._due() > self.validated:  # also one that was due when the run was stopped
                     self._validate(curves)
@@ -271,14 +268,15 @@ class Pretraining:
                 batch = to_device(next(batches), self.device)
                 self.skipped.update(batch.pop("skipped"))
                 found = self._step(model, batch)
-                spent, over = self._agree(self._clock() - clock, float(ended() or bool(stop and stop())))
+                asked = float(ended() or bool(stop and stop()))
+                spent, over = self.ranks.agree(self._clock() - clock, asked, self.device)
                 value = float(found["loss"])
                 if math.isfinite(value):
                     self.recent = value if not self.step else 0.99 * self.recent + 0.01 * value
                 self.step += 1
                 self.seconds += spent
                 now = time.monotonic()
-                if now - reported > REPORT_EVERY and not self.rank:
+                if now - reported > REPORT_EVERY and not self.ranks.rank:
                     pace = (self.step - reported_step) / (now - reported)
                     self._report(found, pace, curves)
                     reported, reported_step = now, self.step
@@ -287,7 +285,7 @@ class Pretraining:
                 if now - saved > save_every:
                     saved = now
                     self.save()
-            self._share_skipped()
+            self.skipped = self.ranks.merged(self.skipped)
             self.save()
         if curves:
             curves.close()
@@ -319,8 +317,8 @@ class Pretraining:
     @contextmanager
     def _batches(self, views: Views) -> Iterator[Iterator[dict[str, Any]]]:
         """This process's part of every batch from the present step on."""
-        batch = self.recipe.batch
-        mine = ([step * batch + each for each in range(self.rank, batch, self.ranks)] for step in count(self.step))
+        batch, ranks = self.recipe.batch, self.ranks
+        mine = ([step * batch + each for each in range(ranks.rank, batch, ranks.count)] for step in count(self.step))
         more: dict[str, Any] = {"multiprocessing_context": "fork", "prefetch_factor": 2} if self.workers else {}
         pinned = self.device.type == "cuda"
         loader: DataLoader = DataLoader(
@@ -339,14 +337,6 @@ class Pretraining:
     def _clock(self) -> float:
         return time.process_time() if self.recipe.clock == "processor" else time.monotonic()
 
-    def _agree(self, spent: float, over: float) -> tuple[float, bool]:
-        """The same time spent and the same decision to stop in every process."""
-        if self.ranks > 1:
-            both = torch.tensor([spent, over], device=self.device, dtype=torch.float64)
-            distributed.all_reduce(both)
-            spent, over = (both / self.ranks).tolist()
-        return spent, over > 0
-
     def _report(self, found: dict[str, Tensor], pace: float, curves: Optional[Curves]) -> None:
         left = (1 - self.share()) * self.seconds / max(self.share(), 1e-9) if self.share() else 0.0
         parts = "  ".join(f"{name} {float(value):.3f}" for name, value in found.items() if name not in ("loss",))
@@ -359,13 +349,6 @@ class Pretraining:
             rates = {"rate": self.rate(), "steps per second": pace, "smoothed loss": self.recent}
             curves.add(self.step, {**rates, **{name: float(value) for name, value in found.items()}})
 
-    def _share_skipped(self) -> None:
-        """Let every process know the cases that any of them found unusable."""
-        if self.ranks > 1:
-            everyone: list[Any] = [None] * self.ranks
-            distributed.all_gather_object(everyone, self.skipped)
-            self.skipped = {key: why for each in everyone for key, why in each.items()}
-
     def _validate(self, curves: Optional[Curves]) -> None:
         if self.validation and self.recipe.supervised:
             self.save()  # not one step is lost to what may happen now
@@ -373,21 +356,20 @@ class Pretraining:
         self.validated = self._due()
 
     def _score(self, curves: Optional[Curves]) -> None:
-        self._share_skipped()
+        self.skipped = self.ranks.merged(self.skipped)
         known = set(self.skipped)
         usable = [file for file in self.validation if case_key(self.recipe, file) not in known]
-        own = usable[self.rank :: self.ranks]
+        own = usable[self.ranks.rank :: self.ranks.count]
         found = validate(self.recipe, as_backbone(self.teacher), prompts_of(self.teacher), own, self.skipped)
-        self._share_skipped()
+        self.skipped = self.ranks.merged(self.skipped)
         unusable = [key for key in self.skipped if key not in known]
         for key in unusable:
             self.log(f"{key} is skipped: {self.skipped[key]}")
         if unusable:
             self.log(f"{len(unusable)} of {len(usable)} validation cases are skipped")
-        if self.ranks > 1:
+        if self.ranks.count > 1:
             pairs = [[sum(values), len(values)] for values in found.values()]
-            sums = torch.tensor(pairs, device=self.device, dtype=torch.float64)
-            distributed.all_reduce(sums)
+            sums = self.ranks.summed(pairs, self.device)
             found = {name: [a / n] if n else [] for name, (a, n) in zip(found, sums.tolist())}
         scores = means(found)
         self.log(f"step {self.step}  validation: {line(scores)}")

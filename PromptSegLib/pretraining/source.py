@@ -19,11 +19,11 @@ class Source:
     :param folder: folder of the set; relative ones are taken from the working directory.
     :param image: pattern of the image files below ``folder``, with ``{case}`` for the case's name. None for label maps
         without images, which are synthesized: ``synthetic`` is 1.
-    :param label: pattern of the label files; none for images without labels. A case without such a file is unlabelled.
+    :param label: pattern of the label files; none for images without labels. A case without such a file is unlabeled.
     :param classes: class name -> its value in the labels, or the values that are all of that class. A name that two
         sources share is one class.
-    :param unused_values: label values that are treated as not labelled.
-    :param missing: what it means when a class of this set has no voxel in a labelled case: it is ``absent`` from
+    :param unused_values: label values that are treated as not labeled.
+    :param missing: what it means when a class of this set has no voxel in a labeled case: it is ``absent`` from
         the image, or it is ``unknown`` whether it is there (not contoured); the latter is masked in the loss.
     :param absent: classes of other sources that are certainly in none of these images (liver in a head CT).
     :param weight: how often its cases are drawn, against those of the other sources.
@@ -102,7 +102,7 @@ class Source:
         if set(values) & set(self.unused_values):
             raise ValueError(f"{self.name}: a value is both a class and unused")
         if set(self.classes) & set(self.absent):
-            raise ValueError(f"{self.name}: a class is both labelled and absent")
+            raise ValueError(f"{self.name}: a class is both labeled and absent")
         if set(self.partial) - set(self.classes):
             raise ValueError(f'{self.name}: "partial" names a class that the source does not have')
         if not self.weight > 0:

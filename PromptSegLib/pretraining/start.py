@@ -1,4 +1,4 @@
-"""Beginning a run with the weights of a backbone or of another run."""
+"""ClassInit a run with the weights of a backbone or of another run."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from ..annotation.classes import ClassInfo, describe
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid, resample
 from ..imaging.reading import read_annotation, read_image
+from ..inference.options import SegmentationOptions
 from ..inference.segmenting import segment
 from ..models.backbone import Backbone
 from ..network.tokens import unstack
@@ -60,7 +61,7 @@ def validate(
     files: Sequence[CaseFile],
     skipped: Optional[dict[str, str]] = None,
 ) -> dict[str, list[float]]:
-    """Dice per class, one number per case in which the class is labelled and there; of a class that is labelled in
+    """Dice per class, one number per case in which the class is labeled and there; of a class that is labeled in
     part, within the box around its labels.
 
     The label value of a class is looked up by its name.
@@ -74,7 +75,9 @@ def validate(
             continue
         try:
             image, reference = read_image(file.image), read_annotation(file.label)
-            labels = sitk.GetArrayFromImage(segment(prompts, image, backbone, name=file.image.name).labels)
+            labels = sitk.GetArrayFromImage(
+                segment(prompts, image, backbone, options=SegmentationOptions(name=file.image.name)).labels
+            )
         except (PromptSegError, OSError) as error:
             if skipped is None:
                 raise
@@ -110,4 +113,4 @@ def overall(scores: dict[str, Optional[float]]) -> Optional[float]:
 def line(scores: dict[str, Optional[float]]) -> str:
     said = "  ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
     mean = overall(scores)
-    return f"mean Dice {mean:.3f}  ({said})" if mean is not None else "no validation case has a labelled class"
+    return f"mean Dice {mean:.3f}  ({said})" if mean is not None else "no validation case has a labeled class"

@@ -41,7 +41,7 @@ from .synthesis import AIR, OUTSIDE, synthesized_from
 
 MARGIN = 1.35  # the crop handed to the affine transform is this much larger, so that rotation brings in no border
 ZOOM = (0.4, 1.6)  # voxels of zoomed views, in those of the model
-_WITHIN = 0.7  # of views with a partly labelled class, those between the slices where all of it is labelled
+_WITHIN = 0.7  # of views with a partly labeled class, those between the slices where all of it is labeled
 _WINDOW = (-5.5, 8.0)  # how wide a window may get; -1 and 1 are the limits of the model's
 STUDENTS = ("large", "small")
 
@@ -72,7 +72,7 @@ class Views(Dataset):
         recipe = self.recipe
         active, encoder, taught = self.asked(index // recipe.batch)
         draw = np.random.default_rng([recipe.seed, 1, index])
-        case = self.cases.draw(draw, labelled=not taught)
+        case = self.cases.draw(draw, labeled=not taught)
         center = self._center(case, active, draw)
         sample: dict[str, Any] = {"active": torch.from_numpy(active), "encoder": encoder}
         known = case.known.copy()
@@ -86,14 +86,14 @@ class Views(Dataset):
             window = _window(case, draw) if wide and draw.random() < wide else (-1.0, 1.0)
             image, label, affine = view(case, place, size, changes, draw, zoomed, drawn, window)
             if draw.random() < recipe.contrast and not drawn:
-                image = randomly(self.contrast, {"image": image}, draw)["image"]
-            sample[name], sample[f"{name}_affine"] = plain(image), affine
+                image = apply_random(self.contrast, {"image": image}, draw)["image"]
+            sample[name], sample[f"{name}_affine"] = as_tensor(image), affine
             known &= _complete(case, affine, size)
             sample[f"{name}_label"] = asked_label(label, active, len(case.known))
         if taught:
             drawn = case.image is None
             image, _, sample["teacher_affine"] = view(case, center, recipe.crop, self.teacher, draw, drawn=drawn)
-            sample["teacher"] = plain(image)
+            sample["teacher"] = as_tensor(image)
         sample["known"] = torch.from_numpy(known[active])
         sample["skipped"] = dict(self.cases.skipped)  # worker processes tell the run so
         return sample
@@ -246,7 +246,7 @@ def view(
         key: MetaTensor(torch.from_numpy(arrays[key].astype(np.float32)[None]), affine=affine)
         for key in ("image", "label")
     }
-    content = randomly(changes, content, draw)
+    content = apply_random(changes, content, draw)
     # The crop is still larger where no affine was drawn: take the middle.
     (image_, first), (label_, _) = (center_crop(content[key], size) for key in ("image", "label"))
     shift = torch.eye(4, dtype=torch.float64)
@@ -276,7 +276,7 @@ def _window(case: Case, draw: np.random.Generator) -> tuple[float, float]:
 
 
 def _complete(case: Case, affine: Tensor, size: Sequence[int]) -> np.ndarray:
-    """(K,) bool: False for partly labelled classes of which the view shows slices where they are not all labelled."""
+    """(K,) bool: False for partly labeled classes of which the view shows slices where they are not all labeled."""
     complete = np.ones(len(case.known), bool)
     spans = affine[0, :3] * (torch.as_tensor(size) - 1)  # of the view's axes, along z
     low, high = float(affine[0, 3] + spans.clamp(max=0).sum()), float(affine[0, 3] + spans.clamp(min=0).sum())
@@ -285,7 +285,7 @@ def _complete(case: Case, affine: Tensor, size: Sequence[int]) -> np.ndarray:
     return complete
 
 
-def randomly(changes: Compose, content: dict[str, Any], draw: np.random.Generator) -> dict[str, Any]:
+def apply_random(changes: Compose, content: dict[str, Any], draw: np.random.Generator) -> dict[str, Any]:
     """The content, changed as the next number of ``draw`` says."""
     changes.set_random_state(seed=int(draw.integers(2**31)))
     with warnings.catch_warnings():
@@ -293,7 +293,7 @@ def randomly(changes: Compose, content: dict[str, Any], draw: np.random.Generato
         return changes(content)
 
 
-def plain(image: Tensor) -> Tensor:
+def as_tensor(image: Tensor) -> Tensor:
     return torch.as_tensor(image).as_subclass(torch.Tensor).float().contiguous()
 
 
@@ -301,7 +301,7 @@ def asked_label(label: Tensor, active: np.ndarray, count: int) -> Tensor:
     """Class indices 1..count, 0 none -> k for the k-th active class, 0 for all others; (D, H, W) int64."""
     lookup = torch.zeros(count + 1, dtype=torch.long)
     lookup[torch.from_numpy(active + 1)] = torch.arange(1, len(active) + 1)
-    return lookup[plain(label)[0].long()]
+    return lookup[as_tensor(label)[0].long()]
 
 
 def cut(

@@ -14,7 +14,7 @@ from typing import Iterable, Optional
 
 from ..annotation.strokes import MAX_PACKED, Strokes
 from ..errors import PromptSegError
-from ..files import replacing
+from ..files import atomic_write
 
 Key = tuple[str, str]  # fingerprint of the image, digest of the strokes
 _KIND = "promptseg-strokes"
@@ -46,7 +46,7 @@ def write(prompts: Path, strokes: Iterable[Strokes]) -> None:
         raise PromptSegError("{path} is in the way of what was painted; give the prompts file another name.", path=path)
     header = json.dumps([each.to_dict() for each in kept])
     content = save({str(index): each.data for index, each in enumerate(kept)}, {_KIND: header})
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 

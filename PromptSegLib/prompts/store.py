@@ -14,15 +14,16 @@ from typing import Any, Iterable, Mapping, Optional
 
 import numpy as np
 
-from ..annotation.classes import MAX_CLASSES, MAX_VALUE, ClassInfo, canonical_name, check_names, is_name, matching_name
+from ..annotation.classes import MAX_CLASSES, MAX_VALUE, canonical_name, check_names, is_name, matching_name
 from ..annotation.strokes import MAX_BYTES, MAX_PACKED, Strokes, is_sha256
 from ..errors import PromptSegError
-from ..files import replacing
+from ..files import atomic_write
 from ..imaging.intensity import IntensityRule
 from ..imaging.preprocessing import Preprocessing
-from ..network.config import MODES, NetworkConfig, outputs_of
+from ..network.config import MODES, NetworkConfig
 from ..network.methods import registry
 from . import beside
+from .class_prompts import ClassPrompts, classes_of
 from .untrusted import check_json, refuse_constant, short
 
 # 1: strokes voxel by voxel, PUNet's tokens, and what was called DVPT and EPT before they were as published.
@@ -32,25 +33,6 @@ _MAX_HEADER = 4 * 1024 * 1024
 _STROKES_OVERHEAD = 512  # bytes in the header for one image's strokes
 _STROKES_PER_CLASS = MAX_BYTES + _STROKES_OVERHEAD  # so that those of one image always fit, whatever the tokens take
 _MAX_MISSING = 64  # images whose strokes lie beside the file
-_MAX_TOKEN = 65504.0  # the largest number of half precision, in which accelerators compute
-
-
-@dataclass(frozen=True)
-class ClassPrompts:
-    """One class: how it is shown, its tensors (names and shapes as in ``NetworkConfig.prompt_shapes``), its group.
-
-    Classes of one group were tuned together and share a pass through the network, in which
-    they compete; classes of different groups never see each other. So tuning one group
-    leaves the output of every other group bit-identical.
-
-    A class that was tuned again in a new group stays behind in its old one, retired: it gives
-    no output, but its tokens keep the others' pass exactly as it was.
-    """
-
-    info: ClassInfo
-    tensors: Mapping[str, np.ndarray]
-    group: int = 0
-    retired: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,7 +214,7 @@ class Prompts:
                 "A prompts file holds at most {max_classes} classes; save fewer.", max_classes=MAX_CLASSES
             )
         content = self.to_bytes()
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
             beside.write(path, self.outside)
 
@@ -302,28 +284,7 @@ class Prompts:
         method = registry.stored_as(header.get("method_format", header["format"]), header["method"]).name
         if not is_sha256(sha256) or not is_name(backbone):
             raise ValueError("no name and SHA-256 of a backbone")
-        if not 1 <= len(header["classes"]) <= MAX_CLASSES:
-            raise ValueError(f"{len(header['classes'])} classes")
-        classes, names, values = [], set(), set()
-        outputs: dict[int, str] = {}
-        for index, entry in enumerate(header["classes"]):
-            info = ClassInfo.from_dict(entry)
-            group, retired = entry["group"], entry.get("retired", False)
-            if type(group) is not int or not 0 <= group < 2**31 or type(retired) is not bool:
-                raise ValueError("a class has no group")
-            if not retired:
-                if info.name in names or info.value in values:
-                    raise ValueError("a class name or label value is used twice")
-                names.add(info.name)
-                values.add(info.value)
-            prefix = f"{index}/"
-            found = outputs_of(name[len(prefix) :] for name in tensors if name.startswith(prefix))
-            if outputs.setdefault(group, found) != found:
-                raise ValueError("classes of one group have output tokens for other maps")
-            own = _taken(tensors, index, network.prompt_shapes(mode, method, found))
-            classes.append(ClassPrompts(info, own, group, retired))
-        if not names:
-            raise ValueError("every class is retired")
+        classes = classes_of(header["classes"], tensors, network, mode, method)
         largest = MAX_PACKED if whole else MAX_BYTES * len(classes)
         strokes = tuple(
             Strokes.from_dict(entry, tensors.pop(f"strokes/{index}"), largest)
@@ -339,7 +300,7 @@ class Prompts:
         if len(missing) > _MAX_MISSING or not all(is_sha256(image) and is_sha256(key) for image, key in missing):
             raise ValueError("its strokes beside it have no fingerprints")
         return cls(
-            tuple(classes),
+            classes,
             backbone,
             sha256,
             network,
@@ -351,19 +312,6 @@ class Prompts:
             None if intensity is None else IntensityRule.from_dict(intensity),
             missing,
         )
-
-
-def _taken(tensors: dict[str, np.ndarray], index: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Take what a class has out of a file's tensors, float32; raises ``ValueError`` for what it cannot have."""
-    own = {}
-    for name, shape in shapes.items():
-        tensor = tensors.pop(f"{index}/{name}")
-        if tensor.shape != shape or tensor.dtype not in (np.float32, np.float16):
-            raise ValueError(f"tensor {name} has the wrong shape or type")
-        if not (np.abs(tensor) <= _MAX_TOKEN).all():  # false for NaN
-            raise ValueError(f"tensor {name} holds values that are not finite or out of range")
-        own[name] = tensor.astype(np.float32)
-    return own
 
 
 def parse_classes(words: Iterable[str]) -> dict[str, int]:

@@ -7,14 +7,14 @@ from typing import Any, Callable
 
 import slicer
 
-from . import links
+from . import node_references
 from .labelmaps import BINARY, is_blank, matrix_of, voxels_of
 
 _TAGS = ("Applied", "Role", "Class", "Number")  # that follow undo and redo
 
 
 class History:
-    """Earlier states of all segments of a node: voxels, names, colours and tags.
+    """Earlier states of all segments of a node: voxels, names, colors and tags.
 
     :param states: how many are kept; the oldest go first.
     """
@@ -126,7 +126,7 @@ def _digest(segmentation_node) -> int:
     layers = {}
     for segment_id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segment_id)
-        notes = [links.tag(segmentation_node, segment_id, key) for key in _TAGS]
+        notes = [node_references.tag(segmentation_node, segment_id, key) for key in _TAGS]
         words = (segment_id, segment.GetName(), segment.GetColor(), segment.GetLabelValue(), notes)
         digest = zlib.crc32(repr(words).encode(), digest)
         labelmap = segment.GetRepresentation(BINARY)

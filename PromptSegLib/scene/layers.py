@@ -14,7 +14,7 @@ from ..imaging.geometry import nonzero_extent
 from ..inference.result import Segmentation
 from .labelmaps import BINARY, is_blank, matrix_of, scalars_of, voxels_of
 from .lattices import on_lattice, window
-from .painting import Layer
+from .segment_snapshot import Layer
 
 
 def accepted(

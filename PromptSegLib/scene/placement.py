@@ -1,6 +1,6 @@
 """Where a node's voxels lie in the world: MRML matrices (RAS) to SimpleITK geometry (LPS) and back.
 
-Matrices are (4, 4) numpy arrays that map voxel indices (i, j, k, 1) or points to RAS millimetres.
+Matrices are (4, 4) numpy arrays that map voxel indices (i, j, k, 1) or points to RAS millimeters.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def orthogonal(matrix: np.ndarray, size: Sequence[int], what: str) -> tuple[np.n
     """Spacing (3,) mm, directions (3, 3, one column per index axis) and origin (3,) mm of an index-to-point matrix.
 
     Directions are exactly orthonormal, of either handedness; what rounding has to give is shared
-    around the centre of a grid of ``size`` (i, j, k) voxels. Raises :class:`PromptSegError`, naming
+    around the center of a grid of ``size`` (i, j, k) voxels. Raises :class:`PromptSegError`, naming
     ``what``, when the axes are sheared or a spacing is zero.
     """
     axes = matrix[:3, :3]
@@ -87,8 +87,8 @@ def orthogonal(matrix: np.ndarray, size: Sequence[int], what: str) -> tuple[np.n
         )
     left, _, right = np.linalg.svd(cosines)
     direction = left @ right
-    centre = (np.asarray(size, float) - 1) / 2
-    origin = matrix[:3, 3] + axes @ centre - (direction * spacing) @ centre
+    center = (np.asarray(size, float) - 1) / 2
+    origin = matrix[:3, 3] + axes @ center - (direction * spacing) @ center
     return spacing, direction, origin
 
 

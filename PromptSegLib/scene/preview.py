@@ -9,7 +9,7 @@ import slicer
 
 from ..errors import PromptSegError
 from ..inference.result import Segmentation
-from . import links
+from . import node_references
 from .segmentations import apply_result
 
 
@@ -27,7 +27,9 @@ class Preview:
     @property
     def node(self) -> Any:
         """The ``vtkMRMLSegmentationNode`` that is shown, or None."""
-        return self._node if self._node is not None and links.alive(self._node.GetScene(), self._node) else None
+        return (
+            self._node if self._node is not None and node_references.alive(self._node.GetScene(), self._node) else None
+        )
 
     @property
     def opacity(self) -> float:
@@ -66,7 +68,7 @@ class Preview:
         except PromptSegError:
             node.SetAndObserveTransformNodeID(was_under)
             if node is not self._node:
-                links.remove(node)
+                node_references.remove(node)
             raise
         self._node = node
         segmentation = node.GetSegmentation()
@@ -102,7 +104,7 @@ class Preview:
 
     def remove(self) -> None:
         """Take the preview out of the views and the scene."""
-        links.remove(self.node)
+        node_references.remove(self.node)
         self._node = None
 
 

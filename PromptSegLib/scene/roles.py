@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from ..choice import Choice
 from ..errors import PromptSegError
-from .links import segment_of, set_tag, tag
+from .node_references import segment_of, set_tag, tag
 
-ROLES = ("tune", "background", "locked", "ignore")
 _KEY = "Role"
 
 
-def role_of(segmentation_node, segment_id: str) -> str:
-    """One of :data:`ROLES`.
+class Role(Choice):
+    TUNE = "tune"
+    BACKGROUND = "background"
+    LOCKED = "locked"
+    IGNORE = "ignore"
 
-    A segment that was given none is "background" if that is its name (in any case), else "tune".
+
+ROLES = tuple(Role)
+
+
+def role_of(segmentation_node, segment_id: str) -> Role:
+    """What a segment is.
+
+    One that was given no role is background if that is its name (in any case), else to be tuned.
     Raises :class:`PromptSegError` when the segment is missing.
     """
     role = tag(segmentation_node, segment_id, _KEY)
     if role in ROLES:
-        return role
+        return Role(role)
     name = segment_of(segmentation_node, segment_id).GetName() or ""
-    return "background" if name.strip().lower() == "background" else "tune"
+    return Role.BACKGROUND if name.strip().lower() == Role.BACKGROUND else Role.TUNE
 
 
 def set_role(segmentation_node, segment_id: str, role: str) -> None:

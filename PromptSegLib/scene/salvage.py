@@ -20,9 +20,9 @@ import slicer
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
-from . import links
+from . import node_references
 from .labelmaps import BINARY, labelmap_of
-from .painting import Painting, snapshot
+from .segment_snapshot import SegmentSnapshot, snapshot
 from .volumes import voxels_of_volume
 
 _PREFIX = "PromptSeg."
@@ -86,7 +86,7 @@ def take(segmentation_node, volume_node, prompts: bytes = b"") -> Salvage:
 
     :param volume_node: what it is drawn on; may be None.
 
-    Raises :class:`PromptSegError` as :func:`.painting.snapshot` does.
+    Raises :class:`PromptSegError` as :func:`.segment_snapshot.snapshot` does.
     """
     segmentation = segmentation_node.GetSegmentation()
     ids = list(segmentation.GetSegmentIDs())
@@ -149,11 +149,11 @@ def put_back(scene, salvage: Salvage, volume_node=None):
             segment.AddRepresentation(BINARY, labelmap_of(None, np.zeros(3), np.eye(4)))
         node.GetSegmentation().AddSegment(segment, each["id"])
         for key, text in each["tags"].items():
-            links.set_tag(node, each["id"], key, text)
+            node_references.set_tag(node, each["id"], key, text)
     for name, text in described["attributes"].items():
         node.SetAttribute(name, text)
-    if volume_node is not None and links.remembered(volume_node) is None:
-        links.remember(volume_node, node)
+    if volume_node is not None and node_references.remembered(volume_node) is None:
+        node_references.remember(volume_node, node)
     return node
 
 
@@ -177,10 +177,12 @@ def volume_for(scene, salvage: Salvage):
     return None
 
 
-def _segment(segmentation_node, segment_id: str, painting: Painting, numbers: Mapping[int, int]) -> dict[str, Any]:
+def _segment(
+    segmentation_node, segment_id: str, painting: SegmentSnapshot, numbers: Mapping[int, int]
+) -> dict[str, Any]:
     segment = segmentation_node.GetSegmentation().GetSegment(segment_id)
     layer, label = painting.segments[segment_id]
-    tags = {key: links.tag(segmentation_node, segment_id, key) for key in _TAGS}
+    tags = {key: node_references.tag(segmentation_node, segment_id, key) for key in _TAGS}
     return {
         "id": segment_id,
         "name": segment.GetName() or "",

@@ -10,7 +10,7 @@ import vtk
 from ..annotation.classes import ClassInfo, same_name
 from ..errors import PromptSegError
 from .labelmaps import BINARY
-from .links import segment_of
+from .node_references import segment_of
 from .placement import label_of
 from .roles import role_of, set_role
 

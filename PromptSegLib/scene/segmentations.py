@@ -21,10 +21,10 @@ from ..errors import PromptSegError
 from ..inference.result import Segmentation
 from .labelmaps import BINARY, is_empty, labelmap_of
 from .layers import accepted, give_way, leave_layers, renew_derived
-from .painting import look, snapshot
 from .placement import image_to_world, label_of, node_to_world, orthogonal, volume_to_world
-from .roles import role_of
+from .roles import Role, role_of
 from .segment_list import place_empty
+from .segment_snapshot import look, snapshot
 
 _SURFACE = "Closed surface"
 RESULT_TAG = "PromptSeg.Result"  # marks segments that a result made, so that the next result may replace them
@@ -47,7 +47,7 @@ class Segment:
     name: str
     color: tuple[float, float, float]
     terminology: str
-    role: str
+    role: Role
     is_empty: bool
 
 
@@ -73,9 +73,9 @@ def segments(segmentation_node) -> list[Segment]:
 
 
 def annotation_from_segmentation(segmentation_node, volume_node, roles: Mapping[str, int]) -> sitk.Image:
-    """What the user painted, as a label image: :meth:`.painting.Painting.labels` of a snapshot taken now.
+    """What the user painted, as a label image: :meth:`.segment_snapshot.SegmentSnapshot.labels` of one taken now.
 
-    Raises :class:`PromptSegError` as that and :func:`.painting.snapshot` do.
+    Raises :class:`PromptSegError` as that and :func:`.segment_snapshot.snapshot` do.
     """
     return snapshot(segmentation_node, volume_node, roles).labels(roles)
 
@@ -117,8 +117,8 @@ def apply_result(
 
     Voxels keep the labels' own grid and land at the labels' place in the world, whatever the
     transforms of volume and segmentation; the volume gives the segmentation's reference geometry.
-    A replaced segment gets new voxels and keeps its ID, name, colour, terminology and display.
-    A new one gets the class's name, colour and terminology. Other segments do not change.
+    A replaced segment gets new voxels and keeps its ID, name, color, terminology and display.
+    A new one gets the class's name, color and terminology. Other segments do not change.
 
     :param segment_ids: class name -> ID of the segment to replace; an ID that no longer exists
         is given to a new segment. Classes without one replace the segment of the same name that
@@ -156,22 +156,20 @@ def apply_result(
         leave_layers(segmentation, set(kept.values()))
         changed = give_way(segmentation, giving, layer) if giving else []
         for info in classes:
-            if info.name in kept:
-                segment = segmentation.GetSegment(kept[info.name])
-                segment.SetLabelValue(info.value)
-                segment.AddRepresentation(BINARY, layer)
-            else:
-                segment = _new_segment(info, layer)
-                if not segmentation.AddSegment(segment, targets.get(info.name, "")):
-                    raise RuntimeError(f"{what} did not accept segment '{info.name}'")
-            ids[info.name] = segmentation.GetSegmentIdBySegment(segment)
+            ids[info.name] = _write_segment(segmentation, info, targets.get(info.name, ""), layer)
         renew_derived(segmentation, [*kept.values(), *changed])
         place_empty(segmentation)
     return ids
 
 
-def _new_segment(info: ClassInfo, layer: Any) -> Any:
-    """A segment that a result made, with a class's name, color and terminology, and its voxels in a shared layer."""
+def _write_segment(segmentation, info: ClassInfo, segment_id: str, layer: Any) -> str:
+    """Give a class's segment its voxels in a shared layer, or make one, with the class's name, color and terminology;
+    returns its ID, which is ``segment_id`` where there is one."""
+    segment = segmentation.GetSegment(segment_id)
+    if segment is not None:
+        segment.SetLabelValue(info.value)
+        segment.AddRepresentation(BINARY, layer)
+        return segmentation.GetSegmentIdBySegment(segment)
     segment = slicer.vtkSegment()
     segment.SetName(info.name)
     segment.SetColor(info.color)
@@ -182,7 +180,9 @@ def _new_segment(info: ClassInfo, layer: Any) -> Any:
         segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), info.terminology)
     segment.SetLabelValue(info.value)
     segment.AddRepresentation(BINARY, layer)
-    return segment
+    if not segmentation.AddSegment(segment, segment_id):
+        raise RuntimeError(f"{segmentation} did not accept segment '{info.name}'")
+    return segmentation.GetSegmentIdBySegment(segment)
 
 
 def _targets(segmentation, result: Segmentation, segment_ids: Mapping[str, str]) -> dict[str, str]:

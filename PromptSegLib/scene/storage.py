@@ -13,7 +13,7 @@ from typing import Iterator
 import slicer
 
 from ..errors import PromptSegError
-from ..files import replacing
+from ..files import atomic_write
 from .placement import label_of
 
 
@@ -52,7 +52,7 @@ def save_segmentation(segmentation_node, path: Path) -> None:
             "{label_of} is made of surfaces; convert it to a binary labelmap first (Segmentations).",
             label_of=label_of(segmentation_node),
         )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         # A storage node of our own: the file that the user's node is tied to stays as it is.
         storage = slicer.vtkMRMLSegmentationStorageNode()
         storage.SetFileName(str(temporary))
@@ -69,7 +69,7 @@ def save_scene(scene, path: Path) -> None:
     path = Path(path).absolute()  # a scene takes no other
     if path.suffix != ".mrb":
         raise PromptSegError("Cannot save a scene as {name}; use a name that ends with .mrb.", name=path.name)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             with _staying_in_folder(), _readable_file_names(scene):
                 written = scene.WriteToMRB(str(temporary))

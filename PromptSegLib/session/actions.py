@@ -9,11 +9,12 @@ from typing import Any, Callable, Iterator, Optional, Protocol
 
 from ..errors import PromptSegError, Sentence
 from ..models import catalogue
-from ..scene import links
+from ..scene import node_references
+from ..scene.roles import Role
 from ..scene.segmentations import check_writable, segments
 from . import learned
 from .applied import current_tag
-from .view import ACTIONS, Notice
+from .view import ACTIONS, Level, Notice
 
 
 class Uncertainty(Protocol):
@@ -87,10 +88,10 @@ class Actions:
         try:
             yield
         except PromptSegError as error:
-            self.notice = Notice(str(error), "error")
+            self.notice = Notice(str(error), Level.ERROR)
         except Exception as error:  # a bug of ours must not cost the user a window that answers
             self.notice = unexpected(error)
-        if not quiet and self.notice is before and before.level == "error":
+        if not quiet and self.notice is before and before.level == Level.ERROR:
             self.notice = Notice()  # what was done now went well
         if not quiet or self.notice is not before:
             self.changed()
@@ -100,7 +101,7 @@ def unexpected(error: Exception) -> Notice:
     """What is said of a bug; the log has all of it."""
     logging.exception("PromptSeg could not do that")
     text = Sentence("Something unexpected happened ({error}); nothing is lost, see the log.", error=repr(error))
-    return Notice(text, "error")
+    return Notice(text, Level.ERROR)
 
 
 def disabled_reason(action: str, now: ActionContext) -> str:
@@ -164,9 +165,9 @@ def _no_growing(now: ActionContext) -> str:
     if not now.parameters.live or now.running or now.volume is None or now.segmentation is None:
         return "Nothing is grown now."
     painted = [each.role for each in segments(now.segmentation) if not each.is_empty]
-    if "tune" not in painted:
+    if Role.TUNE not in painted:
         return "Paint some voxels of a structure first."
-    if painted.count("tune") + painted.count("background") < 2 and not current_tag(now.segmentation):
+    if painted.count(Role.TUNE) + painted.count(Role.BACKGROUND) < 2 and not current_tag(now.segmentation):
         return "Paint some background, or another structure, too."
     return _no_host(now) or _not_there(now)
 
@@ -183,7 +184,7 @@ def _no_learning(now: ActionContext) -> str:
 def _no_tuning(now: ActionContext) -> str:
     if now.segmentation is None:
         return "Choose or create a segmentation and paint some voxels first."
-    tuned = [each for each in segments(now.segmentation) if each.role == "tune"]
+    tuned = [each for each in segments(now.segmentation) if each.role == Role.TUNE]
     if not tuned:
         return "Add a segment and paint some voxels of a structure first."
     if all(each.is_empty for each in tuned) and not current_tag(now.segmentation) and not now.parameters.examples:
@@ -195,7 +196,7 @@ def _not_there(now: ActionContext) -> str:
     """Why the segmentation cannot take a result of the volume."""
     try:
         check_writable(now.segmentation, now.volume)
-        if not links.same_place(now.volume, now.segmentation):
+        if not node_references.same_place(now.volume, now.segmentation):
             return "The segmentation lies outside the volume; choose the segmentation of this volume."
     except PromptSegError as error:
         return str(error)

@@ -10,7 +10,7 @@ from typing import Iterable, Mapping, Optional, Sequence
 import SimpleITK as sitk
 
 from ..prompts.store import Prompts
-from ..scene import links, memory
+from ..scene import node_references, stored_results
 from ..scene.placement import label_of
 
 TAG = "Applied"
@@ -37,7 +37,7 @@ class AppliedResult:
 
     def packed(self) -> AppliedResult:
         """With its texts; for any thread."""
-        return replace(self, texts={key: memory.packed(image) for key, image in self.images.items()})
+        return replace(self, texts={key: stored_results.packed(image) for key, image in self.images.items()})
 
 
 class AppliedResults:
@@ -45,7 +45,7 @@ class AppliedResults:
 
     def __init__(self) -> None:
         self._results: OrderedDict[str, AppliedResult] = OrderedDict()
-        self._places: dict[str, memory.Place] = {}
+        self._places: dict[str, stored_results.Place] = {}
 
     @staticmethod
     def new_tag() -> str:
@@ -63,7 +63,7 @@ class AppliedResults:
         if not tag:
             return None
         if tag not in self._results:
-            kept = memory.read_memory(segmentation_node)
+            kept = stored_results.read_memory(segmentation_node)
             if segmentation_node.GetAttribute(_ATTRIBUTE) != tag or "applied" not in kept.images:
                 return None
             strokes = kept.images.get("strokes")
@@ -84,18 +84,20 @@ class AppliedResults:
         if segmentation_node.GetAttribute(_ATTRIBUTE) == tag:
             return
         result = self._results[tag]
-        memory.write_memory(segmentation_node, result.images, result.texts, self._places[tag])
+        stored_results.write_memory(segmentation_node, result.images, result.texts, self._places[tag])
         segmentation_node.SetAttribute(_ATTRIBUTE, tag)
 
     def _follow(self, tag: str, segmentation_node) -> None:
         """Move a result's images, which lie in the world, with the segmentation when its transform changed."""
         known = segmentation_node.GetSegmentation().GetSegmentIDs()
-        ids = [each for each in known if links.tag(segmentation_node, each, TAG) == tag]
-        place = memory.Place.of(segmentation_node, ids)
+        ids = [each for each in known if node_references.tag(segmentation_node, each, TAG) == tag]
+        place = stored_results.Place.of(segmentation_node, ids)
         before = self._places.setdefault(tag, place)
         if before.moved_to(place):
             result, what = self._results[tag], label_of(segmentation_node)
-            applied, strokes = (memory.moved(each, before, place, what) for each in (result.applied, result.strokes))
+            applied, strokes = (
+                stored_results.moved(each, before, place, what) for each in (result.applied, result.strokes)
+            )
             self._results[tag] = replace(result, applied=applied, strokes=strokes)
         self._places[tag] = place
 
@@ -117,7 +119,7 @@ def _tagged(segmentation_node) -> Sequence[str]:
 def current_tag(segmentation_node) -> str:
     """The tag of the last result that was applied and not undone; "" where there is none."""
     for segment_id in _tagged(segmentation_node):
-        tag = links.tag(segmentation_node, segment_id, TAG)
+        tag = node_references.tag(segmentation_node, segment_id, TAG)
         if tag:
             return tag
     return ""
@@ -139,7 +141,7 @@ def numbers(segmentation_node) -> dict[str, int]:
     """Segment ID -> the number of its class, for segments that have one; of copies, the first has it."""
     found: dict[str, int] = {}
     for segment_id in _tagged(segmentation_node):
-        number = _number(links.tag(segmentation_node, segment_id, NUMBER))
+        number = _number(node_references.tag(segmentation_node, segment_id, NUMBER))
         if number is not None and number not in found.values():
             found[segment_id] = number
     return found

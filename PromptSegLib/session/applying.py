@@ -13,9 +13,10 @@ from ..errors import PromptSegError, Sentence
 from ..imaging.geometry import Grid
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
-from ..scene import links, painting, prompt_nodes
+from ..scene import node_references, prompt_nodes, segment_snapshot
 from ..scene.lattices import cropped
 from ..scene.placement import label_of
+from ..scene.roles import Role
 from ..scene.segmentations import apply_result, check_writable, segments, show_surfaces
 from ..scene.storage import spoils_scene
 from ..scene.volumes import voxels_of_volume
@@ -24,7 +25,7 @@ from .applied import CLASS, NUMBER, TAG, AppliedResult, AppliedResults, note_num
 from .job import ActiveJob, Job, JobKind
 from .job_requests import Request
 from .undo import UndoHistory
-from .view import Notice
+from .view import Level, Notice
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Writer:
             result = _called_as_now(result, segmentation)
         ids, classes, lost = _places(segmentation, result)
         protect, overwrite = self._neighbors(segmentation, ids)
-        now = painting.snapshot(segmentation, job.volume, ids.values())
+        now = segment_snapshot.snapshot(segmentation, job.volume, ids.values())
         self._history.of(segmentation).save()
         labels = replace(result.shown, classes=classes)
         made = apply_result(segmentation, job.volume, labels, segment_ids=ids, protect=protect, overwrite=overwrite)
@@ -93,21 +94,21 @@ class Writer:
         return _told(result, segmentation, made, [*lost, *(info.name for info in classes if info.name not in made)])
 
     def _segmentation_for(self, job: Job) -> Any:
-        if not links.alive(self._scene, job.volume):
+        if not node_references.alive(self._scene, job.volume):
             raise PromptSegError("The volume was removed; the result cannot be applied.")
         if job.segmentation is None:  # nobody needed one so far
-            made = links.new_segmentation(self._scene, job.volume, f"{job.volume.GetName()} segmentation")
-            links.remember(job.volume, made)
+            made = node_references.new_segmentation(self._scene, job.volume, f"{job.volume.GetName()} segmentation")
+            node_references.remember(job.volume, made)
             return made
-        if not links.alive(self._scene, job.segmentation):
+        if not node_references.alive(self._scene, job.segmentation):
             raise PromptSegError("The segmentation was removed; the result cannot be applied.")
         return job.segmentation
 
     def _neighbors(self, segmentation: Any, ids: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """IDs of the segments that keep their voxels, and of those from which voxels are taken."""
         here = segments(segmentation)
-        locked = [each.id for each in here if each.role == "locked"]
-        others = [each.id for each in here if each.id not in ids.values() and each.role in ("tune", "ignore")]
+        locked = [each.id for each in here if each.role == Role.LOCKED]
+        others = [each.id for each in here if each.id not in ids.values() and each.role in (Role.TUNE, Role.IGNORE)]
         policy = self._parameters.overlap
         return [*locked, *(others if policy == "keep" else [])], others if policy == "overwrite" else []
 
@@ -118,14 +119,14 @@ class Writer:
         before, taken = self._applied.of(segmentation), _numbered(segmentation, request.numbers, made)
         note_numbers(segmentation, taken.values())
         for name, segment_id in made.items():
-            links.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))
-            links.set_tag(segmentation, segment_id, CLASS, name)
+            node_references.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))
+            node_references.set_tag(segmentation, segment_id, CLASS, name)
         names = {number: name for name, number in request.numbers.items()}
         for segment_id, number in taken.items():
-            links.set_tag(segmentation, segment_id, TAG, tag)
+            node_references.set_tag(segmentation, segment_id, TAG, tag)
             # What the prompts call it, also where it was not tuned now.
             if job.kind is JobKind.TUNE and number in names:
-                links.set_tag(segmentation, segment_id, CLASS, names[number])
+                node_references.set_tag(segmentation, segment_id, CLASS, names[number])
         # Prompts that were tuned here stay those to go on with, whatever others segment.
         kept = prompts.current(segmentation) if before and before.prompts is not None else None
         if result.prompts is not None and job.kind is JobKind.TUNE:
@@ -134,7 +135,7 @@ class Writer:
         elif result.prompts is not None and prompts.current(segmentation) is None:
             shared = prompts.link(self._scene, segmentation, job.prompts_key)
             kept = result.prompts if shared else kept
-        painted = painting.snapshot(segmentation, job.volume, list(taken))
+        painted = segment_snapshot.snapshot(segmentation, job.volume, list(taken))
         strokes = request.known.strokes if request.known is not None else None
 
         def work() -> AppliedResult:
@@ -155,7 +156,7 @@ def _places(segmentation: Any, result: Result) -> tuple[dict[str, str], tuple[Cl
     ids = {name: each for name, each in wanted.items() if each in here}
     lost = [name for name, each in wanted.items() if each not in here]
     # A segment that is no structure any more is not the place for one.
-    kept = {each.name for each in here.values() if each.role in ("background", "ignore")}
+    kept = {each.name for each in here.values() if each.role in (Role.BACKGROUND, Role.IGNORE)}
     lost += [info.name for info in result.shown.classes if info.name in kept and info.name not in wanted]
     classes = tuple(info for info in result.shown.classes if info.name not in lost)
     if not classes:
@@ -182,7 +183,7 @@ def _told(result: Result, segmentation: Any, made: Mapping[str, str], left_out: 
             written=written or "nothing",
             without=", ".join(left_out),
         )
-        return Notice(text, "warning")
+        return Notice(text, Level.WARNING)
     again = "Retune" if prompt_nodes.linked(segmentation) is not None else "Tune prompts"
     return Notice(
         Sentence("Applied {written}. Paint or erase where it is wrong, then {again}.", written=written, again=again)
@@ -239,7 +240,7 @@ def _numbered(segmentation: Any, given: Mapping[str, int], made: Mapping[str, st
     return taken
 
 
-def repainted(then: painting.Painting, now: painting.Painting) -> list[str]:
+def repainted(then: segment_snapshot.SegmentSnapshot, now: segment_snapshot.SegmentSnapshot) -> list[str]:
     """IDs of the segments of ``now`` that are not what they were."""
     same: dict[tuple[int, int], bool] = {}
     found = []
@@ -261,8 +262,8 @@ def repainted(then: painting.Painting, now: painting.Painting) -> list[str]:
 def repaint(
     segmentation: Any,
     volume: Any,
-    then: painting.Painting,
-    now: painting.Painting,
+    then: segment_snapshot.SegmentSnapshot,
+    now: segment_snapshot.SegmentSnapshot,
     classes: Sequence[ClassInfo],
     ids: Mapping[str, str],
 ) -> None:
@@ -274,7 +275,7 @@ def repaint(
     if not any(ids.get(info.name) in changed for info in classes):
         return
     grid: Grid = voxels_of_volume(volume).grid
-    applied = painting.snapshot(segmentation, volume, ids.values())
+    applied = segment_snapshot.snapshot(segmentation, volume, ids.values())
     labels = np.zeros(grid.shape, np.uint16)
     for info in classes:
         labels[applied.masks([ids[info.name]], grid)[ids[info.name]]] = info.value

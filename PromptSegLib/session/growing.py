@@ -17,8 +17,8 @@ from .inputs import Inputs
 from .job import ActiveJob, Future, Job, JobKind, State, StateMachine
 from .job_inputs import Plan, image_of, plan_tuning
 from .job_requests import Request, growing_of
-from .results import Results
-from .view import Notice
+from .results import Results, Shows
+from .view import Level, Notice
 
 _ENDS = ("done", "cancelled", "refused", "failed")
 
@@ -65,13 +65,13 @@ class Growing:
     def begin(self) -> None:
         """Begin to grow what is painted; prompts and further examples have nothing to do with it."""
         volume, segmentation = self._inputs.volume, self._inputs.segmentation
-        self._results.finish()
+        self._results.background.finish()
         result = self._results.applied.of(segmentation)
         result = replace(result, prompts=None) if result is not None else None
         try:
             plan = plan_tuning(self._parameters, volume, segmentation, result, ())
         except PromptSegError as error:
-            self._actions.notice = Notice(str(error), "warning")
+            self._actions.notice = Notice(str(error), Level.WARNING)
             return
         job = Job.of(JobKind.GROW, volume, segmentation, plan.parts[0])
         self._machine.to(State.GROWING)
@@ -82,7 +82,7 @@ class Growing:
         try:
             self._send()
         except PromptSegError as error:
-            self._actions.notice = Notice(str(error), "warning")
+            self._actions.notice = Notice(str(error), Level.WARNING)
         self._prepare_at_last()
 
     def take(self, worker: Carrier, event: Event) -> None:
@@ -99,7 +99,7 @@ class Growing:
         if event.kind in ("preview", "done"):
             self._show(active, event)
         elif event.kind in ("refused", "failed", GONE) and event.message:
-            self._actions.notice = Notice(event.message, "warning")
+            self._actions.notice = Notice(event.message, Level.WARNING)
         self._prepare_at_last()
 
     def stop(self) -> None:
@@ -119,7 +119,7 @@ class Growing:
     def drop(self) -> None:
         """Forget what was grown, and what is growing."""
         self.stop()
-        if self._results.shows == "grown":
+        if self._results.shows is Shows.GROWN:
             self._results.drop()
             self._actions.changed()
 
@@ -154,7 +154,7 @@ class Growing:
         self._engine.device = str(event.values.get("device", self._engine.device))
         arrived = self._results.arrive(active, segmentation_of(event), None, event.kind == "done")
         before = self._actions.notice
-        self._actions.notice = arrived or (before if before.level == "error" else Notice())  # what it told is past
+        self._actions.notice = arrived or (before if before.level == Level.ERROR else Notice())  # what it told is past
         self._actions.changed()
 
     def _prepare_at_last(self) -> None:

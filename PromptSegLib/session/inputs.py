@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Sequence
 
 from ..errors import PromptSegError
-from ..scene import links, memory, prompt_nodes
+from ..scene import node_references, prompt_nodes, stored_results
 from ..scene.segment_list import add_background
 from .actions import Actions
 from .view import Notice
@@ -26,17 +26,19 @@ class Inputs:
     @property
     def volume(self) -> Any:
         volume = self._parameters.volume
-        return volume if links.alive(self._scene, volume) else None
+        return volume if node_references.alive(self._scene, volume) else None
 
     @property
     def segmentation(self) -> Any:
         segmentation = self._parameters.segmentation
-        return segmentation if links.alive(self._scene, segmentation) else None
+        return segmentation if node_references.alive(self._scene, segmentation) else None
 
     @property
     def examples(self) -> list[tuple[Any, Any]]:
         """Further volumes that teach, with their segmentations."""
-        pairs = [(volume, links.remembered(volume)) for volume in self._parameters.examples if volume is not None]
+        pairs = [
+            (volume, node_references.remembered(volume)) for volume in self._parameters.examples if volume is not None
+        ]
         return [(one, other) for one, other in pairs if other is not None and one is not self.volume]
 
     def choose_volume(self, volume: Any) -> None:
@@ -46,9 +48,9 @@ class Inputs:
             before = self.volume
             self._parameters.volume = volume
             if volume is not None:
-                own = links.remembered(volume)
+                own = node_references.remembered(volume)
                 # What belongs to the volume before is not for this one.
-                foreign = before is not None and links.remembered(before) is self.segmentation
+                foreign = before is not None and node_references.remembered(before) is self.segmentation
                 if own is not None or (foreign and before is not volume):
                     self._parameters.segmentation = own
             self._arrive()
@@ -59,14 +61,16 @@ class Inputs:
             self._leave()
             self._parameters.segmentation = segmentation
             if self.volume is not None and segmentation is not None:
-                links.remember(self.volume, segmentation)
+                node_references.remember(self.volume, segmentation)
             self._arrive()
 
     def ensure_segmentation(self) -> Any:
         """The segmentation to paint in; a new one on the volume where there is none."""
         with self._actions.doing():
             if self.segmentation is None and self.volume is not None:
-                made = links.new_segmentation(self._scene, self.volume, f"{self.volume.GetName()} segmentation")
+                made = node_references.new_segmentation(
+                    self._scene, self.volume, f"{self.volume.GetName()} segmentation"
+                )
                 add_background(made)
                 self.choose_segmentation(made)
         return self.segmentation
@@ -74,7 +78,7 @@ class Inputs:
     def add_example(self, volume: Any) -> None:
         """Let another volume with a segmentation of its own (same segment names) teach, too."""
         with self._actions.doing():
-            if volume is None or links.remembered(volume) is None:
+            if volume is None or node_references.remembered(volume) is None:
                 raise PromptSegError("That volume has no segmentation of its own yet; choose it above and paint first.")
             if volume is self.volume:
                 raise PromptSegError("The current volume is an example already; choose another one.")
@@ -95,7 +99,7 @@ class SceneWatch:
 
     def __init__(self, scene: Any, owned: Sequence[Any], actions: Actions):
         self._scene, self._owned, self._actions = scene, owned, actions
-        self.end = links.watch(scene, self._removed, self._closing, actions.changed, self._renew)
+        self.end = node_references.watch(scene, self._removed, self._closing, actions.changed, self._renew)
         self._renew()
 
     def _removed(self, node: Any) -> None:
@@ -111,5 +115,5 @@ class SceneWatch:
     def _renew(self) -> None:
         """What an earlier version kept in the scene, as this one does: hidden nodes can spoil a saved scene."""
         with self._actions.doing(quiet=True):
-            memory.renew(self._scene)
+            stored_results.renew(self._scene)
             prompt_nodes.renew(self._scene)

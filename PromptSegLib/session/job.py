@@ -12,14 +12,14 @@ from typing import Any, Callable, Generic, Mapping, Optional, TypeVar
 
 from ..errors import Sentence
 from ..prompts.store import Prompts
-from ..scene.painting import Painting
+from ..scene.segment_snapshot import SegmentSnapshot
 from ..worker import contract
 from ..worker.carrier import Carrier
 from .applied import current_tag
 from .job_inputs import Part
 from .job_requests import Request
 from .pace import Pace
-from .view import Notice
+from .view import Level, Notice
 
 Result = TypeVar("Result")
 
@@ -149,7 +149,7 @@ class Job:
     volume: Any
     segmentation: Any
     image_key: str
-    painting: Painting
+    painting: SegmentSnapshot
     tag: str
     direct: bool = False
     prompts: Optional[Prompts] = None
@@ -208,7 +208,7 @@ class ActiveJob:
     def told(self, text: str) -> Notice:
         """What to say at its end."""
         more = [*(self.request.notes if self.request is not None else ()), *([self.note] if self.note else [])]
-        return Notice(" ".join([text, *more]), "warning") if more else Notice(text)
+        return Notice(" ".join([text, *more]), Level.WARNING) if more else Notice(text)
 
     def _smooth(self, name: str, value: float) -> float:
         """A running mean: a step looks at one crop, and crops differ more than steps do."""

@@ -8,10 +8,11 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 
 from ..annotation.classes import ClassInfo, check_names, is_name, matching_name
-from ..annotation.partial_labels import PartialLabels, compose
+from ..annotation.partial_labels import PartialLabels, Unpainted, compose
 from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
-from ..scene import painting
+from ..scene import segment_snapshot
+from ..scene.roles import Role
 from ..scene.segmentations import Segment, segments
 from ..scene.volumes import modality_of_volume, voxels_of_volume
 from ..worker.client import Sent
@@ -33,7 +34,7 @@ class Part:
 
     name: str
     image: Sent
-    painted: painting.Painting
+    painted: segment_snapshot.SegmentSnapshot
     classes: dict[str, int]
     names: dict[int, str]
     background: list[str]
@@ -64,7 +65,7 @@ class Plan:
 
     parts: list[Part]
     settings: dict[str, Any]
-    unpainted: str = "unknown"
+    unpainted: str = Unpainted.UNKNOWN
     start: Optional[Prompts] = None
     prompts: Optional[Prompts] = None
     infos: dict[str, ClassInfo] = field(default_factory=dict)
@@ -154,13 +155,13 @@ def _alike(volume, segmentation, names: Sequence[str]) -> tuple[dict[str, Segmen
 
 def _tuned(segmentation) -> list[Segment]:
     """The segments with the role ``tune``."""
-    return [each for each in segments(segmentation) if each.role == "tune"]
+    return [each for each in segments(segmentation) if each.role == Role.TUNE]
 
 
 def _part(volume, segmentation, result: Optional[AppliedResult], tuned: Mapping[str, Segment]) -> Part:
     image = image_of(volume)
     if segmentation is None:
-        nothing = painting.Painting("", np.eye(4), {})
+        nothing = segment_snapshot.SegmentSnapshot("", np.eye(4), {})
         return Part(volume.GetName() or "volume", image, nothing, {}, {}, [], None)
     known = numbers(segmentation)
     free = next_number(segmentation)
@@ -170,8 +171,8 @@ def _part(volume, segmentation, result: Optional[AppliedResult], tuned: Mapping[
             classes[segment_id] = known[segment_id]
         else:
             classes[segment_id], free = free, free + 1
-    background = [each.id for each in segments(segmentation) if each.role == "background"]
-    painted = painting.snapshot(segmentation, volume, [*tuned, *background])
+    background = [each.id for each in segments(segmentation) if each.role == Role.BACKGROUND]
+    painted = segment_snapshot.snapshot(segmentation, volume, [*tuned, *background])
     names = {number: tuned[each].name for each, number in classes.items()}
     return Part(volume.GetName() or "volume", image, painted, classes, names, background, result)
 

@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..annotation.partial_labels import PartialLabels, annotation_of, class_of, contradicted
+from ..annotation.partial_labels import PartialLabels, Unpainted, annotation_of, class_of, contradicted
 from ..errors import PromptSegError, Sentence
 from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
@@ -70,7 +70,7 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
     examples = []
     for part, each in zip(parts, known):
         own = {number: values[name] for number, name in part.names.items() if name in values}
-        complete = plan.unpainted == "volume"
+        complete = plan.unpainted == Unpainted.VOLUME
         examples.append(_annotated(part.image, part.name, each.codes, own, taken, complete))
     again = start is not None and all(name in start.names for name in names)
     accepted, applied = None, _applied(main)
@@ -110,7 +110,7 @@ def growing_of(plan: Plan) -> Optional[Request]:
         raise PromptSegError("Nothing is painted in the segments to tune; paint some voxels of a structure.")
     values = _values(part.names.values(), None)
     own = {number: values[name] for number, name in part.names.items() if name in names}
-    complete = plan.unpainted == "volume"
+    complete = plan.unpainted == Unpainted.VOLUME
     example = _annotated(part.image, part.name, known.codes, own, list(values.values()), complete)
     applied = _applied(part)
     if applied is not None and not contradicted(known.codes, applied):
@@ -134,7 +134,7 @@ def learning_of(plan: Plan, common: Mapping[str, Any]) -> Request:
 
     :param common: the model and the device.
     """
-    known = [part.compose("volume") for part in plan.parts]
+    known = [part.compose(Unpainted.VOLUME) for part in plan.parts]
     taught = {name for part, each in zip(plan.parts, known) for name in part.taught(each)}
     names = [name for name in plan.parts[0].names.values() if name in taught]
     values = {name: value for value, name in enumerate(names, 1)}
@@ -224,7 +224,7 @@ def _with_companions(wanted: list[str], held: Mapping[str, int], start: Optional
 def _segmenting(plan: Plan, common: Mapping[str, Any]) -> Request:
     part, prompts = plan.parts[0], plan.prompts
     assert prompts is not None
-    known = part.compose("unknown") if part.any(part.classes) else None
+    known = part.compose(Unpainted.UNKNOWN) if part.any(part.classes) else None
     strokes = None
     if known is not None:
         own = {number: prompts.values[name] for number, name in part.names.items() if name in prompts.values}
@@ -249,6 +249,6 @@ def _annotated(
 
     :param values: number of a class -> its value in the annotation.
     """
-    annotation, background, barred = annotation_of(codes, values, taken)
+    annotation, background, excluded = annotation_of(codes, values, taken)
     voxels = sitk.GetArrayFromImage(annotation)
-    return contract.Annotated(image.key, Grid.of(annotation), voxels, background, complete, barred, name)
+    return contract.Annotated(image.key, Grid.of(annotation), voxels, background, complete, excluded, name)

@@ -6,7 +6,10 @@ from typing import Any, Optional
 
 from ..errors import Sentence
 from ..prompts.store import Prompts
-from ..prompts.teachers import agreement_elsewhere, examples_of
+from ..prompts.teachers import agreement_elsewhere, examples_of, taught_by
+from ..scene import prompt_nodes
+from ..worker.client import Event
+from ..worker.contract import Taught
 from .applied import current_tag
 
 ROLE = "PromptSegLearned"  # of the reference from a segmentation
@@ -26,6 +29,27 @@ def is_learned(segmentation: Any) -> bool:
     """Whether there are prompts for other volumes that were tuned on what is applied now."""
     node = node_of(segmentation)
     return node is not None and node.GetAttribute(TAG) == current_tag(segmentation)
+
+
+def taken(scene: Any, segmentation: Any, tag: str, event: Event) -> list[str]:
+    """Put prompts for other volumes that came into the scene, in place of those tuned on an earlier result; gives what
+    to say of them, with their notes.
+
+    :param tag: of the result that they were tuned on.
+    """
+    prompts, node = Taught.unpack(event.values, event.arrays).prompts, node_of(segmentation)
+    if node is None:
+        node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} for other volumes")
+        segmentation.SetNodeReferenceID(ROLE, node.GetID())
+    else:
+        prompt_nodes.update_prompts(node, prompts)
+    note(node, prompts, tag)
+    text = Sentence(
+        "'{node}' have learned from {examples}; segment other volumes with them.",
+        node=node.GetName(),
+        examples=taught_by(prompts),
+    )
+    return [text, *event.values.get("notes", [])]
 
 
 def note(node: Any, prompts: Prompts, tag: str) -> None:

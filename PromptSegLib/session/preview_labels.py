@@ -14,7 +14,7 @@ from ..imaging.geometry import Grid, resample
 from ..inference.result import Segmentation
 
 ADDED, REMOVED = "added, not corrected by you", "removed, not corrected by you"
-_COLORS = {ADDED: (0.0, 0.62, 0.45), REMOVED: (0.84, 0.37, 0.0)}  # told apart by colour-blind readers
+_COLORS = {ADDED: (0.0, 0.62, 0.45), REMOVED: (0.84, 0.37, 0.0)}  # told apart by color-blind readers
 
 
 def with_differences(result: Segmentation, before: sitk.Image) -> Segmentation:

@@ -14,9 +14,9 @@ from ..errors import PromptSegError, Sentence
 from ..models import catalogue
 from ..prompts import beside
 from ..prompts.store import Prompts
-from ..scene import links, prompt_nodes
+from ..scene import node_references, prompt_nodes
+from ..scene.roles import Role
 from ..scene.segmentations import Segment, segments
-from . import learned
 from .actions import Actions
 from .applied import CLASS, numbers
 from .view import Notice, PromptsRow
@@ -61,7 +61,7 @@ class PromptsList:
     def delete(self, key: str) -> None:
         """Take prompts out of the scene."""
         with self._actions.doing():
-            links.remove(node_of(self._scene, key))
+            node_references.remove(node_of(self._scene, key))
             self._actions.notice = Notice("Deleted the prompts; segments that they made stay.")
 
     def fitting(self, key: str) -> Prompts:
@@ -207,21 +207,6 @@ def _hash(path: str, changed: int) -> str:
     return catalogue.sha256_of(Path(path))
 
 
-def keep_learned(scene: Any, segmentation: Any, prompts: Prompts, tag: str) -> Any:
-    """Put prompts for other volumes into the scene, in place of those tuned on an earlier result; gives their node.
-
-    :param tag: of the result that they were tuned on.
-    """
-    node = learned.node_of(segmentation)
-    if node is None:
-        node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} for other volumes")
-        segmentation.SetNodeReferenceID(learned.ROLE, node.GetID())
-    else:
-        prompt_nodes.update_prompts(node, prompts)
-    learned.note(node, prompts, tag)
-    return node
-
-
 def called_as_now(prompts: Prompts, segmentation: Any, tuned: Iterable[Segment]) -> Prompts:
     """The prompts with the classes of renamed segments renamed."""
     return with_names(prompts, _renamed(prompts.names, segmentation, list(tuned)))
@@ -239,7 +224,7 @@ def _renamed(names: Sequence[str], segmentation: Any, tuned: Sequence[Segment]) 
     new: dict[str, str] = {}
     own = numbers(segmentation)
     for each in tuned:
-        before = links.tag(segmentation, each.id, CLASS) if each.id in own else ""
+        before = node_references.tag(segmentation, each.id, CLASS) if each.id in own else ""
         if before and before != each.name and before in names:
             new[before] = each.name
     # A new segment that is called as a class goes on with it.
@@ -288,7 +273,7 @@ def up_to_date(prompts: Prompts, segmentation: Any) -> Prompts:
 
 def _to_be_named(segmentation: Any) -> list[Segment]:
     """The segments that classes are called as; none where their names are no names."""
-    tuned = [each for each in segments(segmentation) if each.role == "tune"]
+    tuned = [each for each in segments(segmentation) if each.role == Role.TUNE]
     try:
         check_names([each.name for each in tuned])
     except PromptSegError:

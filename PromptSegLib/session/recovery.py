@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from ..errors import PromptSegError
-from ..files import replacing
+from ..files import atomic_write
 
 FOLDER_VARIABLE = "PROMPTSEG_RECOVERY"
 _SUFFIX = ".salvage"
@@ -156,7 +156,7 @@ class Recovery:
             oldest = next(iter(sizes))
             del sizes[oldest]
             self._remove(oldest)
-        with replacing(self._own.file(key)) as temporary:
+        with atomic_write(self._own.file(key)) as temporary:
             temporary.write_bytes(content)
         self._order = [*(each for each in self._order if each != key), key]
 

@@ -7,24 +7,40 @@ from typing import Any, Callable, Optional
 
 import SimpleITK as sitk
 
+from ..choice import Choice
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
-from ..scene import links
-from ..scene.looking import center_3d
+from ..scene import node_references
 from ..scene.preview import Preview
 from ..scene.segmentations import segments, show_surfaces
+from ..scene.slice_views import center_3d
 from . import prompts as prompts_list
 from .actions import Actions
 from .applied import AppliedResult, AppliedResults, current_tag
 from .applying import Result, Writer
-from .job import ActiveJob, Future, JobKind
+from .background import Background
+from .job import ActiveJob, JobKind
 from .preview_labels import stroke_constraints, with_differences
 from .undo import UndoHistory
 from .view import Notice
 
-# What a preview is, a few words, by what it shows.
-WORDS = {"": "", "grown": "Grown from strokes; Tune prompts refines it", "early": "Preview", "final": "Result"}
+
+class Shows(Choice):
+    """What a preview shows: nothing, regions grown from strokes, a tuning on its way, a result."""
+
+    NOTHING = ""
+    GROWN = "grown"
+    EARLY = "early"
+    FINAL = "final"
+
+
+WORDS = {  # what a preview is, a few words
+    Shows.NOTHING: "",
+    Shows.GROWN: "Grown from strokes; Tune prompts refines it",
+    Shows.EARLY: "Preview",
+    Shows.FINAL: "Result",
+}
 
 
 class Results:
@@ -32,6 +48,7 @@ class Results:
 
     :ivar result: what waits for Apply or Discard, grown from strokes, early or final; None for nothing.
     :ivar applied: what was applied to segmentations.
+    :ivar background: cleans results up, and makes what is remembered of those that were applied.
     :param on_applied: hears of a segmentation and its volume when what was applied is remembered.
     """
 
@@ -46,9 +63,9 @@ class Results:
     ):
         self._scene, self._parameters, self._actions = scene, parameters, actions
         self._on_applied, self.applied = on_applied, applied
+        self.background = Background()
         self._writer = Writer(scene, parameters, history, applied, self._remember)
         self._preview = Preview()
-        self._future: Optional[tuple[Future, Callable[[Any], Optional[Notice]]]] = None
         self._wanted: Optional[Result] = None  # what a thread cleans up
         self._parked: dict[str, Result] = {}  # by the ID of their segmentation
         self.result: Optional[Result] = None
@@ -59,39 +76,28 @@ class Results:
         return self.result.shown if self.result is not None else None
 
     @property
-    def shows(self) -> str:
-        """Of the preview: ``grown``, ``early`` (a tuning is still at it) or ``final``; "" without one."""
+    def shows(self) -> Shows:
+        """What the preview is."""
         if self.result is None:
-            return ""
-        return "grown" if self.result.job.kind is JobKind.GROW else "final" if self.result.final else "early"
+            return Shows.NOTHING
+        if self.result.job.kind is JobKind.GROW:
+            return Shows.GROWN
+        return Shows.FINAL if self.result.final else Shows.EARLY
 
     @property
     def remarks(self) -> str:
         """On what the preview shows: how good it is as far as that can be told, what is unusual; "" for none."""
-        if self.result is None or self.shows == "final":  # these were said when it came
+        if self.result is None or self.shows is Shows.FINAL:  # these were said when it came
             return ""
         return " ".join(self.result.raw.notes)
 
     def before(self, segmentation: Any) -> Optional[AppliedResult]:
         """What was applied to a segmentation last, with the prompts that it goes on with; None for nothing."""
-        self.finish()
+        self.background.finish()
         result = self.applied.of(segmentation)
         if result is not None and result.prompts is None:
             result = replace(result, prompts=prompts_list.current(segmentation))
         return result
-
-    @property
-    def working(self) -> bool:
-        """Whether a thread is at something that :meth:`poll` will take up."""
-        return self._future is not None
-
-    def poll(self) -> Optional[Notice]:
-        """Take up what a thread has finished; gives a notice when there is something to say."""
-        if self._future is None or not self._future[0].done:
-            return None
-        future, then = self._future
-        self._future = None
-        return then(future.result())
 
     def arrive(
         self,
@@ -144,7 +150,7 @@ class Results:
     def _turn_views(self) -> None:
         """Turn the 3D views to what they are to show; once: later, the user has turned them as he wants."""
         segmentation, there = self._parameters.segmentation, self._preview.node
-        if there is None and links.alive(self._scene, segmentation) and segments(segmentation):
+        if there is None and node_references.alive(self._scene, segmentation) and segments(segmentation):
             show_surfaces(segmentation)
             there = segmentation
         if there is not None:
@@ -155,13 +161,13 @@ class Results:
         made = self.result.job.made if self.result is not None else None
         self.result = self._wanted = None
         self._preview.remove()
-        if links.alive(self._scene, made) and not segments(made):
-            links.remove(made)
+        if node_references.alive(self._scene, made) and not segments(made):
+            node_references.remove(made)
 
     def park(self) -> bool:
         """Let the result wait while its segmentation is not looked at; whether there is one."""
         result = self.result or self._wanted
-        if result is not None and links.alive(self._scene, result.job.segmentation):
+        if result is not None and node_references.alive(self._scene, result.job.segmentation):
             self._parked[result.job.segmentation.GetID()] = result
         self.result = self._wanted = None
         self._preview.remove()
@@ -170,7 +176,7 @@ class Results:
     def unpark(self, volume: Any, segmentation: Any) -> Optional[Notice]:
         """Show the result that waits for a segmentation, if any; gives what is to be said."""
         result = self._parked.pop(segmentation.GetID(), None) if segmentation is not None else None
-        if result is None or not links.alive(self._scene, result.job.volume):
+        if result is None or not node_references.alive(self._scene, result.job.volume):
             return None
         if result.job.volume is not volume:  # the segmentation of another volume
             self._parked[segmentation.GetID()] = result
@@ -190,16 +196,9 @@ class Results:
         if self.result is not None and self.result.job.is_about(node):
             self.drop()
 
-    def finish(self) -> None:
-        """Wait for what a thread is still at; it is never long."""
-        if self._future is not None:
-            future, then = self._future
-            self._future = None
-            then(future.result())
-
     def closing(self) -> None:
         """Drop the result, and whatever a thread is at: the scene is going."""
-        self._future = None
+        self.background.drop()
         self._parked.clear()
         self.drop()
 
@@ -237,26 +236,27 @@ class Results:
         def then(labels: sitk.Image) -> Optional[Notice]:
             if job.direct:  # nobody looks at it, so nobody has turned away from it
                 return self._show(replace(result, shown=replace(raw, labels=labels)))
-            there = links.alive(self._scene, job.volume) and links.alive(self._scene, job.segmentation)
+            there = node_references.alive(self._scene, job.volume) and node_references.alive(
+                self._scene, job.segmentation
+            )
             if self._wanted is not result or not there:
                 return None
             return self._show(replace(result, shown=replace(raw, labels=labels)))
 
-        self.finish()
+        self.background.finish()
         self._wanted = result
-        self._future = (Future(work), then)
+        self.background.start(work, then)
 
     def _remember(self, tag: str, segmentation: Any, volume: Any, work: Callable[[], AppliedResult]) -> None:
         """Let a thread make what is remembered of a result that was applied."""
 
         def then(result: AppliedResult) -> None:
             self.applied.add(tag, result)
-            if links.alive(self._scene, segmentation):
+            if node_references.alive(self._scene, segmentation):
                 self.applied.write(segmentation)
                 self._on_applied(segmentation, volume)
 
-        self.finish()
-        self._future = (Future(work), then)
+        self.background.start(work, then)
 
 
 def _cleans(parameters: Any) -> bool:

@@ -8,25 +8,24 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
-from ..prompts.teachers import taught_by
-from ..scene import links, painting
+from ..scene import node_references, segment_snapshot
+from ..scene.roles import Role
 from ..scene.segmentations import check_writable, segments
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
-from . import prompts as prompts_list
-from . import specializing
+from . import learned, specializing
 from .actions import Actions, unexpected
 from .applied import current_tag
 from .applying import repainted
 from .engine import Engine, full_of, map_of, model_and_device, prompts_of, segmentation_of
 from .growing import Growing
 from .inputs import Inputs
-from .job import ActiveJob, Future, Job, JobKind, State, StateMachine
+from .job import FOR_OTHERS, ActiveJob, Future, Job, JobKind, State, StateMachine
 from .job_inputs import Plan, image_of
 from .job_requests import Request, request_of
 from .results import Results
 from .uncertainty import UncertaintyNavigator
-from .view import Notice
+from .view import Level, Notice
 
 CANCELLED = "Cancelled; nothing was changed."
 _MISSED = "Retune to include the new strokes."
@@ -65,7 +64,7 @@ class JobRunner:
     def busy(self) -> bool:
         return self.active is not None or bool(self._queue)
 
-    # Beginning
+    # ClassInit
 
     def begin(self, job: Job, ask: Callable[[Mapping[str, Any]], Request]) -> None:
         """Begin a job on a volume; it ends what is growing.
@@ -93,7 +92,7 @@ class JobRunner:
             try:
                 begin()
             except PromptSegError as error:
-                self._actions.notice = Notice(str(error), "error")
+                self._actions.notice = Notice(str(error), Level.ERROR)
 
     def step(self) -> None:
         """Send the job when it is put together and the worker is free."""
@@ -107,7 +106,7 @@ class JobRunner:
             active.send(active.assembly.result(), self._engine.get(self._parameters))
             self._machine.to(active.job.kind.state)
             if active.request is not None and active.request.notes:
-                self._actions.notice = Notice(" ".join(active.request.notes), "warning")
+                self._actions.notice = Notice(" ".join(active.request.notes), Level.WARNING)
         except PromptSegError as error:
             self._fail(str(error))
         except Exception as error:
@@ -115,15 +114,15 @@ class JobRunner:
 
     def _segment_one(self, key: str, prompts: Prompts, volume: Any) -> None:
         """Begin to segment one volume."""
-        if not links.alive(self._scene, volume):
+        if not node_references.alive(self._scene, volume):
             raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
         here, made = volume is self._inputs.volume, None
-        segmentation = self._inputs.segmentation if here else links.remembered(volume)
+        segmentation = self._inputs.segmentation if here else node_references.remembered(volume)
         if segmentation is not None:
             check_writable(segmentation, volume)
         elif here:  # a preview needs a place
-            made = links.new_segmentation(self._scene, volume, f"{volume.GetName()} segmentation")
-            links.remember(volume, made)
+            made = node_references.new_segmentation(self._scene, volume, f"{volume.GetName()} segmentation")
+            node_references.remember(volume, made)
             self._parameters.segmentation = segmentation = made
         result = self._results.before(segmentation) if segmentation is not None else None
         plan = Plan.for_prompts(volume, segmentation, result, prompts)
@@ -157,7 +156,7 @@ class JobRunner:
         """A node is no longer in the scene."""
         if self.active is not None and self.active.job.is_about(node):
             text = Sentence("'{node}' was removed, so the job was stopped.", node=node.GetName())
-            self.stop(Notice(text, "warning"))
+            self.stop(Notice(text, Level.WARNING))
         elif self.active is None and self._results.result is not None and self._results.result.job.is_about(node):
             self._actions.notice = Notice()  # it was about what is gone
 
@@ -177,8 +176,8 @@ class JobRunner:
         self.stop(Notice())
         self._results.drop()
         gone = "The preview went with the result that it was to improve; tune again."
-        learned = "What prompts for other volumes were learning from is no longer there, so that was stopped."
-        self._actions.notice = Notice(learned if job.kind is JobKind.LEARN else gone)
+        stopped = "What prompts for other volumes were learning from is no longer there, so that was stopped."
+        self._actions.notice = Notice(stopped if job.kind is JobKind.LEARN else gone)
 
     def _fail(self, message: str, keep: bool = False) -> None:
         """The job has come to nothing: the scene is as it was before it.
@@ -190,7 +189,7 @@ class JobRunner:
             self._results.drop()
         if self.active is not None:
             self._forget_made(self.active.job)
-        self._end(Notice(message, "error"))
+        self._end(Notice(message, Level.ERROR))
 
     def _end(self, notice: Notice) -> None:
         if self.active is not None:
@@ -202,8 +201,8 @@ class JobRunner:
 
     def _forget_made(self, job: Job) -> None:
         """A segmentation that was made for a job goes when nothing has come of it."""
-        if self._results.result is None and links.alive(self._scene, job.made) and not segments(job.made):
-            links.remove(job.made)
+        if self._results.result is None and node_references.alive(self._scene, job.made) and not segments(job.made):
+            node_references.remove(job.made)
 
     # What the worker says
 
@@ -219,16 +218,14 @@ class JobRunner:
         elif event.kind == "report":
             active.report(event.values)
             self._stale = True
-        elif event.kind == "done" and active.job.kind is JobKind.LEARN:
-            self._keep_learned(active, event)
-        elif event.kind == "done" and active.job.kind is JobKind.SPECIALIZE:
-            self._keep_model(active, event)
+        elif event.kind == "done" and active.job.kind in FOR_OTHERS:
+            self._keep(active, event)
         elif event.kind in ("preview", "done"):
             self._engine.device = str(event.values.get("device", self._engine.device))
             self._show(active, event)
         elif event.kind in ("refused", "failed") and active.job.direct:  # the next volume may be better
             self._forget_made(active.job)
-            self._end(Notice(f"'{active.job.volume.GetName()}' was left out: {event.message}", "error"))
+            self._end(Notice(f"'{active.job.volume.GetName()}' was left out: {event.message}", Level.ERROR))
         elif event.kind in ("refused", "failed"):
             self._fail(event.message, keep=event.kind == "failed")
         elif event.kind == "cancelled":
@@ -253,34 +250,25 @@ class JobRunner:
             return False
         segmentation, job = self._inputs.segmentation, active.job
         if job.kind is JobKind.TUNE and job.segmentation is segmentation and not active.missed:
-            roles = ("tune", "background")
+            roles = (Role.TUNE, Role.BACKGROUND)
             ids = [each.id for each in segments(segmentation) if each.role in roles and not each.is_empty]
-            active.missed = bool(repainted(job.painting, painting.look(segmentation, job.volume, ids)))
+            active.missed = bool(repainted(job.painting, segment_snapshot.look(segmentation, job.volume, ids)))
             if active.missed and self.active is None:
                 self._actions.notice = Notice(_MISSED)
         return True
 
-    def _keep_learned(self, active: ActiveJob, event: Event) -> None:
-        """Prompts for other volumes came."""
-        prompts, job = prompts_of(event), active.job
-        active.note = str(event.values.get("note", ""))
-        node = prompts_list.keep_learned(self._scene, job.segmentation, prompts, job.tag)
-        text = Sentence(
-            "'{node}' have learned from {examples}; segment other volumes with them.",
-            node=node.GetName(),
-            examples=taught_by(prompts),
-        )
-        self._end(active.told(" ".join([text, *event.values.get("notes", [])])))
-
-    def _keep_model(self, active: ActiveJob, event: Event) -> None:
-        """A model of its own came."""
+    def _keep(self, active: ActiveJob, event: Event) -> None:
+        """Prompts for other volumes came, or a model of its own."""
         active.note = str(event.values.get("note", ""))
         try:
-            text, notes = specializing.taken(event)
+            if active.job.kind is JobKind.LEARN:
+                told = learned.taken(self._scene, active.job.segmentation, active.job.tag, event)
+            else:
+                told = specializing.taken(event)
         except PromptSegError as error:
             self._fail(str(error), keep=True)
             return
-        self._end(active.told(" ".join([text, *notes])))
+        self._end(active.told(" ".join(told)))
 
     def _show(self, active: ActiveJob, event: Event) -> None:
         """A preview or the result came."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Callable, Optional, Sequence, Union
 
 from ..errors import PromptSegError, Sentence
-from ..scene import looking, prompt_nodes
+from ..scene import prompt_nodes, slice_views
 from ..scene.history import History
 from ..worker.carrier import Carrier
 from . import learned, specializing
@@ -25,7 +25,7 @@ from .job_requests import learning_of, request_of
 from .parameters import Parameters
 from .recovery import Recovery
 from .rescue import Rescue
-from .results import WORDS, Results
+from .results import WORDS, Results, Shows
 from .runner import CANCELLED, JobRunner
 from .segment_edits import SegmentEdits
 from .uncertainty import UncertaintyNavigator
@@ -103,7 +103,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether :meth:`poll` has something to wait for."""
-        return bool(self.jobs.busy or self.growing.busy or self.engine.stopping or self.results.working)
+        return bool(self.jobs.busy or self.growing.busy or self.engine.stopping or self.results.background.working)
 
     def view(self) -> View:
         """What the panel shows now."""
@@ -124,7 +124,7 @@ class Session:
             remarks=self.results.remarks,
             shows=self.results.shows,
             doing=active.doing if active else "",
-            frame=looking.sequence_frame_name(self.parameters.volume) if volume is not None else "",
+            frame=slice_views.sequence_frame_name(self.parameters.volume) if volume is not None else "",
             device=self.engine.device,
             look=self.uncertainty.text(volume),
             map_shown=self.uncertainty.shown,
@@ -162,7 +162,7 @@ class Session:
             self.actions.require("tune")
             volume, segmentation = self.inputs.volume, self.inputs.segmentation
             self.growing.stop()
-            if self.results.shows != "grown":
+            if self.results.shows is not Shows.GROWN:
                 self.results.drop()  # what was grown is looked at until there is something better
             result = self.results.before(segmentation)
             plan = plan_tuning(self.parameters, volume, segmentation, result, self.inputs.examples)
@@ -248,7 +248,7 @@ class Session:
         if self.busy:
             time.sleep(_YIELD)
         with self.actions.doing(quiet=True):
-            self.actions.notice = self.results.poll() or self.actions.notice
+            self.actions.notice = self.results.background.poll() or self.actions.notice
             self.jobs.step()
             self.growing.step()
             for worker, event in self.engine.poll():
@@ -265,7 +265,7 @@ class Session:
         self.jobs.abandon()
         self.growing.stop()
         with contextlib.suppress(PromptSegError):
-            self.results.finish()  # what was applied is remembered in the scene
+            self.results.background.finish()  # what was applied is remembered in the scene
         self.results.closing()
         with contextlib.suppress(PromptSegError):
             self.uncertainty.show(False)

@@ -42,10 +42,10 @@ def model_of(plan: Plan, called: str, common: Mapping[str, Any]) -> Request:
     return replace(learning, asked=contract.Specialize(**given, called=called, title=called))
 
 
-def taken(event: Event) -> tuple[str, list[str]]:
-    """What to say of the model that a worker made, and its notes; made on another machine, it is put into the folder
+def taken(event: Event) -> list[str]:
+    """What to say of the model that a worker made, with its notes; made on another machine, it is put into the folder
     of models. Raises :class:`PromptSegError` where that fails."""
     made = contract.Specialized.unpack(event.values, event.arrays)
     entry = catalogue.find_sha256(made.sha256) or own.take(made.called, made.files)
     text = Sentence("The model '{title}' is in the list of models; choose it to segment with it.", title=entry.title)
-    return text, list(made.notes)
+    return [text, *made.notes]

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
-from ..scene import looking
+from ..scene import slice_views
 from .actions import Actions
 
 
@@ -32,11 +32,11 @@ class UncertaintyNavigator:
         classes: tuple[str, ...] = (),
     ) -> None:
         """Take what came with a result; a map that is shown follows it."""
-        self._volume, self._points = volume, looking.in_volume(volume, points)
+        self._volume, self._points = volume, slice_views.in_volume(volume, points)
         self._at, self._map, self._classes = -1, uncertainty, classes
-        looking.keep_places(volume, self._points, uncertainty, classes)
+        slice_views.keep_places(volume, self._points, uncertainty, classes)
         if self.shown:
-            looking.show_map(self._scene, volume, uncertainty)
+            slice_views.show_map(self._scene, volume, uncertainty)
 
     def removed(self, node: Any) -> None:
         self.forget(node)
@@ -54,15 +54,15 @@ class UncertaintyNavigator:
         return self._turn_to(volume) and len(self._points) > 0
 
     def has_map(self, volume: Any) -> bool:
-        return self._turn_to(volume) and (self._map is not None or looking.keeps_map(volume))
+        return self._turn_to(volume) and (self._map is not None or slice_views.keeps_map(volume))
 
     def _turn_to(self, volume: Any) -> bool:
         """Whether a volume is there; take what is kept with it, where it is another one."""
         if volume is None:
             return False
         if volume is not self._volume and not self.shown:
-            self._volume, self._points = volume, looking.kept_places(volume)
-            self._at, self._map, self._classes = -1, None, looking.kept_classes(volume)
+            self._volume, self._points = volume, slice_views.kept_places(volume)
+            self._at, self._map, self._classes = -1, None, slice_views.kept_classes(volume)
         return volume is self._volume
 
     def text(self, volume: Any) -> str:
@@ -101,16 +101,16 @@ class UncertaintyNavigator:
 
     def _go(self, step: int) -> None:
         self._at = (max(self._at, 0 if step < 0 else -1) + step) % len(self._points)
-        looking.point_out(self._scene, looking.in_world(self._volume, self._points[self._at])[0].tolist())
+        slice_views.point_out(self._scene, slice_views.in_world(self._volume, self._points[self._at])[0].tolist())
 
     def show(self, shown: bool) -> None:
         """As :meth:`show_map`; raises :class:`PromptSegError` for a map that is damaged."""
         if shown and self._map is None and self._volume is not None:
-            self._map = looking.kept_map(self._volume)
+            self._map = slice_views.kept_map(self._volume)
             if self._map is None:
                 raise PromptSegError("The map that was saved is damaged; tune or segment again for another.")
         if shown and self._map is not None:
-            looking.show_map(self._scene, self._volume, self._map)
+            slice_views.show_map(self._scene, self._volume, self._map)
         elif self.shown:
-            looking.hide_map(self._scene)
+            slice_views.hide_map(self._scene)
         self.shown = shown

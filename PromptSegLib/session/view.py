@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Mapping, Optional
 
+from ..choice import Choice
+
 ACTIONS = (
     "tune",
     "learn",
@@ -27,12 +29,18 @@ ACTIONS = (
 )
 
 
+class Level(Choice):
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 @dataclass(frozen=True)
 class Notice:
-    """One sentence for the user. ``level`` is ``info``, ``warning`` or ``error``."""
+    """One sentence for the user."""
 
     text: str = ""
-    level: str = "info"
+    level: Level = Level.INFO
 
 
 @dataclass(frozen=True)

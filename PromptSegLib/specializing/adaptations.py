@@ -50,7 +50,7 @@ _DOT = ":"  # a parameter's name must not hold a dot
 
 
 class Adaptation(nn.Module):
-    """Images (B, 1, D, H, W), normalised -> logits (B, 1 + classes, D, H, W), index 0 background.
+    """Images (B, 1, D, H, W), normalized -> logits (B, 1 + classes, D, H, W), index 0 background.
 
     ``trained`` lists (parameters, learning rate); no other parameter requires a gradient. ``body`` is how many
     parameters the network has without what was added for the classes, ``tile`` what it is applied to.
@@ -130,7 +130,7 @@ class HeadedAll(Adaptation):
 
     def __init__(self, net: PUNet, classes: int):
         super().__init__(net, classes)
-        # The decoder gives normalised maps; the sum of the heads is one head on all channels.
+        # The decoder gives normalized maps; the sum of the heads is one head on all channels.
         self.heads = nn.ModuleList(nn.Conv3d(each.channels, 1 + classes, 1) for each in net.config.output_maps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def adaptation(
     """
     if name not in METHODS:
         raise ValueError(f"There is no adaptation {name!r}; choose one of {', '.join(METHODS)}.")
-    # Most modules initialise themselves from the global generator: lend it the caller's seed.
+    # Most modules initialize themselves from the global generator: lend it the caller's seed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         if name in SCRATCH:
@@ -299,7 +299,7 @@ def trained_share(adaptation: Adaptation) -> float:
 def warm_output(adaptation: Adaptation, views: Iterable[dict[str, Any]], generator: torch.Generator) -> None:
     """Let output tokens begin as prototypes of the features in ``views`` (samples of ``Views``), as in the product.
 
-    Foreground: of each class's voxels; background: of unlabelled voxels. A class that no view holds keeps its
+    Foreground: of each class's voxels; background: of unlabeled voxels. A class that no view holds keeps its
     random tokens. Does nothing to adaptations without prompts.
     """
     if not isinstance(adaptation, Prompted):

@@ -13,29 +13,27 @@ import SimpleITK as sitk
 import torch
 
 from ..annotation.checking import check_examples
-from ..annotation.classes import ClassInfo, describe
+from ..annotation.classes import ClassInfo, class_infos
 from ..annotation.example import Example
-from ..annotation.labels import labels_on_grid
 from ..annotation.strokes import fingerprint
 from ..errors import PromptSegError, Sentence
-from ..imaging.checking import check_extent
-from ..imaging.geometry import Grid
 from ..imaging.intensity import IntensityRule
-from ..imaging.volume import Volume
 from ..models import own
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import Entry
+from ..models.feature_cache import FeatureCache
 from ..network.attention import PromptTensors
 from ..network.tokens import unstack
 from ..pretraining.checkpoint import check_room
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..prompts.store import ClassPrompts, Prompts
-from ..tuning.crops import Crop, cover
+from ..tuning.crops import Crop
 from ..tuning.encoded import EncodedCrops
 from ..tuning.objective import agreement, mean
+from ..tuning.reading import covering_crops, read_examples
 from ..tuning.settings import Settings
 from ..tuning.training import Annotated, RandomCrops, hold_out
-from ..tuning.warm_start import Beginning, warm_start
+from ..tuning.warm_start import ClassInit, warm_start
 from ..tuning.working_grid import said_of, working_preprocessing
 from . import cards
 from .adaptations import Prompted, adaptation
@@ -80,7 +78,7 @@ def specialize(
     title: str = "",
     device: str = "auto",
     appearance: Optional[Mapping[str, ClassInfo]] = None,
-    job: Optional[Job] = None,
+    job: Optional[ProgressHandle] = None,
 ) -> Entry:
     """Make a model of its own in the model folder, with prompts of ``classes``; gives its entry in the catalogue.
 
@@ -94,7 +92,7 @@ def specialize(
     :raises PromptSegError: bad examples or names, a folder that cannot be written, no room on the disk.
     :raises Cancelled: the job's caller cancelled.
     """
-    job, effort = job or Job(), (effort or Effort()).checked()
+    job, effort = job or ProgressHandle(), (effort or Effort()).checked()
     weights = own.place_for(name)
     _check(examples, classes)
     parent = model if isinstance(model, Backbone) else load_model(model, device)
@@ -151,49 +149,38 @@ class _Task:
 
     @classmethod
     def of(
-        cls, examples: Sequence[Example], classes: dict[str, int], parent: Backbone, effort: Effort, job: Job
+        cls, examples: Sequence[Example], classes: dict[str, int], parent: Backbone, effort: Effort, job: ProgressHandle
     ) -> _Task:
         chosen = working_preprocessing(examples, parent, classes)
         backbone, notes = parent.working_at(chosen), said_of(examples, parent.preprocessing, chosen)
         rng, digest = np.random.default_rng(effort.seed), hashlib.sha256(repr(sorted(classes.items())).encode())
-        volumes, shapes, intensity = [], [], None
-        for index, each in enumerate(examples):
-            job.report("reading examples", index / len(examples))
-            check_extent(Grid.of(each.image), chosen.spacing, each.name)
-            volume = Volume.of(each.image, chosen, intensity)
-            intensity = intensity or volume.rule
-            labels = labels_on_grid(each, classes, volume.grid)
-            volumes.append(Annotated(volume.array, labels))
+        read = read_examples(examples, classes, chosen, None, FeatureCache(0), False, job)
+        for each in examples:
             digest.update(fingerprint(each.image).encode())
             digest.update(np.ascontiguousarray(sitk.GetArrayViewFromImage(each.annotation)).tobytes())
-            spacing = [round(step, 4) for step in volume.native.spacing[::-1]]
-            shapes.append({"name": each.name, "shape": list(volume.native.shape), "spacing": spacing, "complete": True})
-        volumes, held = hold_out(volumes, backbone.crop, rng)
-        return cls(classes, effort, parent, backbone, volumes, held, shapes, notes, intensity, digest.hexdigest(), rng)
+        volumes, held = hold_out(read.volumes, backbone.crop, rng)
+        told = read.records, notes, read.intensity, digest.hexdigest()
+        return cls(classes, effort, parent, backbone, volumes, held, *told, rng)
 
     def agreement(self, net_of: Backbone, prompts: PromptTensors) -> Optional[float]:
         """Mean Dice of the classes over the held-out boxes; None where there are none."""
         if not self.held:
             return None
-        held = EncodedCrops(net_of, self.held, False, Job())
+        held = EncodedCrops(net_of, self.held, False, ProgressHandle())
         with torch.no_grad():
             said = torch.cat([held.logits(index, prompts).argmax(1) for index in range(len(held))])
         return round(mean(agreement(said, torch.cat(held.labels), len(self.classes))), 4)
 
 
-def _adapted(task: _Task, job: Job) -> Prompted:
+def _adapted(task: _Task, job: ProgressHandle) -> Prompted:
     """The body with prompts that begin as prototypes of the annotated voxels, ready to be trained."""
-    backbone, effort, crops = task.backbone, task.effort, []
+    backbone, effort = task.backbone, task.effort
     settings = Settings(method="punet", mode="full" if effort.what == "full" else "decoder", outputs="all", steps=0)
     generator = torch.Generator().manual_seed(effort.seed)
-    limit = max(settings.crops // len(task.volumes), len(task.classes) + 1)
-    for each in task.volumes:
-        crops += cover(each.array, each.labels, backbone.tile, limit, task.rng)
-    if not crops:
-        raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
+    crops = covering_crops(task.volumes, len(task.classes), backbone.tile, settings.crops, task.rng)
     encoded = EncodedCrops(backbone, crops, True, job.part(0.0, 0.5))
-    warm = warm_start(encoded, [Beginning()] * len(task.classes), settings, generator, job.part(0.5, 1.0))
-    start = {name: tensor.detach().clone() for name, tensor in {**warm.further, **warm.prompts}.items()}
+    warm = warm_start(encoded, [ClassInit()] * len(task.classes), settings, generator, job.part(0.5, 1.0))
+    start = {name: tensor.detach().clone() for name, tensor in {**warm.extra_output_tokens, **warm.prompts}.items()}
     made = adaptation(WHAT[effort.what], backbone, len(task.classes), generator, outputs="all", start=start)
     assert isinstance(made, Prompted)
     return made
@@ -206,7 +193,7 @@ def _kept(
     name: str,
     title: str,
     appearance: Mapping[str, ClassInfo],
-    job: Job,
+    job: ProgressHandle,
 ) -> Entry:
     """Write the model, its prompts and its card."""
     job.report("writing the model", 0.0)
@@ -241,7 +228,7 @@ def _kept(
         "held_out": [] if agreed is None else [agreed],
         "notes": [*task.notes, _said(agreed)],
     }
-    infos = _infos(task.classes, appearance)
+    infos = class_infos(task.classes, appearance)
 
     def prompts(sha256: str) -> Prompts:
         tensors = [{key: tensor.cpu().numpy() for key, tensor in each.items()} for each in unstack(state)]
@@ -265,11 +252,3 @@ def _said(agreed: Optional[float]) -> str:
     if agreed is None:
         return ""
     return Sentence("Agreement with what was held out of the examples: {agreed:.0%}.", agreed=agreed)
-
-
-def _infos(classes: Mapping[str, int], given: Mapping[str, ClassInfo]) -> list[ClassInfo]:
-    infos: list[ClassInfo] = []
-    for name, value in classes.items():
-        info = given.get(name) or describe(name, value, infos)
-        infos.append(replace(info, name=name, value=value))
-    return infos

@@ -15,7 +15,7 @@ from ..errors import PromptSegError
 from ..network.precision import autocast
 from ..pretraining import checkpoint
 from ..pretraining.objective import segmentation_loss
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..tuning.crops import Crop
 from ..tuning.training import RandomCrops
 from .adaptations import Adaptation
@@ -102,7 +102,7 @@ class Training:
             state = {"classes": self.made.classes, "step": self.step, "seconds": self.spent, "task": self.task}
             checkpoint.save(self.saved, self._weights, self._average, self._optimizer, state)
 
-    def run(self, job: Job) -> None:
+    def run(self, job: ProgressHandle) -> None:
         """Train until the effort is spent; what a caller cancels is saved, and gone on from by the next training.
 
         Raises :class:`Cancelled` and what :meth:`save` does.

@@ -9,10 +9,10 @@ import numpy as np
 from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
 from ..models.backbone import Backbone
-from ..models.matching import matched
-from ..models.workspace import Workspace
+from ..models.feature_cache import FeatureCache
+from ..models.matching import assign_one_to_one
 from ..network.methods.registry import DEFAULT
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..prompts.store import Prompts
 from .crops import cover
 from .encoded import EncodedCrops
@@ -28,8 +28,8 @@ def chosen_method(
     classes: Mapping[str, int],
     backbone: Backbone,
     start: Optional[Prompts],
-    workspace: Workspace,
-    job: Job,
+    feature_cache: FeatureCache,
+    job: ProgressHandle,
 ) -> str:
     """The method that ``settings`` name; for ``auto``, that of ``start``, or one by what is annotated.
 
@@ -43,20 +43,25 @@ def chosen_method(
     training = settings.training if settings.training is not None else all(each.complete for each in examples)
     if not training:
         return DEFAULT
-    known = _all_known(examples[0], classes, backbone, workspace, job, settings.seed)
+    known = _all_known(examples[0], classes, backbone, feature_cache, job, settings.seed)
     return DEFAULT if known else FOR_NEW
 
 
 def _all_known(
-    example: Example, classes: Mapping[str, int], backbone: Backbone, workspace: Workspace, job: Job, seed: int
+    example: Example,
+    classes: Mapping[str, int],
+    backbone: Backbone,
+    feature_cache: FeatureCache,
+    job: ProgressHandle,
+    seed: int,
 ) -> bool:
     """Whether each class that an example shows agrees with a shipped one of its own."""
     if backbone.shipped is None:
         return False
-    volume = workspace.volume(example.image, backbone.preprocessing)
+    volume = feature_cache.volume(example.image, backbone.preprocessing)
     labels = labels_on_grid(example, classes, volume.grid)
     shown = [index for index in range(1, len(classes) + 1) if (labels == index).any()]
     crops = cover(volume.array, labels, backbone.tile, len(classes) + 1, np.random.default_rng(seed))
     encoded = EncodedCrops(backbone, crops, True, job)
     score = nearest_shipped(encoded, len(classes), job)[0].numpy()
-    return bool(shown) and len(matched(score[[index - 1 for index in shown]])) == len(shown)
+    return bool(shown) and len(assign_one_to_one(score[[index - 1 for index in shown]])) == len(shown)

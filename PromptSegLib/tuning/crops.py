@@ -17,7 +17,7 @@ _MARGIN = 4  # voxels: an annotated voxel at the very border of a crop lacks con
 
 @dataclass
 class Crop:
-    """A tile of a volume: image (1, 1, D, H, W) normalised, labels (D, H, W) int64 as in :mod:`..annotation.labels`,
+    """A tile of a volume: image (1, 1, D, H, W) normalized, labels (D, H, W) int64 as in :mod:`..annotation.labels`,
     and where it starts (z, y, x)."""
 
     image: Tensor
@@ -30,7 +30,7 @@ def cover(
 ) -> list[Crop]:
     """At most ``limit`` crops of extents ``tile`` that cover the annotated voxels greedily.
 
-    :param array: normalised volume (z, y, x).
+    :param array: normalized volume (z, y, x).
     :param labels: int16 (z, y, x) as in :mod:`..annotation.labels`.
     """
     points, weights = [], []

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..annotation.labels import UNKNOWN, barred_label
+from ..annotation.labels import UNKNOWN, excluded_label
 from ..models.backbone import Backbone
-from ..models.workspace import EncoderMaps
+from ..models.feature_cache import EncoderMaps
 from ..network.attention import PromptTensors
 from ..network.precision import autocast
 from ..network.tokens import touches_encoder
-from ..progress import Job
+from ..progress import ProgressHandle
 from .crops import Crop
 
 THINNED = 2048
@@ -27,7 +27,12 @@ class EncodedCrops:
     """The crops of a tuning, on the backbone's device, with the positions of their annotated voxels."""
 
     def __init__(
-        self, backbone: Backbone, crops: Sequence[Crop], cached: bool, job: Job, maps: Optional[EncoderMaps] = None
+        self,
+        backbone: Backbone,
+        crops: Sequence[Crop],
+        cached: bool,
+        job: ProgressHandle,
+        maps: Optional[EncoderMaps] = None,
     ):
         """``maps``: where maps of the crops may be found and are kept, when all crops come from one volume."""
         maps = EncoderMaps(0) if maps is None else maps
@@ -54,11 +59,11 @@ class EncodedCrops:
         own = copy.copy(self)
         own.positions, own.labels = [], []
         for where, labels in zip(self.positions, self.labels):
-            kept = (labels >= 0) | (labels == barred_label(index))
+            kept = (labels >= 0) | (labels == excluded_label(index))
             said = labels[kept]
             mine = torch.where(said == index, 1, 0)
             own.positions.append(where[kept])
-            own.labels.append(torch.where(said < 0, barred_label(1), mine))
+            own.labels.append(torch.where(said < 0, excluded_label(1), mine))
         return own
 
     def __len__(self) -> int:
@@ -87,7 +92,7 @@ class EncodedCrops:
         return logits[0].flatten(1)[:, self.positions[index]].t().float()
 
     def annotated_features(
-        self, prompts: PromptTensors, job: Job, outputs: Optional[str] = None
+        self, prompts: PromptTensors, job: ProgressHandle, outputs: Optional[str] = None
     ) -> tuple[Tensor, Tensor]:
         """Features (n, C) at annotated voxels of all crops and their labels (n,).
 

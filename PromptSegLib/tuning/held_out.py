@@ -9,7 +9,7 @@ from typing import Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ..annotation.labels import barred_label
+from ..annotation.labels import excluded_label
 from ..network.attention import PromptTensors
 from ..network.config import NetworkConfig
 from .objective import agreement, annotated_loss, class_weights, known_counts
@@ -105,7 +105,7 @@ def _fitted(
     tokens = {name: each.detach().clone() for name, each in warm.prompts.items() if name.startswith("output")}
     for index, origin in enumerate(warm.origin):
         if not origin.startswith("the shipped class"):
-            known = (labels >= 0) | (labels == barred_label(index + 1))
+            known = (labels >= 0) | (labels == excluded_label(index + 1))
             own = labels == index + 1
             output_tokens(config, tokens, index, features[own], features[known & ~own], generator)
     weights = class_weights(known_counts(labels, len(warm.origin)))

@@ -12,7 +12,7 @@ from ..annotation.example import Example
 from ..annotation.labels import strokes_on_image
 from ..annotation.strokes import Strokes
 from ..errors import PromptSegError
-from ..models.workspace import Workspace
+from ..models.feature_cache import FeatureCache
 from ..prompts.store import Prompts
 
 
@@ -29,7 +29,7 @@ def strokes_to_keep(
     examples: Sequence[Example],
     classes: Mapping[str, int],
     start: Optional[Prompts],
-    workspace: Workspace,
+    feature_cache: FeatureCache,
     notes: Optional[list[str]] = None,
     others: Sequence[int] = (),
 ) -> list[Strokes]:
@@ -43,7 +43,7 @@ def strokes_to_keep(
     kept: list[Strokes] = []
     for example in examples:
         if carried or not example.complete:
-            image, strokes = _strokes(example, classes, start, workspace, others)
+            image, strokes = _strokes(example, classes, start, feature_cache, others)
             kept += [strokes] if strokes else []
             if strokes is None and not example.complete and notes is not None:
                 notes.append(
@@ -72,7 +72,7 @@ def _strokes(
     example: Example,
     classes: Mapping[str, int],
     start: Optional[Prompts],
-    workspace: Workspace,
+    feature_cache: FeatureCache,
     others: Sequence[int],
 ) -> tuple[str, Optional[Strokes]]:
     """Fingerprint of an example's image, and the strokes to keep of it.
@@ -82,7 +82,7 @@ def _strokes(
     left = {name: value for name, value in (start.values if start else {}).items() if name not in classes}
     painted = {} if example.complete else {name: value for name, value in left.items() if value in others}
     shown = {**classes, **painted}
-    image, labels = workspace.fingerprint(example.image), strokes_on_image(example, shown)
+    image, labels = feature_cache.fingerprint(example.image), strokes_on_image(example, shown)
     values = [*shown.values(), *(value for name, value in left.items() if name not in painted)]
     for each in start.strokes if start else ():
         if each.image == image and each.shape == labels.shape:

@@ -11,7 +11,7 @@ DICE_WEIGHT = 0.5
 
 
 def known_counts(labels: Tensor, classes: int) -> Tensor:
-    """Number of voxels of background and each class (1 + classes,); barred voxels belong to neither."""
+    """Number of voxels of background and each class (1 + classes,); excluded voxels belong to neither."""
     return torch.bincount(labels[labels >= 0], minlength=classes + 1)
 
 
@@ -35,10 +35,10 @@ def annotated_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     :param logits: (n, 1 + classes), one row per annotated voxel.
     :param labels: (n,) 0 background, k the k-th class, -(k + 1) not the k-th class.
     """
-    barred = labels < 0
-    classes = -1 - labels[barred]
-    costs = _barred_costs(logits[barred], classes) * weights[classes]
-    logits, labels = logits[~barred], labels[~barred]
+    excluded = labels < 0
+    classes = -1 - labels[excluded]
+    costs = _excluded_costs(logits[excluded], classes) * weights[classes]
+    logits, labels = logits[~excluded], labels[~excluded]
     total = weights[labels].sum() + weights[classes].sum()
     # One mean over both: a small erased part must not count as much as all strokes.
     known = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
@@ -55,8 +55,8 @@ def annotated_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return loss
 
 
-def _barred_costs(logits: Tensor, classes: Tensor) -> Tensor:
-    """-log(1 - p) of the barred classes (n,), in logits (n, 1 + classes): stable where p is close to 1."""
+def _excluded_costs(logits: Tensor, classes: Tensor) -> Tensor:
+    """-log(1 - p) of the excluded classes (n,), in logits (n, 1 + classes): stable where p is close to 1."""
     others = logits.scatter(1, classes[:, None], float("-inf"))
     return logits.logsumexp(1) - others.logsumexp(1)
 

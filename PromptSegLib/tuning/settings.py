@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from ..errors import PromptSegError
-from ..network.config import MODES, OUTPUTS, PASSES
+from ..network.config import MODES, OUTPUTS, PASSES, Mode, Outputs, Passes
 from ..network.methods import registry
 
 DEFAULT_SECONDS = 60.0
@@ -33,10 +33,10 @@ class Settings:
     :param crops: of all examples together at most, but one more than there are classes of each.
     """
 
-    mode: str = "decoder"
+    mode: str = Mode.DECODER
     method: str = AUTO
-    outputs: str = "all"
-    passes: str = "joint"
+    outputs: str = Outputs.ALL
+    passes: str = Passes.JOINT
     training: Optional[bool] = None
     seconds: Optional[float] = None
     steps: Optional[int] = None

@@ -12,21 +12,21 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from ..annotation.labels import UNKNOWN, barred_label
+from ..annotation.labels import UNKNOWN, excluded_label
 from ..network.attention import PromptTensors
-from ..pretraining.views import center_crop, plain, randomly, student_changes
-from ..progress import Job
+from ..pretraining.views import apply_random, as_tensor, center_crop, student_changes
+from ..progress import ProgressHandle
 from .crops import Crop, cut
 from .encoded import EncodedCrops
 from .objective import mean
+from .optimization import Tuner
 from .settings import Settings
-from .tuner import Tuner
 from .warm_start import WarmStart
 
 MARGIN = 1.35  # cut out that much more, so that a rotation brings in no border
-MEMBERS = 20_000  # voxels of a class and volume that crops are centred on
-BACKGROUND = 0.25  # share of the crops that are centred anywhere
-PAINTED = 0.3  # share of those centred on what the user painted, where that is known
+MEMBERS = 20_000  # voxels of a class and volume that crops are centered on
+BACKGROUND = 0.25  # share of the crops that are centered anywhere
+PAINTED = 0.3  # share of those centered on what the user painted, where that is known
 AHEAD = 2  # crops that are prepared while a step is made
 CHECKS = (0.4, 0.55, 0.7, 0.85)  # shares of the budget at which the held-out parts are looked at
 PATIENCE = 2  # checks in a row that are worse than the best by more than BETTER, after which it stops
@@ -46,7 +46,7 @@ class Annotated:
         """For the class with label ``index`` alone, as :meth:`~.encoded.EncodedCrops.alone`."""
         labels = np.where(self.labels == index, 1, np.minimum(self.labels, 0))
         labels[self.labels < UNKNOWN] = UNKNOWN
-        labels[self.labels == barred_label(index)] = barred_label(1)
+        labels[self.labels == excluded_label(index)] = excluded_label(1)
         return replace(self, labels=labels.astype(self.labels.dtype))
 
 
@@ -79,7 +79,7 @@ def hold_out(
 class RandomCrops:
     """Crops number 0, 1, ... of volumes, each a function of the seed and its number alone, prepared ahead.
 
-    Classes are centred on equally often, and a part of the crops lies anywhere, another where the user painted.
+    Classes are centered on equally often, and a part of the crops lies anywhere, another where the user painted.
     """
 
     def __init__(self, volumes: Sequence[Annotated], classes: int, size: tuple[int, int, int], seed: int):
@@ -122,8 +122,8 @@ class RandomCrops:
         larger = cut(volume.array, volume.labels, start, wide)
         content: dict[str, Any] = {"image": larger.image[0], "label": larger.labels[None].float()}
         content = {key: MetaTensor(value, affine=torch.eye(4, dtype=torch.float64)) for key, value in content.items()}
-        content = randomly(self.changes, content, draw)
-        image, label = (plain(center_crop(content[key], self.size)[0]) for key in ("image", "label"))
+        content = apply_random(self.changes, content, draw)
+        image, label = (as_tensor(center_crop(content[key], self.size)[0]) for key in ("image", "label"))
         return Crop(image[None].clamp(-1.0, 1.0), label[0].round().long())
 
     def _center(self, draw: np.random.Generator) -> tuple[int, np.ndarray]:
@@ -158,12 +158,12 @@ class Trainer(Tuner):
         self._since = 0
 
     def _answers(self) -> tuple[Tensor, Tensor]:
-        fresh = EncodedCrops(self.encoded.backbone, [next(self.crops)], False, Job())
+        fresh = EncodedCrops(self.encoded.backbone, [next(self.crops)], False, ProgressHandle())
         if not len(fresh.labels[0]):  # nothing but what is held out
             return super()._answers()
         return fresh.logits(0, self.prompts), fresh.labels[0]
 
-    def run(self, began: float, job: Job, previews: Any) -> None:
+    def run(self, began: float, job: ProgressHandle, previews: Any) -> None:
         try:
             super().run(began, job, previews)
         finally:
@@ -179,7 +179,7 @@ class Trainer(Tuner):
         """Look at the held-out parts. The latest prompts are kept as the best, unless earlier ones were clearly better:
         rates end at nearly nothing, so that the last steps gain most."""
         assert self.held is not None
-        self.held_back = self._on_crops(prompts, Job(), self.held)
+        self.held_back = self._on_crops(prompts, ProgressHandle(), self.held)
         score = mean(self.held_back)
         self.checks.append(round(score, 4))
         self._since += 1
@@ -187,12 +187,12 @@ class Trainer(Tuner):
             best = max(score, self._best[0])
             self._best, self._since = (best, {name: tensor.clone() for name, tensor in prompts.items()}), 0
 
-    def best(self, first: list[float], job: Job) -> tuple[PromptTensors, list[float]]:
+    def best(self, first: list[float], job: ProgressHandle) -> tuple[PromptTensors, list[float]]:
         """The prompts that agreed best with the held-out parts; without any, as a tuner has it."""
         if self.held is None or not (self.step or self.token_steps):
             return super().best(first, job)
         final = self.trusted()
-        began = mean(self._on_crops(self.warm.prompts, Job(), self.held))
+        began = mean(self._on_crops(self.warm.prompts, ProgressHandle(), self.held))
         self._check(final)
         if began > self._best[0] + BETTER:
             return self.warm.prompts, first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -11,13 +11,14 @@ import torch
 from ..annotation.checking import holds
 from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
-from ..inference.evidence import evidence
-from ..inference.native import winner
+from ..inference.class_margins import class_margins
+from ..inference.resample_to_image import winner
 from ..models.backbone import Backbone
-from ..models.workspace import Workspace
-from ..progress import Job
+from ..models.feature_cache import FeatureCache
+from ..progress import ProgressHandle
 from ..prompts.store import Prompts
 from .objective import agreement, mean
+from .options import TuningOptions
 from .settings import Settings
 
 CANDIDATES = ("side", "punet")  # where they agree alike, the first
@@ -55,15 +56,15 @@ def best_of(
     classes: Mapping[str, int],
     backbone: Backbone,
     settings: Settings,
-    workspace: Workspace,
-    job: Job,
+    feature_cache: FeatureCache,
+    job: ProgressHandle,
 ) -> Optional[Trial]:
     """Try every candidate on what the next patient is: a volume that it did not learn from.
 
     Boxes held out of volumes that are learned from say little of it: on three sarcomas they agreed to .85 where other
     patients did to .26. Of several classes, those that the example left out shows count. None where it shows none.
 
-    :param tune: :func:`~.tuning.tune`.
+    :param tune: :func:`~.pipeline.tune`.
     """
     *taught, left_out = examples
     shown = [name for name, value in classes.items() if holds(left_out.annotation, value)]
@@ -78,9 +79,9 @@ def best_of(
     made: dict[str, Prompts] = {}
     for index, name in enumerate(CANDIDATES):
         share = job.part(index / len(CANDIDATES), (index + 1) / len(CANDIDATES))
-        options: dict[str, Any] = {"keep_strokes": False, "workspace": workspace, "job": share}
-        made[name] = tune(taught, classes, backbone, settings=replace(part, method=name), **options)
-        found[name] = round(agreement_on(made[name], left_out, classes, backbone, workspace), 4)
+        options = TuningOptions(keep_strokes=False, feature_cache=feature_cache)
+        made[name] = tune(taught, classes, backbone, settings=replace(part, method=name), options=options, job=share)
+        found[name] = round(agreement_on(made[name], left_out, classes, backbone, feature_cache), 4)
     best = max(CANDIDATES, key=lambda name: found[name])
     if settings.steps is not None and part.steps is not None:
         settings = replace(settings, steps=settings.steps - len(CANDIDATES) * part.steps)
@@ -88,12 +89,12 @@ def best_of(
 
 
 def agreement_on(
-    prompts: Prompts, example: Example, classes: Mapping[str, int], backbone: Backbone, workspace: Workspace
+    prompts: Prompts, example: Example, classes: Mapping[str, int], backbone: Backbone, feature_cache: FeatureCache
 ) -> float:
     """Mean Dice over the whole of a completely annotated example, on the prompts' grid."""
     own = backbone.working_at(prompts.preprocessing)
-    volume = workspace.volume(example.image, own.preprocessing, prompts.intensity)
-    said = winner(evidence(own, prompts, volume.array)).ravel()
+    volume = feature_cache.volume(example.image, own.preprocessing, prompts.intensity)
+    said = winner(class_margins(own, prompts, volume.array)).ravel()
     labels = labels_on_grid(example, classes, volume.grid).ravel()
     known = labels >= 0
     guess, truth = (torch.from_numpy(np.asarray(each[known], np.int64)) for each in (said, labels))

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..annotation.labels import barred_label
-from ..models.matching import matched
+from ..annotation.labels import excluded_label
+from ..models.matching import assign_one_to_one
 from ..network.attention import PromptTensors
 from ..network.config import NetworkConfig, outputs_of
 from ..network.methods.registry import method as method_called
 from ..network.punet import maps_of
 from ..network.tokens import from_arrays, new_prompts, select, unstack, without_encoder
-from ..progress import Job
+from ..progress import ProgressHandle
 from .encoded import EncodedCrops
 from .objective import agreement, known_counts
 from .settings import Settings
 
 
 @dataclass(frozen=True)
-class Beginning:
+class ClassInit:
     """What there is of a class before it is tuned: its prompts, if any, and whether it was new to the body when they
     were first tuned."""
 
@@ -43,24 +43,26 @@ class WarmStart:
     and for each tensor of which classes it was (a method may have tensors that no shipped class can lend);
     features (n, C) and labels (n,) of the annotated voxels, with the seconds it took to compute them.
 
-    ``further``: output tokens that classes without any in further maps could have there, stacked too; zeros for the
-    other classes.
+    ``extra_output_tokens``: output tokens that classes without any in further maps could have there, stacked too; zeros
+    for the other classes.
     """
 
     prompts: PromptTensors
-    further: PromptTensors
+    extra_output_tokens: PromptTensors
     origin: list[str]
-    lent: list[bool]
+    from_prompts: list[bool]
     borrowed: dict[str, list[bool]]
     features: Tensor
     labels: Tensor
     seconds: float
 
 
-def nearest_shipped(encoded: EncodedCrops, classes: int, job: Job) -> tuple[Tensor, list[PromptTensors], list[str]]:
+def nearest_shipped(
+    encoded: EncodedCrops, classes: int, job: ProgressHandle
+) -> tuple[Tensor, list[PromptTensors], list[str]]:
     """How well every shipped class agrees with every annotated class.
 
-    Looks at one crop a class, the one that holds most of it: enough to recognise an organ.
+    Looks at one crop a class, the one that holds most of it: enough to recognize an organ.
 
     :return: agreement (classes, shipped classes) in 0..1, the shipped classes' prompts and names.
     """
@@ -103,7 +105,11 @@ def prototypes(features: Tensor, tokens: int, generator: torch.Generator, rounds
 
 
 def warm_start(
-    encoded: EncodedCrops, beginnings: Sequence[Beginning], settings: Settings, generator: torch.Generator, job: Job
+    encoded: EncodedCrops,
+    inits: Sequence[ClassInit],
+    settings: Settings,
+    generator: torch.Generator,
+    job: ProgressHandle,
 ) -> WarmStart:
     """Prompts to start from, and for each class where they come from.
 
@@ -112,32 +118,31 @@ def warm_start(
     the output tokens are prototypes of the annotated voxels' features. No gradient is needed.
 
     With ``settings.outputs`` ``all``, given prompts keep their output tokens of further maps, and classes that start
-    from prototypes get theirs in ``further``, as do given ones that were new to the body and have none yet: more
+    from prototypes get ``extra_output_tokens``, as do given ones that were new to the body and have none yet: more
     strokes may show that they need them. Shipped classes have none: what they learned from many patients is in the
     last map.
     """
-    config, device, classes = encoded.backbone.config, encoded.backbone.device, len(beginnings)
+    config, device, classes = encoded.backbone.config, encoded.backbone.device, len(inits)
     mode, method = settings.mode, settings.method
     if not method_called(method).output_tokens:
-        return _fitted(encoded, beginnings, settings, generator, job)
-    wide = settings.outputs == "all" and any(each.outputs == "all" for each in beginnings)
+        return _fitted(encoded, inits, settings, generator, job)
+    wide = settings.outputs == "all" and any(each.outputs == "all" for each in inits)
     fresh = new_prompts(config, classes, mode, method, generator, "all" if wide else "last")
     prompts = {name: tensor.to(device) for name, tensor in fresh.items()}
-    for index, each in enumerate(beginnings):
+    for index, each in enumerate(inits):
         _lend(prompts, index, each.prompts or {})
-    origin = ["the given prompts" if each.prompts else "" for each in beginnings]
+    origin = ["the given prompts" if each.prompts else "" for each in inits]
     if encoded.backbone.shipped is not None and not all(origin):
         _lend_shipped(encoded, prompts, origin, job.part(0.0, 0.6))
     lent = [bool(each) for each in origin]
     shipped = encoded.backbone.shipped
     lendable = set(shipped.groups()[0][0].tensors) if shipped is not None else set()
     borrowed = {
-        name: [there and bool(each.prompts or name in lendable) for there, each in zip(lent, beginnings)]
-        for name in prompts
+        name: [there and bool(each.prompts or name in lendable) for there, each in zip(lent, inits)] for name in prompts
     }
     silent = [
         index
-        for index, each in enumerate(beginnings)
+        for index, each in enumerate(inits)
         if settings.outputs == "all" and each.new and each.prompts and each.outputs == "last"
     ]
     # Output tokens come after the features: these do not depend on them.
@@ -146,7 +151,7 @@ def warm_start(
     features, labels = encoded.annotated_features(prompts, job.part(0.6, 1.0), outputs)
     seconds = time.monotonic() - began
     shapes = config.prompt_shapes(mode, method, outputs)
-    further = {
+    extra = {
         name: torch.zeros(classes, *shape, device=device)
         for name, shape in shapes.items()
         if outputs_of([name]) == "all"
@@ -155,39 +160,43 @@ def warm_start(
         if lent[index] and index not in silent:
             continue
         # Of given prompts, the tokens in the last map stay.
-        tokens = {**(select(prompts, range(classes)) if lent[index] else prompts), **further}
-        known = (labels >= 0) | (labels == barred_label(index + 1))
+        tokens = {**(select(prompts, range(classes)) if lent[index] else prompts), **extra}
+        known = (labels >= 0) | (labels == excluded_label(index + 1))
         own, rest = features[labels == index + 1], features[known & (labels != index + 1)]
         output_tokens(config, tokens, index, own, rest, generator)
         origin[index] = origin[index] or "prototypes of the annotated voxels"
-    return WarmStart(prompts, further, origin, lent, borrowed, features, labels, seconds)
+    return WarmStart(prompts, extra, origin, lent, borrowed, features, labels, seconds)
 
 
 def _fitted(
-    encoded: EncodedCrops, beginnings: Sequence[Beginning], settings: Settings, generator: torch.Generator, job: Job
+    encoded: EncodedCrops,
+    inits: Sequence[ClassInit],
+    settings: Settings,
+    generator: torch.Generator,
+    job: ProgressHandle,
 ) -> WarmStart:
     """The start of a method without output tokens, which no shipped class can lend it: given prompts, or a fit."""
     backbone, began = encoded.backbone, time.monotonic()
     own = method_called(settings.method)
-    fresh = new_prompts(backbone.config, len(beginnings), settings.mode, settings.method, generator)
+    fresh = new_prompts(backbone.config, len(inits), settings.mode, settings.method, generator)
     prompts = {name: tensor.to(backbone.device) for name, tensor in fresh.items()}
     features, labels = encoded.annotated_features(prompts, job, "all")
     seconds = time.monotonic() - began
-    if not all(each.prompts for each in beginnings):
+    if not all(each.prompts for each in inits):
         own.fit(backbone.config, prompts, features, labels)
-    for index, each in enumerate(beginnings):
+    for index, each in enumerate(inits):
         _lend(prompts, index, each.prompts or {})
-    origin = ["the given prompts" if each.prompts else "a linear fit of the annotated voxels" for each in beginnings]
-    lent = [bool(each.prompts) for each in beginnings]
+    origin = ["the given prompts" if each.prompts else "a linear fit of the annotated voxels" for each in inits]
+    lent = [bool(each.prompts) for each in inits]
     return WarmStart(prompts, {}, origin, lent, dict.fromkeys(prompts, lent), features, labels, seconds)
 
 
-def _lend_shipped(encoded: EncodedCrops, prompts: PromptTensors, origin: list[str], job: Job) -> None:
+def _lend_shipped(encoded: EncodedCrops, prompts: PromptTensors, origin: list[str], job: ProgressHandle) -> None:
     """Give each class without an origin the tokens of the shipped class that agrees with it, in place; where none
     agrees, the tokens of the nearest, but no origin."""
     score, lent, names = nearest_shipped(encoded, len(origin), job)
     new = [index for index, each in enumerate(origin) if not each]
-    pairs = matched(score[new].numpy())
+    pairs = assign_one_to_one(score[new].numpy())
     for place, index in enumerate(new):
         # Attention tokens of the nearest keep the pass in familiar terms.
         other = pairs.get(place, int(score[index].argmax()))

@@ -20,7 +20,7 @@ class Annotated:
 
     :param image: the key of an image that was sent.
     :param voxels: values of the annotation, (z, y, x) on ``grid``.
-    :param barred: value of a voxel -> value of the class that it is not.
+    :param excluded: value of a voxel -> value of the class that it is not.
     :param painted: not 0 where the user painted or erased himself, on any grid; None where that is not said.
     """
 
@@ -29,7 +29,7 @@ class Annotated:
     voxels: np.ndarray
     background: Optional[int] = None
     complete: bool = False
-    barred: Mapping[int, int] = field(default_factory=dict)
+    excluded: Mapping[int, int] = field(default_factory=dict)
     name: str = "The volume"
     painted: Optional[sitk.Image] = None
 
@@ -42,7 +42,7 @@ class Annotated:
             "grid": grid_values(self.grid),
             "background": self.background,
             "complete": self.complete,
-            "barred": {str(value): other for value, other in self.barred.items()},
+            "barred": {str(value): other for value, other in self.excluded.items()},
         }
 
     def arrays(self, index: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any, Iterable, Mapping, Optional
 import numpy as np
 
 from .client import Event, Sent
-from .jobs import Jobs
+from .jobs import JobHandlers
 from .messages import Message
 from .serving import do
 
@@ -86,7 +86,7 @@ class InProcess:
         self._events.put(Event(kind, message.job, message.values, message.arrays))
 
     def _run(self) -> None:
-        jobs = Jobs()
+        jobs = JobHandlers()
         while True:
             message = self._inbox.get()
             if message is None:

@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Mapping, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.classes import ClassInfo, describe
 from ..annotation.example import Example
-from ..errors import PromptSegError
-from ..imaging.intensity import MODALITY
+from ..inference.options import SegmentationOptions
 from ..inference.result import Segmentation
-from ..progress import Job
+from ..progress import ProgressHandle
 from ..prompts.store import Prompts
 from .contract import (
-    Annotated,
     Grow,
     Learn,
     Packed,
@@ -36,39 +34,38 @@ from .contract import (
     Tune,
     request_of,
 )
+from .kept import Kept
 from .messages import Message
-from .packing import grid_of
 from .remaining import Remaining
 from .thrift import Thrift, sparingly
 
 Emit = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
+Answer = Union[Reply, Taught, Specialized]
 
-_AROUND = 50.0  # mm around the strokes that a preview of a large image looks at
 _GRACE = 5.0  # seconds after the user's in which a result is still in time
 _AGAIN = 1.2  # times the seconds of the first look that the result takes after the tuning
 _LEAST = 0.4  # of the user's seconds that are tuned in any case
-_LARGE = 2_000_000  # voxels on the model's grid from which a preview looks only there
 
 
-class Jobs:
-    """What stays from job to job: backbones, images by their keys, and what was computed of them."""
+class JobHandlers:
+    """Does jobs, one after the other.
+
+    :ivar kept: what stays from job to job.
+    """
 
     def __init__(self) -> None:
-        self._images: dict[str, Union[Message, sitk.Image]] = {}
-        self._backbones: dict[tuple[str, str], Any] = {}
-        self._workspace: Any = None
+        self.kept = Kept()
         self._thrift = Thrift()
         self._began = 0.0
         self._tuned: Any = None  # prompts of the running job: memory that runs out afterwards does not cost them
 
     def add_image(self, message: Message) -> None:
-        """Keep an image as it came; it is built by the first job that names it, which also tells what is wrong."""
-        self._images[str(message.values["key"])] = message
+        """Keep an image for the jobs that name it."""
+        self.kept.add_image(message)
 
-    def run(self, message: Message, job: Job, emit: Emit) -> Packed:
+    def run(self, message: Message, job: ProgressHandle, emit: Emit) -> Packed:
         """Do a job; raises :class:`PromptSegError`, :class:`Cancelled`, or whatever goes wrong."""
-        keep = set(message.values.get("keep", self._images))
-        self._images = {key: image for key, image in self._images.items() if key in keep}
+        self.kept.keep_only(message.values.get("keep"))
         request = request_of(message.values["name"], message.values, message.arrays)
 
         def attempt(thrift: Thrift) -> Packed:
@@ -77,26 +74,24 @@ class Jobs:
 
         self._began, self._tuned = time.monotonic(), None
         try:
-            (gives, arrays), thrift = sparingly(attempt, job, lambda: self._on_gpu(request), self._release)
+            (gives, arrays), thrift = sparingly(attempt, job, lambda: self._on_gpu(request), self.kept.release)
         finally:
             if not self._thrift.caches:
-                self._release()  # the next job, perhaps on another volume, begins as usual
+                self.kept.release()  # the next job, perhaps on another volume, begins as usual
             self._thrift, self._tuned = Thrift(), None
         return {"device": self._device(request), **({"note": thrift.note} if thrift.note else {}), **gives}, arrays
 
-    def _do(self, request: Request, job: Job, emit: Emit) -> Packed:
-        if isinstance(request, Prepare):
-            return self._prepare(request, job)
-        if isinstance(request, Tune):
-            return self._tune(request, job, emit).pack()
-        if isinstance(request, Specialize):
-            return self._specialize(request, job).pack()
-        if isinstance(request, Learn):
-            return self._learn(request, job).pack()
-        if isinstance(request, Segment):
-            return self._segment(request, job).pack()
-        assert isinstance(request, Grow)
-        return self._grow(request, job, emit).pack()
+    def _do(self, request: Request, job: ProgressHandle, emit: Emit) -> Packed:
+        does: Mapping[type, Callable[[Any, ProgressHandle, Emit], Optional[Answer]]] = {
+            Prepare: self._prepare,
+            Tune: self._tune,
+            Learn: self._learn,
+            Specialize: self._specialize,
+            Segment: self._segment,
+            Grow: self._grow,
+        }
+        reply = does[type(request)](request, job, emit)
+        return reply.pack() if reply is not None else ({}, {})
 
     def _on_gpu(self, request: Request) -> bool:
         from ..models.backbone import choose_device
@@ -104,50 +99,45 @@ class Jobs:
         device = getattr(request, "device", None)  # growing needs none
         return device is not None and choose_device(device).type != "cpu"
 
-    def _release(self) -> None:
-        """Let go of all that was computed for later."""
-        self._workspace = None
-
     def _device(self, request: Request) -> str:
         """Where a job was computed, in the user's words; growing needs no backbone, and is always on the CPU."""
         import torch
 
-        device = torch.device("cpu") if isinstance(request, Grow) else next(iter(self._backbones.values())).device
+        device = torch.device("cpu") if isinstance(request, Grow) else self.kept.device
         if device.type == "cuda":
             return f"{torch.cuda.get_device_name(device)} ({device})"
         count = torch.get_num_threads()
         processor = f"CPU, {count} thread{'s' if count > 1 else ''}"
         return {"cpu": processor, "mps": "Apple GPU"}.get(device.type, str(device))
 
-    def _prepare(self, request: Prepare, job: Job) -> Packed:
+    def _prepare(self, request: Prepare, job: ProgressHandle, emit: Emit) -> None:
         from ..imaging.checking import check_image
-        from ..inference.evidence import sweep
+        from ..inference.class_margins import encode_tiles
 
-        backbone = self._backbone(request, job)
-        image = self._image(request.image)
+        backbone = self.kept.backbone(request, self._thrift, job)
+        image = self.kept.image(request.image)
         check_image(image, "The volume")
         if not self._thrift.caches:
-            return {}, {}  # nothing could be kept of it
-        volume = self._workspace.volume(image, backbone.preprocessing)
-        sweep(backbone, volume.array, self._workspace.maps(image, backbone), job)
+            return  # nothing could be kept of it
+        volume = self.kept.feature_cache.volume(image, backbone.preprocessing)
+        encode_tiles(backbone, volume.array, self.kept.feature_cache.maps(image, backbone), job)
         job.check()
         _import_tuning()
-        return {}, {}
 
-    def _tune(self, request: Tune, job: Job, emit: Emit) -> Reply:
+    def _tune(self, request: Tune, job: ProgressHandle, emit: Emit) -> Reply:
         from ..annotation.checking import check_examples
         from ..inference.retuning import retuned
         from ..tuning.kept_strokes import without
 
         remaining, seconds = Remaining(), self._settings(request).seconds
         remaining.expect(None if seconds is None else seconds + _GRACE)
-        backbone = self._backbone(request, remaining.told(job.part(0.0, 0.02)))
-        examples = [self._example(each) for each in request.examples]
+        backbone = self.kept.backbone(request, self._thrift, remaining.told(job.part(0.0, 0.02)))
+        examples = [self.kept.example(each) for each in request.examples]
         # Strokes of classes that are not tuned now are known not to be those that are.
         teaching = [without(each, request.others) for each in examples]
         check_examples(teaching, request.classes)  # before anything is shown
         wanted = list(request.classes if request.wanted is None else request.wanted)
-        silent = Job(None, job.is_cancelled)
+        silent = ProgressHandle(None, job.is_cancelled)
 
         def preview(prompts: Prompts) -> None:
             result = self._segmented(backbone, prompts, examples[0], wanted, silent, around=True)
@@ -165,30 +155,32 @@ class Jobs:
             spent, part = time.monotonic() - self._began, remaining.told(job.part(0.02, 0.85))
             tuned = _in_time(self._settings(request), spent, looked).seconds
             remaining.expect(None if tuned is None or looked is None else tuned + _AGAIN * looked)
-            self._tuned = self._tuned_by(request, backbone, examples, part, on_preview, looked)
+            options = self._options(request, others=request.others, on_preview=on_preview, looked=looked)
+            self._tuned = self._tuned_by(request, backbone, examples, request.start, options, part)
         prompts, part = self._tuned, remaining.at_last(job.part(0.85, 1.0))
         result = self._segmented(backbone, prompts, examples[0], None, part, around=False)
         result = replace(result, notes=tuple(dict.fromkeys([*prompts.notes, *result.notes])))
         both = retuned(result, examples[0], request.accepted, wanted)
         return Reply(both.local, prompts, both.full)
 
-    def _learn(self, request: Learn, job: Job) -> Taught:
+    def _learn(self, request: Learn, job: ProgressHandle, emit: Emit) -> Taught:
         from ..annotation.checking import check_examples
 
-        backbone = self._backbone(request, job.part(0.0, 0.02))
-        examples = [self._example(each) for each in request.examples]
+        backbone = self.kept.backbone(request, self._thrift, job.part(0.0, 0.02))
+        examples = [self.kept.example(each) for each in request.examples]
         check_examples(examples, request.classes)
         remaining = Remaining()
         remaining.expect(self._settings(request).seconds)
-        return Taught(self._tuned_by(request, backbone, examples, remaining.told(job.part(0.02, 1.0)), None, None))
+        part = remaining.told(job.part(0.02, 1.0))
+        return Taught(self._tuned_by(request, backbone, examples, None, self._options(request), part))
 
-    def _specialize(self, request: Specialize, job: Job) -> Specialized:
+    def _specialize(self, request: Specialize, job: ProgressHandle, emit: Emit) -> Specialized:
         from ..models import own
         from ..specializing.specialize import Effort, specialize
 
-        backbone = self._backbone(request, job.part(0.0, 0.02))
+        backbone = self.kept.backbone(request, self._thrift, job.part(0.0, 0.02))
         entry = specialize(
-            [self._example(each) for each in request.examples],
+            [self.kept.example(each) for each in request.examples],
             request.classes,
             request.called,
             backbone,
@@ -201,58 +193,57 @@ class Jobs:
         notes = tuple(Prompts.load(entry.prompts).notes)
         return Specialized(entry.name, entry.sha256, own.files_of(entry), notes)
 
-    def _tuned_by(self, request: Union[Tune, Learn], backbone, examples, job, on_preview, looked) -> Any:
-        """Prompts tuned with as many classes at once as memory is thought to hold."""
-        from ..tuning.parts import tune_in_parts
-        from ..tuning.tuning import tune
+    def _options(self, request: Union[Tune, Learn], **further: Any) -> Any:
+        from ..tuning.options import TuningOptions
 
-        classes, appearance = request.classes, {info.name: info for info in request.appearance}
-        given: dict[str, Any] = {"appearance": appearance, "job": job, "workspace": self._workspace}
-        if isinstance(request, Tune):
-            given.update(start=request.start, others=request.others)
-        parts = [{name: classes[name] for name in part} for part in self._thrift.parts_of(list(classes))]
-        settings = _in_time(self._settings(request), time.monotonic() - self._began, looked)
-        if len(parts) > 1:
-            return tune_in_parts(examples, parts, backbone, settings=settings, **given)
-        return tune(examples, classes, backbone, settings=settings, on_preview=on_preview, looked=looked, **given)
+        appearance = {info.name: info for info in request.appearance}
+        return TuningOptions(appearance=appearance, feature_cache=self.kept.feature_cache, **further)
+
+    def _tuned_by(
+        self, request: Union[Tune, Learn], backbone, examples, start, options, job: ProgressHandle
+    ) -> Prompts:
+        """Prompts tuned so that the result is there in time."""
+        spent = time.monotonic() - self._began
+        settings = _in_time(self._settings(request), spent, options.looked)
+        return self._thrift.tune(
+            examples, request.classes, backbone, start=start, settings=settings, options=options, job=job
+        )
 
     def _settings(self, request: Union[Tune, Learn]) -> Any:
         """How to tune; another attempt has what is left of the time, or at least half of it."""
         from ..tuning.settings import Settings
 
-        settings, thrift = Settings(**request.settings), self._thrift
-        if thrift.words and settings.seconds is not None:
+        settings = Settings(**request.settings)
+        if self._thrift.words and settings.seconds is not None:
             left = settings.seconds - (time.monotonic() - self._began)
             settings = replace(settings, seconds=max(left, settings.seconds / 2))
-        return settings if thrift.crops is None else replace(settings, crops=min(settings.crops, thrift.crops))
+        return settings
 
-    def _look(self, backbone, example: Example, infos: list[ClassInfo], job: Job, emit: Emit) -> None:
+    def _look(self, backbone, example: Example, infos: list[ClassInfo], job: ProgressHandle, emit: Emit) -> None:
         """Send the first look, if the model ships something to look with."""
-        from ..inference.quick import first_look
+        from ..inference.zero_shot_preview import zero_shot_preview
 
-        result = first_look(backbone, example, infos, self._workspace, self._around(backbone, example.image), job)
+        options = SegmentationOptions(
+            around=self.kept.around(backbone, example.image), feature_cache=self.kept.feature_cache
+        )
+        result = zero_shot_preview(backbone, example, infos, options, job)
         if result is not None:
             emit(*Reply(result).pack())
 
-    def _around(self, backbone, image: sitk.Image) -> Optional[float]:
-        """How far a preview looks around the strokes of this image; None for everywhere."""
-        large = self._workspace.volume(image, backbone.preprocessing).array.size > _LARGE
-        return _AROUND if large else None
-
-    def _segment(self, request: Segment, job: Job) -> Reply:
-        backbone = self._backbone(request, job.part(0.0, 0.02))
-        example = self._example(request.strokes) if request.strokes else None
-        image, later = self._image(request.image), job.part(0.02, 1.0)
+    def _segment(self, request: Segment, job: ProgressHandle, emit: Emit) -> Reply:
+        backbone = self.kept.backbone(request, self._thrift, job.part(0.0, 0.02))
+        example = self.kept.example(request.strokes) if request.strokes else None
+        image, later = self.kept.image(request.image), job.part(0.02, 1.0)
         return Reply(self._segmented(backbone, request.prompts, example, None, later, around=False, image=image))
 
-    def _grow(self, request: Grow, job: Job, emit: Emit) -> Reply:
+    def _grow(self, request: Grow, job: ProgressHandle, emit: Emit) -> Reply:
         from ..annotation.checking import check_strokes
         from ..inference.stroke_regions import segment_strokes
 
-        example = self._example(request.example)
+        example = self.kept.example(request.example)
         check_strokes(example, request.classes)
         infos = _shown(request)
-        silent = Job(None, job.is_cancelled)
+        silent = ProgressHandle(None, job.is_cancelled)
         if self._thrift.coarse or request.previews:
             quick = Reply(segment_strokes(example, infos, quick=True, accepted=request.accepted, job=silent))
             if self._thrift.coarse:
@@ -269,7 +260,7 @@ class Jobs:
         prompts,
         example: Optional[Example],
         classes: Optional[list[str]],
-        job: Job,
+        job: ProgressHandle,
         around: bool,
         image: Optional[sitk.Image] = None,
     ) -> Segmentation:
@@ -277,50 +268,15 @@ class Jobs:
 
         image = example.image if image is None and example else image
         assert image is not None
-        return segment(
-            prompts,
-            image,
-            backbone,
-            classes=classes,
-            strokes=example,
-            around=self._around(backbone, image) if around else None,
-            uncertainty_wanted=not around,
+        options = SegmentationOptions(
+            around=self.kept.around(backbone, image) if around else None,
+            uncertainty=not around,
             coarse_maps=True,
             quick=around or self._thrift.coarse,
-            job=job,
             name=example.name if example else "The volume",
-            workspace=self._workspace,
+            feature_cache=self.kept.feature_cache,
         )
-
-    def _backbone(self, request: Union[Prepare, Tune, Learn, Segment], job: Job):
-        """The backbone of that name on that device, loaded once; of all others, nothing is kept."""
-        job.report("loading the model", 0.0)
-        from ..models.backbone import load_model
-        from ..models.workspace import Workspace
-
-        device = "cpu" if self._thrift.cpu else request.device
-        key = (request.model, device)
-        if key not in self._backbones:
-            self._backbones, self._workspace = {}, None  # before the next needs the memory
-            self._backbones = {key: load_model(key[0] or None, key[1])}
-        if self._workspace is None:
-            self._workspace = Workspace() if self._thrift.caches else Workspace(0)
-        return self._thrift.backbone(self._backbones[key])
-
-    def _image(self, key: str) -> sitk.Image:
-        if key not in self._images:
-            raise PromptSegError("The worker no longer has the volume; click again.")
-        image = self._images[key]
-        if isinstance(image, Message):
-            modality = str(image.values.get("modality", ""))
-            image = grid_of(image.values["grid"]).image(image.arrays["voxels"])
-            image.SetMetaData(MODALITY, modality)
-            self._images[key] = image
-        return image
-
-    def _example(self, given: Annotated) -> Example:
-        image, barred = self._image(given.image), dict(given.barred)
-        return Example(image, given.annotation, given.background, given.complete, given.name, barred, given.painted)
+        return segment(prompts, image, backbone, classes=classes, strokes=example, options=options, job=job)
 
 
 def _shown(request: Union[Tune, Grow]) -> list[ClassInfo]:
@@ -358,6 +314,6 @@ def _import_tuning() -> None:
     some three seconds of a core."""
     import torch
 
-    from ..tuning import training, tuner  # noqa: F401
+    from ..tuning import optimization, training  # noqa: F401
 
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])

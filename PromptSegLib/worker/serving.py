@@ -18,8 +18,8 @@ from typing import Any, Mapping, NoReturn, Optional, Protocol
 import numpy as np
 
 from ..errors import PromptSegError, is_out_of_memory
-from ..progress import Cancelled, Job, Report
-from .jobs import Jobs, threads_wanted
+from ..progress import Cancelled, ProgressHandle, Report
+from .jobs import JobHandlers, threads_wanted
 from .messages import VERSION, Channel, Message
 
 _BREATH = 0.3  # seconds without computing after a preview: drawing it takes all cores of a small machine for a moment
@@ -73,7 +73,7 @@ def serve(channel: Channel, folder: Optional[Path] = None) -> None:
             os._exit(3)
 
     threading.Thread(target=read, daemon=True).start()
-    jobs = Jobs()
+    jobs = JobHandlers()
     while True:
         message = waiting.get()
         try:
@@ -108,7 +108,7 @@ class Speaker(Protocol):
     def send(self, kind: str, arrays: Optional[Mapping[str, np.ndarray]] = None, **values: Any) -> None: ...
 
 
-def do(jobs: Jobs, message: Message, channel: Speaker, cancelled: set[int]) -> bool:
+def do(jobs: JobHandlers, message: Message, channel: Speaker, cancelled: set[int]) -> bool:
     """Do a job and say how it went; whether memory ran out, so that a process had better end."""
     number = message.job
 
@@ -122,7 +122,7 @@ def do(jobs: Jobs, message: Message, channel: Speaker, cancelled: set[int]) -> b
     try:
         if "torch" not in sys.modules:
             _import_torch()
-        job = Job(report, lambda: number in cancelled)
+        job = ProgressHandle(report, lambda: number in cancelled)
         job.check()
         values, arrays = jobs.run(message, job, preview)
         channel.send("done", arrays, job=number, **values)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import gc
 import sys
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Optional, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence, TypeVar
 
+from ..annotation.example import Example
 from ..errors import is_out_of_memory
-from ..progress import Job
+from ..progress import ProgressHandle
+
+if TYPE_CHECKING:
+    from ..prompts.store import Prompts
+    from ..tuning.options import TuningOptions
+    from ..tuning.settings import Settings
 
 Result = TypeVar("Result")
 
@@ -53,10 +59,32 @@ class Thrift:
         tile = tuple(smaller(size, part, step) for size, part, step in zip(backbone.tile, self.parts, stride))
         return replace(backbone, tile=tile, slab_bytes=min(backbone.slab_bytes, _SMALL_SLAB))
 
-    def parts_of(self, classes: Sequence[str]) -> list[list[str]]:
-        """Classes in the groups that are tuned together."""
-        size = self.at_once or max(len(classes), 1)
-        return [list(classes[first : first + size]) for first in range(0, len(classes), size)]
+    def parts_of(self, classes: Mapping[str, int]) -> list[dict[str, int]]:
+        """Classes (name -> value) in the groups that are tuned together."""
+        size, items = self.at_once or max(len(classes), 1), list(classes.items())
+        return [dict(items[first : first + size]) for first in range(0, len(items), size)]
+
+    def tune(
+        self,
+        examples: Sequence[Example],
+        classes: Mapping[str, int],
+        backbone: Any,
+        *,
+        start: Optional[Prompts],
+        settings: Settings,
+        options: TuningOptions,
+        job: ProgressHandle,
+    ) -> Prompts:
+        """:func:`~PromptSegLib.tuning.pipeline.tune`, with as many crops and classes at once as memory should hold."""
+        from ..tuning.parts import tune_in_parts
+        from ..tuning.pipeline import tune
+
+        if self.crops is not None:
+            settings = replace(settings, crops=min(settings.crops, self.crops))
+        parts = self.parts_of(classes)
+        if len(parts) > 1:
+            return tune_in_parts(examples, parts, backbone, start=start, settings=settings, options=options, job=job)
+        return tune(examples, classes, backbone, start=start, settings=settings, options=options, job=job)
 
 
 STEPS = (
@@ -76,7 +104,7 @@ def smaller(size: int, part: int, step: int) -> int:
 
 def sparingly(
     attempt: Callable[[Thrift], Result],
-    job: Job,
+    job: ProgressHandle,
     on_gpu: Callable[[], bool],
     release: Callable[[], None] = lambda: None,
 ) -> tuple[Result, Thrift]:

@@ -112,7 +112,9 @@ class Bench:
                 number,
                 seed,
                 reference,
-                lambda growing=growing: ps.segment(prompts, image, backbone, grow_strokes=growing).labels,
+                lambda growing=growing: (
+                    ps.segment(prompts, image, backbone, options=ps.SegmentationOptions(grow_strokes=growing)).labels
+                ),
                 spent,
             )
 

@@ -23,7 +23,7 @@ from PromptSegLib.evaluation.scribbles import correct, scribble
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene import painting
+from PromptSegLib.scene import segment_snapshot
 from PromptSegLib.scene.segmentations import apply_result, segments_by_name
 from PromptSegLib.scene.storage import new_scene
 from PromptSegLib.scene.volumes import volume_from_image
@@ -111,7 +111,7 @@ def measure(case: str, folder: Path, seconds: float, seed: int) -> dict:
     waiting.until_idle(session.apply)
     # A correction, as the simulator paints it where the result is most wrong.
     ids = segments_by_name(segmentation)
-    taken = painting.snapshot(segmentation, volume, [ids[name] for name in CLASSES])
+    taken = segment_snapshot.snapshot(segmentation, volume, [ids[name] for name in CLASSES])
     now = Grid.of(image).image(np.zeros(Grid.of(image).shape, np.uint8))
     array = sitk.GetArrayFromImage(now)
     for name, mask in taken.masks([ids[name] for name in CLASSES], Grid.of(image)).items():

@@ -29,9 +29,9 @@ from replay import Desk
 
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.evaluation.scribbles import scribble
-from PromptSegLib.files import replacing
+from PromptSegLib.files import atomic_write
 from PromptSegLib.imaging.reading import read_annotation, read_image
-from PromptSegLib.scene import links
+from PromptSegLib.scene import node_references
 from PromptSegLib.scene.volumes import image_from_volume, volume_from_image
 from PromptSegLib.session.engine import start_worker
 
@@ -236,7 +236,7 @@ def _whole(desk: Desk, case: Case) -> dict[str, float]:
     own = image_from_volume(desk.volume)
     others = [volume_from_image(desk.scene, own, f"copy {n}") for n in range(case.volumes)]
     found = Watch(desk).until_idle(lambda: desk.session.segment(key, others)).row("volumes")
-    assert all(links.remembered(each) is not None for each in others)
+    assert all(node_references.remembered(each) is not None for each in others)
     return found
 
 
@@ -296,7 +296,7 @@ def main() -> None:
     for case in () if options.table else cases(list(options.images), list(options.classes), not options.only):
         if not any(row["key"] == case.key for row in rows):
             rows.append(in_a_process(case, options))
-            with replacing(options.json) as file:
+            with atomic_write(options.json) as file:
                 file.write_text(json.dumps(rows, indent=1))
             print(case.key, flush=True)
     print(table(rows))

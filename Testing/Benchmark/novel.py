@@ -32,7 +32,7 @@ from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.evaluation.scores import score
 from PromptSegLib.evaluation.scribbles import correct, scribble
-from PromptSegLib.files import replacing
+from PromptSegLib.files import atomic_write
 from PromptSegLib.growing.guard import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,7 +149,9 @@ def _network(task: Task, options: Options) -> sitk.Image:
     import PromptSegLib as ps
 
     backbone = options.backbone_for(task)
-    return ps.segment(_tuned(task, options), task.image, backbone, grow_strokes=False).labels
+    return ps.segment(
+        _tuned(task, options), task.image, backbone, options=ps.SegmentationOptions(grow_strokes=False)
+    ).labels
 
 
 @method("PromptSeg", tunes=True)
@@ -201,7 +203,7 @@ class Rows:
     def add(self, row: dict) -> None:
         self.rows.append(row)
         if self.path is not None:
-            with replacing(self.path) as temporary:
+            with atomic_write(self.path) as temporary:
                 temporary.write_text(json.dumps({"about": self.about, "rows": self.rows}, indent=1))
 
 

@@ -181,7 +181,7 @@ def _phantoms(name: str, each: int = 5) -> Callable[[Path], list[Case]]:
     return lambda data: [Case(name, f"seed {seed}", kind, lambda seed=seed: load(seed)) for kind, seed in seeds]
 
 
-def _labelled(name: str) -> str:
+def _labeled(name: str) -> str:
     return name.replace("_ct.nii.gz", "_label.nii.gz").replace("_t1.nii.gz", "_label.nii.gz").replace("_mr.", "_label.")
 
 
@@ -189,7 +189,7 @@ def _of_itself(name: str) -> str:
     return name.replace(".nii.gz", "_label.nii.gz")
 
 
-_BTCV = _pairs("btcv", "btcv", "case1[2-9]_ct.nii.gz", _labelled, ORGANS, 8)
+_BTCV = _pairs("btcv", "btcv", "case1[2-9]_ct.nii.gz", _labeled, ORGANS, 8)
 
 SETS: tuple[CaseSet, ...] = (
     CaseSet("sts_ct", "sarcoma CT", _pairs("sts_ct", "sts", "*_ct.nii.gz", _of_itself, {"tumor": 1}, 7)),
@@ -197,17 +197,17 @@ SETS: tuple[CaseSet, ...] = (
     CaseSet(
         "hippocampus",
         "hippocampus T1",
-        _pairs("hippocampus", "hippocampus", "*_t1.nii.gz", _labelled, {"anterior": 1, "posterior": 2}, 20),
+        _pairs("hippocampus", "hippocampus", "*_t1.nii.gz", _labeled, {"anterior": 1, "posterior": 2}, 20),
     ),
-    CaseSet("spine_t1", "spine T1", _pairs("spine_t1", "spine", "t1_*_mr.nii.gz", _labelled, VERTEBRAE, 5)),
-    CaseSet("spine_t2", "spine T2", _pairs("spine_t2", "spine", "t2_*_mr.nii.gz", _labelled, VERTEBRAE, 3)),
+    CaseSet("spine_t1", "spine T1", _pairs("spine_t1", "spine", "t1_*_mr.nii.gz", _labeled, VERTEBRAE, 5)),
+    CaseSet("spine_t2", "spine T2", _pairs("spine_t2", "spine", "t2_*_mr.nii.gz", _labeled, VERTEBRAE, 3)),
     CaseSet("abdomen_mr", "abdominal MR", _abdominal_mr),
     CaseSet("lungs", "lungs, chest CT", _torso),
     CaseSet("btcv", "organs, hidden", _changed("btcv", _BTCV, _every_second), known=True),
     CaseSet(
         "openkbp",
         "head and neck, hidden",
-        _pairs("openkbp", "openkbp", "val_*_ct.nii.gz", _labelled, HEAD, 33),
+        _pairs("openkbp", "openkbp", "val_*_ct.nii.gz", _labeled, HEAD, 33),
         known=True,
     ),
     CaseSet("mouse", "organs, a tenth", _changed("mouse", _BTCV, _every_second, _as_mouse), known=True),

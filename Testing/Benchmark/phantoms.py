@@ -2,7 +2,7 @@
 
 Every function takes a seed, gives an image (float32, rounded to whole units) and its reference (uint8) on the same
 grid, and gives the same ones for the same seed. None is trivial: noise, a bias field, partial volume at every border,
-texture, and other things of similar intensity nearby that are not labelled.
+texture, and other things of similar intensity nearby that are not labeled.
 
 Arrays are (z, y, x); ``spacing`` is (z, y, x) in mm; places and distances are in mm from the middle of the volume.
 """
@@ -40,7 +40,7 @@ def vessel(seed: int, shape=(128, 112, 112)) -> Phantom:
 
 
 def sheet(seed: int, shape=(96, 112, 112)) -> Phantom:
-    """A curved sheet one voxel thick (along x) on 0.5 mm voxels, with a second, unlabelled one beside it."""
+    """A curved sheet one voxel thick (along x) on 0.5 mm voxels, with a second, unlabeled one beside it."""
     rng, spacing = np.random.default_rng([2, seed]), (0.5, 0.5, 0.5)
     z, y, x = (np.arange(n, dtype=np.float32) for n in shape)
 
@@ -52,10 +52,10 @@ def sheet(seed: int, shape=(96, 112, 112)) -> Phantom:
     labels = np.zeros(shape, np.uint8)
     inside = (np.abs(z - shape[0] / 2)[:, None] < 0.42 * shape[0]) & (np.abs(y - shape[1] / 2)[None] < 0.42 * shape[1])
     values = 60 + _texture(shape, spacing, 3.0, 8.0, rng) + 30 * (x > second[..., None])
-    for middle, value, labelled in ((second, 150.0, False), (first, 170.0, True)):
+    for middle, value, labeled in ((second, 150.0, False), (first, 170.0, True)):
         share = np.clip(1 - np.abs(x - middle[..., None]), 0, 1) * inside[..., None]
         values = values + share * (value - values)
-        if labelled:
+        if labeled:
             labels[(x == np.rint(middle)[..., None]) & inside[..., None]] = 1
     return _volume(values, labels, spacing, rng, noise=9.0, bias=0.06), {"sheet": 1}
 
@@ -115,7 +115,7 @@ def teeth(seed: int, shape=(104, 96, 176)) -> Phantom:
 
 
 def thirty(seed: int, shape=(80, 120, 120)) -> Phantom:
-    """Thirty touching compartments of a body, nine intensities among them, so that many neighbours are alike."""
+    """Thirty touching compartments of a body, nine intensities among them, so that many neighbors are alike."""
     rng, spacing = np.random.default_rng([5, seed]), (2.0, 1.5, 1.5)
     places = _places(shape, spacing)
     half = np.asarray(shape) * spacing / 2
@@ -149,7 +149,7 @@ def thick_slices(seed: int, shape=(28, 256, 256)) -> Phantom:
 
 
 def _organs(seed: int, shape, spacing, scale: float = 1.0) -> tuple[sitk.Image, sitk.Image, dict[str, int]]:
-    """Deformed ellipsoids in a body; two more of them have no label and look like their neighbours."""
+    """Deformed ellipsoids in a body; two more of them have no label and look like their neighbors."""
     rng = np.random.default_rng([6, seed])
     places = _places(shape, spacing)
     half = np.asarray(shape) * spacing / 2

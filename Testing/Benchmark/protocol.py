@@ -6,7 +6,7 @@ the body (spleen, left kidney, gallbladder, liver) and the new classes of here (
 class.
 
 Every method sees the same views in the same order and is given the same time: ``--seconds`` of this process's CPU time
-(``time.process_time``), with one torch thread, so that other work on the machine favours no method. Reading the
+(``time.process_time``), with one torch thread, so that other work on the machine favors no method. Reading the
 volumes and segmenting the test cases is not counted; drawing the views and warm starts are. A bench that was stopped
 goes on where it was: what stands in ``--out`` is not done again.
 
@@ -34,12 +34,12 @@ from monai.metrics import compute_dice
 from torch import Tensor
 
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.files import replacing
+from PromptSegLib.files import atomic_write
 from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.imaging.volume import Volume
-from PromptSegLib.inference.evidence import ABSENT, FLAT
-from PromptSegLib.inference.native import labels_on_native
+from PromptSegLib.inference.class_margins import ABSENT, FLAT
+from PromptSegLib.inference.resample_to_image import labels_on_native
 from PromptSegLib.inference.tiling import overlaps, steps
 from PromptSegLib.models.backbone import Backbone, load_model
 from PromptSegLib.network.precision import autocast
@@ -144,7 +144,7 @@ def run(options: argparse.Namespace) -> None:
         row.update(parameters=trained_parameters(made), share=trained_share(made))
         row.update(torch=torch.__version__, machine=platform.machine())
         # Read again: another bench may have written meanwhile.
-        with replacing(options.out) as temporary:
+        with atomic_write(options.out) as temporary:
             temporary.write_text(json.dumps([*read(options.out), row], indent=1), encoding="utf-8")
 
 
@@ -153,7 +153,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def views_of(preprocessing: Preprocessing, crop: tuple[int, ...], options: argparse.Namespace) -> Views:
-    """Views of the training cases, in which only ``CLASSES`` are labelled."""
+    """Views of the training cases, in which only ``CLASSES`` are labeled."""
     source = Source(
         "btcv",
         str(options.data),

@@ -20,7 +20,7 @@ from PromptSegLib.annotation.classes import describe
 from PromptSegLib.evaluation.scribbles import correct, scribble
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene import painting
+from PromptSegLib.scene import segment_snapshot
 from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments_by_name
 from PromptSegLib.scene.storage import new_scene
 from PromptSegLib.scene.volumes import image_from_volume, volume_from_image
@@ -129,7 +129,7 @@ class Desk:
 
     def mask(self, name: str) -> np.ndarray:
         segment_id = segments_by_name(self.segmentation)[name]
-        return painting.snapshot(self.segmentation, self.volume, [segment_id]).masks([segment_id], self.grid)[
+        return segment_snapshot.snapshot(self.segmentation, self.volume, [segment_id]).masks([segment_id], self.grid)[
             segment_id
         ]
 

@@ -1,7 +1,7 @@
 """The shipped prompts on cases that nothing was trained or chosen on: no strokes, no tuning.
 
 Usage: ``make bench-shipped`` or ``python Testing/Benchmark/shipped.py [--data FOLDER]``. Dice on the cases' own grids,
-as ``PromptSegLib/pretraining/validation.py`` counts it: over the cases in which a structure is labelled.
+as ``PromptSegLib/pretraining/validation.py`` counts it: over the cases in which a structure is labeled.
 """
 
 from __future__ import annotations

@@ -30,11 +30,11 @@ from protocol import segment
 import PromptSegLib as ps
 from PromptSegLib.annotation.labels import labels_on_grid
 from PromptSegLib.evaluation.scores import score
-from PromptSegLib.files import replacing
+from PromptSegLib.files import atomic_write
 from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.network.methods.registry import offered
-from PromptSegLib.progress import Job
+from PromptSegLib.progress import ProgressHandle
 from PromptSegLib.specializing.adaptations import adaptation, trained_parameters
 from PromptSegLib.specializing.training import Training
 from PromptSegLib.tuning.training import Annotated, RandomCrops
@@ -139,7 +139,7 @@ def run(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
             continue
         print(f"{name}, {volumes} volumes, seed {seed}: {method}", flush=True)
         rows.append({**key, **measure(options.data, SETS[name], volumes, seed, method, backbone, options.seconds)})
-        with replacing(options.out) as temporary:
+        with atomic_write(options.out) as temporary:
             temporary.write_text(json.dumps(rows, indent=2))
 
 
@@ -187,7 +187,7 @@ def fine_tuned(
     made.tile = backbone.tile
     crops = RandomCrops(volumes, len(classes), backbone.crop, seed)
     training = Training(made, crops, seconds=max(seconds - (time.monotonic() - began), 0.1))
-    training.run(Job())
+    training.run(ProgressHandle())
     return made.eval(), training.step
 
 

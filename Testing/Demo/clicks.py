@@ -139,7 +139,7 @@ class Painter:
         from PromptSegLib.annotation.classes import describe
         from PromptSegLib.imaging.geometry import Grid
         from PromptSegLib.inference.result import Segmentation
-        from PromptSegLib.scene import painting
+        from PromptSegLib.scene import segment_snapshot
         from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments_by_name
         from PromptSegLib.scene.volumes import image_from_volume
 
@@ -150,7 +150,7 @@ class Painter:
                 mask[plane, 4:6, 6:58] = mask[plane, 50:52, 6:58] = True
             else:
                 mask[plane] |= self.balls[name][plane] & (np.arange(56)[:, None] % 5 == 0)
-        now = painting.snapshot(segmentation, self.volume, [segment_id]).masks([segment_id], grid)[segment_id]
+        now = segment_snapshot.snapshot(segmentation, self.volume, [segment_id]).masks([segment_id], grid)[segment_id]
         if erase:
             edge = np.argwhere(now)[:6]
             mask = np.zeros_like(now)

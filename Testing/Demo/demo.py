@@ -42,7 +42,7 @@ from PromptSegLib.scene.volumes import volume_from_image
 
 OUTPUT = Path(__file__).resolve().parents[2] / "demo"
 BACKGROUND = 255
-# Label values are TotalSegmentator's. Colours are Okabe and Ito's: the usual ones of these organs are all reddish.
+# Label values are TotalSegmentator's. Colors are Okabe and Ito's: the usual ones of these organs are all reddish.
 STRUCTURES = {
     "liver": (5, "#E69F00"),
     "spleen": (1, "#CC79A7"),
@@ -98,7 +98,7 @@ def run(budget: ps.Settings, second_budget: ps.Settings) -> None:
         backbone = ps.load_model()
     setup = clock.seconds.popitem()[1]
 
-    with clock.stage("Painting scribbles"):
+    with clock.stage("SegmentSnapshot scribbles"):
         first = scribble(reference, CLASSES, BACKGROUND, background_share=0.005)
         segments = _segments()
         ids = paint(strokes, volume, first, segments)
@@ -114,7 +114,14 @@ def run(budget: ps.Settings, second_budget: ps.Settings) -> None:
                 ids = paint(strokes, volume, drawn, segments, ids)
         example = example_from_nodes(volume, strokes, roles, BACKGROUND)
         with clock.stage(f"Tuning{part}"):
-            prompts = ps.tune([example], CLASSES, backbone, start=prompts, settings=settings, appearance=looks)
+            prompts = ps.tune(
+                [example],
+                CLASSES,
+                backbone,
+                start=prompts,
+                settings=settings,
+                options=ps.TuningOptions(appearance=looks),
+            )
         with clock.stage(f"Segmenting{' again' if part else ''}"):
             answer = ps.segment(prompts, example.image, backbone, strokes=example)
             result_ids = apply_result(result, volume, answer, segment_ids=result_ids)

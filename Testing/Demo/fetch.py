@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.files import replacing
+from PromptSegLib.files import atomic_write
 
 PACKAGE = "totalsegmentator==2.18.0"
 # pip builds a source distribution's metadata, which runs code of it: so the archive is pinned too.
@@ -75,7 +75,7 @@ def _unpack(archive: Path, folder: Path, names: tuple[str, ...]) -> None:
             for member in tar:
                 name = member.name.rpartition("tests/reference_files/")[2]
                 if name in names and member.isfile() and member.size <= MAX_BYTES:
-                    with replacing(folder / name) as temporary:
+                    with atomic_write(folder / name) as temporary:
                         temporary.write_bytes(tar.extractfile(member).read())
     except (tarfile.TarError, OSError, EOFError) as error:
         raise PromptSegError(f"The archive of {PACKAGE} cannot be read ({error}); try again.") from error

@@ -17,7 +17,7 @@ PLACES = ROOT / "PromptSeg.png", ROOT / "PromptSeg" / "Resources" / "Icons" / "P
 SIZE = 128  # pixels, as Slicer wants it
 OVERSAMPLING = 8
 
-# Mid-tones, so that they stand out from a white and from a dark grey window alike.
+# Mid-tones, so that they stand out from a white and from a dark gray window alike.
 FILL, EDGE, PAINT, TOKEN = "#22B3A2", "#0F7A70", "#FFD84D", "#F0592A"
 # Coordinates from 0 to 100, y up. The organ goes around counterclockwise.
 ORGAN = [(19, 45), (17, 24), (30, 7), (54, 4), (80, 9), (94, 27), (94, 53), (83, 70), (65, 74), (50, 64), (33, 59)]

@@ -88,7 +88,7 @@ def draw(
 
 
 def _legend(axes: Axes, segments: Sequence[ClassInfo], notes: dict[str, tuple[str, ...]]) -> None:
-    """A table: colour, structure, Dice, and whether the backbone knows the structure."""
+    """A table: color, structure, Dice, and whether the backbone knows the structure."""
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(len(segments) + 0.9, -0.9))
     for x, title, side in ((0.15, "Structure", "left"), (0.63, "Dice", "right"), (0.7, "Backbone", "left")):

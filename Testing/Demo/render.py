@@ -14,7 +14,7 @@ import vtk
 def render(folder: Path, width: int, height: int) -> None:
     """The surfaces seen from the front, the patient upright, on transparent ground.
 
-    Surfaces are in RAS mm and carry their colour and opacity as a field array ``look`` (r, g, b, opacity).
+    Surfaces are in RAS mm and carry their color and opacity as a field array ``look`` (r, g, b, opacity).
     """
     renderer = vtk.vtkRenderer()
     renderer.SetBackground(1, 1, 1)

@@ -57,7 +57,7 @@ def _rendered(surfaces: Sequence[tuple]) -> Optional[np.ndarray]:
         pixels = imread(picture)
     if pixels.ndim != 3 or not pixels[..., 3].any():
         return None
-    pixels[..., 3] = pixels[..., 3] > 0  # the colours are blended with the white ground already
+    pixels[..., 3] = pixels[..., 3] > 0  # the colors are blended with the white ground already
     return pixels
 
 

@@ -29,8 +29,8 @@ import vtk
 from scipy import ndimage
 
 from PromptSegLib.evaluation.scribbles import scribble
-from PromptSegLib.scene import links
-from PromptSegLib.setup.requirements import GIVEN
+from PromptSegLib.installation.requirements import GIVEN
+from PromptSegLib.scene import node_references
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "demo" / "data"
@@ -335,7 +335,7 @@ def other_patient(tour: Tour, patient: Patient, path: Path) -> None:
     tour.click(ui.segmentVolumesButton)
     slicer.util.setSliceViewerLayers(background=other)
     patient.segmentation.GetDisplayNode().SetVisibility(False)
-    made = links.remembered(other)
+    made = node_references.remembered(other)
     made.CreateClosedSurfaceRepresentation()
     spleen = made.GetSegmentCenterRAS(made.GetSegmentation().GetSegmentIdBySegmentName("spleen"))
     tour.show(FOUR, spleen)

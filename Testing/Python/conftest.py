@@ -57,7 +57,7 @@ def recovery_folder(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> SimpleNamespace:
-    """``image`` and ``annotation`` are files, ``truth`` an array (z, y, x): two bright balls in a grey body, in air.
+    """``image`` and ``annotation`` are files, ``truth`` an array (z, y, x): two bright balls in a gray body, in air.
 
     Two strokes through each ball (values ``LIVER`` and ``SPLEEN``) and some beside them (``BACKGROUND``). The voxels
     are 3 mm, the axes of the image are not those of the patient.
@@ -109,11 +109,11 @@ def benchmark_module() -> Iterator[Callable[[str], ModuleType]]:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
     """A folder with two tiny backbones that ship prompts; nobody changes it."""
-    from harness.tiny_model import tiny_backbone  # not at the top: it needs torch, which most tests do not
+    from harness.tiny_model import LARGE_TILE, tiny_backbone  # not at the top: it needs torch, which most tests do not
 
     folder = tmp_path_factory.mktemp("models")
     for seed in (0, 1):
-        tiny_backbone(folder, seed, shipped=True)
+        tiny_backbone(folder, seed, shipped=True, tile=LARGE_TILE)
     return folder
 
 

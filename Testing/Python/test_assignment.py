@@ -39,7 +39,7 @@ def loss_of(teacher, student, shift=(0.0, 0.0, 0.0), settings=SETTINGS):
     return assignment_loss(teacher, affine(batch=batch), views, STRIDE, SPACING, settings)
 
 
-def test_positions_are_the_centres_of_the_cells_in_mm():
+def test_positions_are_the_centers_of_the_cells_in_mm():
     plain = positions(affine(), (2, 1, 3), (4, 1, 2), SPACING)
     assert plain.shape == (1, 6, 3)
     z, y, x = (1.5, 5.5), 0.0, (0.5, 2.5, 4.5)
@@ -138,11 +138,11 @@ def test_soft_k_means_finds_two_clusters():
     f = truth[belongs] + 0.2 * torch.randn(200, 3, generator=generator)
     where = 10 * torch.rand(200, 3, generator=generator)
     seeds = torch.tensor([[1.0, 0.5, 0.3], [0.5, 1.0, -0.3]])
-    centres, at = prototypes(f[None], where[None], seeds[None], torch.full((1, 2, 3), 5.0), SETTINGS)
-    torch.testing.assert_close(centres[0], truth, rtol=0, atol=0.1)  # averages are not normalised
+    centers, at = prototypes(f[None], where[None], seeds[None], torch.full((1, 2, 3), 5.0), SETTINGS)
+    torch.testing.assert_close(centers[0], truth, rtol=0, atol=0.1)  # averages are not normalized
     means = torch.stack([where[belongs == index].mean(0) for index in (0, 1)])
     torch.testing.assert_close(at[0], means, rtol=0, atol=0.2)
-    assert torch.equal(assign(f[None], centres, 0.033).argmax(-1)[0], belongs)
+    assert torch.equal(assign(f[None], centers, 0.033).argmax(-1)[0], belongs)
 
 
 def test_far_regions_with_one_feature_keep_their_prototypes():
@@ -167,14 +167,14 @@ def test_half_of_the_spatial_weight_is_half_the_width_away():
 def test_a_prototype_without_support_stays():
     f, where = torch.zeros(1, 5, 4), torch.zeros(1, 5, 3)
     seeds, far = torch.ones(1, 1, 4), torch.full((1, 1, 3), 1e4)
-    centres, at = prototypes(f, where, seeds, far, SETTINGS)
-    assert torch.equal(centres, seeds) and torch.equal(at, far)
+    centers, at = prototypes(f, where, seeds, far, SETTINGS)
+    assert torch.equal(centers, seeds) and torch.equal(at, far)
 
 
 def test_assignment_depends_on_directions_only():
-    f, centres = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[7.0, 0.0], [0.0, 0.1]]])
+    f, centers = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[7.0, 0.0], [0.0, 0.1]]])
     expected = torch.tensor([[[-math.log1p(math.exp(-2)), -math.log1p(math.exp(2))]]])
-    torch.testing.assert_close(assign(f, centres, 0.5), expected)
+    torch.testing.assert_close(assign(f, centers, 0.5), expected)
 
 
 def test_equal_features_cost_less_than_permuted_ones():
@@ -192,7 +192,7 @@ def test_a_flipped_view_is_compared_in_place():
     assert loss_of(f, f.flip(-1))[0] > in_place + 0.5
 
 
-def reference(teacher, student, shift, centres) -> tuple[float, float, float]:
+def reference(teacher, student, shift, centers) -> tuple[float, float, float]:
     """Loss, entropy of the usage and mean entropy of one image, for maps of even extents, one position at a time."""
 
     def cells(f, offset):
@@ -201,7 +201,7 @@ def reference(teacher, student, shift, centres) -> tuple[float, float, float]:
             yield f[:, z, y, x].mean((1, 2, 3)), (np.array(index) * 4 + 1.5 + offset) * SPACING
 
     def assigned(f, temperature):
-        cosine = centres @ f / np.linalg.norm(centres, axis=1) / np.linalg.norm(f)
+        cosine = centers @ f / np.linalg.norm(centers, axis=1) / np.linalg.norm(f)
         odds = np.exp((cosine - cosine.max()) / temperature)
         return odds / odds.sum()
 
@@ -223,9 +223,9 @@ def test_loss_is_that_of_a_plain_computation():
     coarse = torch.nn.functional.interpolate(teacher, scale_factor=0.5, mode="trilinear")
     where = positions(affine(batch=2), coarse.shape[2:], (4, 4, 4), SPACING)
     seeds = _seeds(teacher, affine(batch=2), STRIDE, SPACING, SETTINGS)
-    centres = prototypes(coarse.flatten(2).transpose(1, 2), where, *seeds, SETTINGS)[0]
+    centers = prototypes(coarse.flatten(2).transpose(1, 2), where, *seeds, SETTINGS)[0]
     arrays = (each.double().numpy() for each in (teacher, student))
-    expected = [reference(*each) for each in zip(*arrays, shifts, centres.double().numpy())]
+    expected = [reference(*each) for each in zip(*arrays, shifts, centers.double().numpy())]
     costs, usage, entropy = np.transpose(expected)
     np.testing.assert_allclose(loss, costs, rtol=1e-4)
     assert log["perplexity"].item() == pytest.approx(np.exp(usage.mean()), rel=1e-4)
@@ -305,7 +305,7 @@ def test_bfloat16_in_float32_out():
     assert student.grad.isfinite().all()
 
 
-def test_optimising_the_student_lowers_the_loss():
+def test_optimizing_the_student_lowers_the_loss():
     teacher, student = features(), features(1).requires_grad_()
     optimizer = torch.optim.Adam([student], 0.05)
     losses = []

@@ -73,7 +73,7 @@ def test_the_bench_of_shipped_prompts(shipped, tmp_path, monkeypatch, capsys):
     titles, abdomen, heads, all_heads, fewer = rows(capsys.readouterr().out)
     folder = tmp_path / "data" / "btcv"
     liver = np.mean([dice(backbone, folder, case, "liver", 5) for case in ("one", "two")])
-    spleen = dice(backbone, folder, "one", "spleen", 9)  # counts where it is labelled
+    spleen = dice(backbone, folder, "one", "spleen", 9)  # counts where it is labeled
     assert titles[:-1] == ["BTCV", "cases", "liver", "spleen", "mean"]
     assert abdomen[:-1] == ["tiny0", "2", f"{liver:.3f}", f"{spleen:.3f}", f"**{(liver + spleen) / 2:.3f}**"]
     folder = tmp_path / "data" / "openkbp"

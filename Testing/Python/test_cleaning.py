@@ -13,7 +13,7 @@ from PromptSegLib.worker.packing import grid_of, packed_labels
 SPACING = (0.8, 1.5, 2.0)
 
 
-def labelled(array, spacing=SPACING) -> sitk.Image:
+def labeled(array, spacing=SPACING) -> sitk.Image:
     array = np.asarray(array, np.uint8)
     x, y, z = array.shape[::-1]
     direction = (0.0, -1, 0, 1, 0, 0, 0, 0, 1)
@@ -21,7 +21,7 @@ def labelled(array, spacing=SPACING) -> sitk.Image:
 
 
 def cleaned(array, values=(1,), **choices) -> np.ndarray:
-    image = labelled(array)
+    image = labeled(array)
     result = clean(image, values, **choices)
     assert Grid.of(result) == Grid.of(image) and result.GetPixelID() == image.GetPixelID()
     return sitk.GetArrayFromImage(result)
@@ -45,7 +45,7 @@ def parts() -> np.ndarray:
 
 
 def test_without_a_choice_nothing_happens():
-    image = labelled(parts())
+    image = labeled(parts())
     assert clean(image, [1]) is image
 
 
@@ -132,7 +132,7 @@ def test_smoothing_does_not_depend_on_how_the_result_was_cropped(smooth):
     shape = (16, 22, 30)
     array = ball(shape, (7, 10, 14), 9).astype(np.uint8)
     array[ball(shape, (7, 17, 22), 5)] = 2
-    whole = labelled(array)
+    whole = labeled(array)
     grid, voxels = packed_labels(whole)  # cropped to what is not 0, so that it touches all borders
     assert voxels.size < array.size / 2
     part = grid_of(grid).image(voxels)

@@ -191,7 +191,7 @@ def test_labels_are_those_of_the_tuning(phantom, plain):
     assert np.array_equal(plain.labels[painted], expected[painted])
 
 
-def test_growing_honours_the_strokes_too(phantom, tuned, plain, promptseg, tmp_path):
+def test_growing_honors_the_strokes_too(phantom, tuned, plain, promptseg, tmp_path):
     promptseg("segment", tuned, phantom.image, "-o", tmp_path / "own.nrrd", "--device", "cpu")
     grown = voxels(tmp_path / "own.nrrd")
     assert set(np.unique(grown)) == {0, *CLASSES.values()}

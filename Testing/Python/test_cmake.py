@@ -206,7 +206,7 @@ def test_the_library_works_next_to_the_module(built, tree, tmp_path):
     code = (
         "import PromptSegLib\n"
         "from PromptSegLib.models import catalogue\n"
-        "from PromptSegLib.setup.requirements import find_requirements_file\n"
+        "from PromptSegLib.installation.requirements import find_requirements_file\n"
         "entry = catalogue.find()\n"
         "print(PromptSegLib.__file__, entry.path, entry.prompts, find_requirements_file(), sep='\\n')\n"
         "print(entry.installed, entry.prompts.is_file())\n"

@@ -20,8 +20,8 @@ BACKGROUND = 200
 def phantom(spacing=(2.0, 2.0, 4.0), shape=(48, 80, 80)) -> np.ndarray:
     z, y, x = np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, spacing[::-1])], indexing="ij")
 
-    def ellipsoid(centre, radii):
-        return sum(((axis - c) / r) ** 2 for axis, c, r in zip((z, y, x), centre, radii)) <= 1
+    def ellipsoid(center, radii):
+        return sum(((axis - c) / r) ** 2 for axis, c, r in zip((z, y, x), center, radii)) <= 1
 
     labels = np.zeros(shape, np.uint8)
     labels[ellipsoid((100, 70, 50), (50, 35, 30))] = 6
@@ -39,7 +39,7 @@ def volume(array: np.ndarray, spacing=(2.0, 2.0, 4.0)) -> sitk.Image:
 
 
 def strictly_inside(stroke: np.ndarray, mask: np.ndarray) -> bool:
-    """Whether every voxel's in-plane neighbours lie in the mask."""
+    """Whether every voxel's in-plane neighbors lie in the mask."""
     return not (stroke & ~ndimage.binary_erosion(mask, np.ones((1, 3, 3)))).any()
 
 

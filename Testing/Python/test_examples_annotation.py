@@ -92,8 +92,8 @@ def test_labels_lie_where_they_were_painted(angle, mirrored, spacing):
     model = upright_grid(IMAGE, (3.0, 2.0, 2.0))
     for grid, labels in ((IMAGE, strokes_on_image(one, CLASSES)), (model, labels_on_grid(one, CLASSES, model))):
         z, y, x = np.nonzero(labels == 1)
-        centre = grid.points(np.stack([x, y, z], -1)).mean(0)
-        assert np.abs(centre - middle).max() < 0.5
+        center = grid.points(np.stack([x, y, z], -1)).mean(0)
+        assert np.abs(center - middle).max() < 0.5
         volume = len(z) * np.prod(grid.spacing)
         assert abs(volume / (4 / 3 * np.pi * 12**3) - 1) < 0.1
 
@@ -130,7 +130,7 @@ def test_the_most_frequent_label_wins_and_ties_go_to_a_class():
     assert fine_in_coarse({(0, 0, 0): 9, (1, 0, 0): 9, (0, 1, 0): 5})[0, 0, 0] == 0
     assert fine_in_coarse({(0, 0, 0): 9, (0, 1, 0): 2})[0, 0, 0] == 2
     assert fine_in_coarse({(0, 0, 0): 2, (0, 1, 0): 5})[0, 0, 0] == 1
-    # The voxel at the centre decides alone.
+    # The voxel at the center decides alone.
     assert fine_in_coarse({(2, 2, 2): 9, (0, 1, 0): 5, (0, 0, 0): 5})[0, 0, 0] == 0
     assert (fine_in_coarse({(0, 0, 0): 5}) >= 0).sum() == 1
     assert (fine_in_coarse({(0, 0, 0): OTHER}) == -1).all()

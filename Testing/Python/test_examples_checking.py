@@ -108,17 +108,17 @@ def test_bad_grids(change, word):
 
 
 UNITS = {
-    "micrometres of a micro-CT": ((400, 400, 300), (20.0, 20.0, 20.0)),
-    "micrometres of a CT": ((512, 512, 100), (700.0, 700.0, 3000.0)),
-    "micrometres of a mouse": ((110, 110, 110), (100.0, 100.0, 100.0)),
-    "micrometres along one axis": ((512, 512, 100), (0.7, 0.7, 3000.0)),
-    "hundredths of a millimetre along one axis": ((512, 512, 100), (0.7, 0.7, 300.0)),
-    "tenths of a millimetre of a CT": ((512, 512, 300), (7.0, 7.0, 15.0)),
-    "metres of a CT": ((512, 512, 100), (0.0007, 0.0007, 0.003)),
-    "metres of a whole body": ((200, 200, 600), (0.004, 0.004, 0.003)),
-    "metres along one axis": ((512, 512, 100), (0.7, 0.7, 0.002)),
-    "metres of a mouse": ((110, 110, 110), (0.0001, 0.0001, 0.0001)),
-    "nanometres of a microscope": ((512, 512, 50), (200.0, 200.0, 1000.0)),
+    "micrometers of a micro-CT": ((400, 400, 300), (20.0, 20.0, 20.0)),
+    "micrometers of a CT": ((512, 512, 100), (700.0, 700.0, 3000.0)),
+    "micrometers of a mouse": ((110, 110, 110), (100.0, 100.0, 100.0)),
+    "micrometers along one axis": ((512, 512, 100), (0.7, 0.7, 3000.0)),
+    "hundredths of a millimeter along one axis": ((512, 512, 100), (0.7, 0.7, 300.0)),
+    "tenths of a millimeter of a CT": ((512, 512, 300), (7.0, 7.0, 15.0)),
+    "meters of a CT": ((512, 512, 100), (0.0007, 0.0007, 0.003)),
+    "meters of a whole body": ((200, 200, 600), (0.004, 0.004, 0.003)),
+    "meters along one axis": ((512, 512, 100), (0.7, 0.7, 0.002)),
+    "meters of a mouse": ((110, 110, 110), (0.0001, 0.0001, 0.0001)),
+    "nanometers of a microscope": ((512, 512, 50), (200.0, 200.0, 1000.0)),
 }
 SIZES = {
     "a mouse": ((110, 110, 110), (0.1, 0.1, 0.1)),

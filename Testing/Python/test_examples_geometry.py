@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from PromptSegLib.imaging.geometry import Grid, nonzero_extent, resample, to_model_grid, upright_grid
 
-CENTRE, RADIUS = np.array([12.0, -34.0, 56.0]), 22.0
+CENTER, RADIUS = np.array([12.0, -34.0, 56.0]), 22.0
 
 
 def rotation(about_z: float, about_x: float) -> np.ndarray:
@@ -42,7 +42,7 @@ GRIDS = {
 
 @pytest.fixture(params=GRIDS)
 def grid(request) -> Grid:
-    return grid_around(CENTRE + [3, -2, 4], *GRIDS[request.param])
+    return grid_around(CENTER + [3, -2, 4], *GRIDS[request.param])
 
 
 def test_points_and_indices_agree_with_simpleitk(grid):
@@ -74,7 +74,7 @@ def test_upright_grid_covers_the_image(grid):
 
 
 def test_a_ball_is_found_where_it_lies_and_comes_back(grid):
-    ball = np.clip((RADIUS - distances(grid, CENTRE)) / max(grid.spacing) + 0.5, 0, 1)
+    ball = np.clip((RADIUS - distances(grid, CENTER)) / max(grid.spacing) + 0.5, 0, 1)
     image = grid.image((1000 * ball).astype(np.int16))
     model = upright_grid(grid, (3.0, 2.0, 2.0))
     array = to_model_grid(image, model, 0.0)
@@ -83,7 +83,7 @@ def test_a_ball_is_found_where_it_lies_and_comes_back(grid):
 
     z, y, x = np.indices(array.shape)
     found = [np.average(axis, weights=array) for axis in (x, y, z)]
-    assert np.abs(np.array(found) - model.indices(CENTRE[None])[0]).max() < 0.3
+    assert np.abs(np.array(found) - model.indices(CENTER[None])[0]).max() < 0.3
 
     back = sitk.GetArrayFromImage(resample(model.image(array), grid, sitk.sitkLinear, 0.0)) > 500
     truth = ball > 0.5
@@ -91,11 +91,11 @@ def test_a_ball_is_found_where_it_lies_and_comes_back(grid):
 
 
 def test_turning_the_image_does_not_change_what_the_model_sees():
-    model = Grid((20, 20, 20), (2.0, 2.0, 2.0), tuple((CENTRE - 19).tolist()))
+    model = Grid((20, 20, 20), (2.0, 2.0, 2.0), tuple((CENTER - 19).tolist()))
     seen = []
     for direction in (np.eye(3), rotation(np.pi / 4, 0.5)):
-        fine = grid_around(CENTRE, (90, 90, 90), (0.8, 0.8, 0.8), direction)
-        pattern = 100 * np.cos(distances(fine, CENTRE))  # fine enough to be damped by the smoothing
+        fine = grid_around(CENTER, (90, 90, 90), (0.8, 0.8, 0.8), direction)
+        pattern = 100 * np.cos(distances(fine, CENTER))  # fine enough to be damped by the smoothing
         seen.append(to_model_grid(fine.image(pattern.astype(np.float32)), model, 0.0))
     assert np.abs(seen[0]).max() < 80
     assert np.abs(seen[0] - seen[1]).mean() < 4

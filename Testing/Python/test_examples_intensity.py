@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from PromptSegLib.imaging.intensity import KINDS, MODALITY, IntensityRule, decide
 from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.imaging.volume import Volume
-from PromptSegLib.models.workspace import Workspace
+from PromptSegLib.models.feature_cache import FeatureCache
 
 CT = Preprocessing((3.0, 2.0, 2.0), (-125.0, 275.0))
 PERCENTILES = Preprocessing((1.0, 1.0, 1.0), (1.0, 99.0), "percentile")
@@ -218,11 +218,11 @@ def test_a_rule_can_be_kept():
 
 
 def test_a_workspace_follows_the_rule_of_the_prompts():
-    workspace, image = Workspace(), as_image(abdomen())
+    feature_cache, image = FeatureCache(), as_image(abdomen())
     ct, mr = decide(abdomen(), CT), decide(brain(), CT)
-    first = workspace.volume(image, CT)
-    assert first.rule.kind == "window" and workspace.volume(image, CT) is first
-    assert workspace.volume(image, CT, ct).array is first.array
-    forced = workspace.volume(image, CT, mr)
+    first = feature_cache.volume(image, CT)
+    assert first.rule.kind == "window" and feature_cache.volume(image, CT) is first
+    assert feature_cache.volume(image, CT, ct).array is first.array
+    forced = feature_cache.volume(image, CT, mr)
     assert forced.rule.kind == "percentile" and not np.array_equal(forced.array, first.array)
     assert np.array_equal(forced.array, Volume.of(image, CT, mr).array)

@@ -10,14 +10,14 @@ import pytest
 
 from harness.refusals import sentence
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.files import check_writable, making, replacing
+from PromptSegLib.files import atomic_write, check_writable, making
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need rights there")
 
 
 def write(path: Path, content: bytes = b"new") -> None:
     check_writable(path)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -59,7 +59,7 @@ def test_a_link_to_another_disk(tmp_path):
 def test_what_fails_leaves_the_target(tmp_path):
     (tmp_path / "p").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "p")
-    with pytest.raises(KeyError), replacing(tmp_path / "link") as temporary:
+    with pytest.raises(KeyError), atomic_write(tmp_path / "link") as temporary:
         temporary.write_bytes(b"half")
         raise KeyError
     assert (tmp_path / "p").read_bytes() == b"old"

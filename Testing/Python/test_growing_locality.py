@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from PromptSegLib.annotation.labels import UNKNOWN, barred_label
+from PromptSegLib.annotation.labels import UNKNOWN, excluded_label
 from PromptSegLib.growing.locality import contradictions, growing_steps, near_corrections
 from PromptSegLib.imaging.geometry import Grid
 
@@ -37,12 +37,12 @@ def test_strokes_that_agree_with_what_was_accepted_change_nothing(accepted):
     painted = nothing_painted()
     painted[10, 12:20, 15] = 1
     painted[2, 30, 30:40] = 0
-    painted[10, 45, 12] = barred_label(1)
+    painted[10, 45, 12] = excluded_label(1)
     assert not contradictions(accepted, painted).any()
     assert np.array_equal(near_corrections(accepted, np.zeros_like(accepted), painted), accepted)
 
 
-@pytest.mark.parametrize("value", [0, barred_label(1)], ids=["background", "erased"])
+@pytest.mark.parametrize("value", [0, excluded_label(1)], ids=["background", "erased"])
 def test_a_leak_goes_as_a_whole_and_the_far_side_stays(accepted, value):
     grown = accepted.copy()
     grown[10:12, 17:19, 25:50] = 0
@@ -83,7 +83,7 @@ def test_a_layer_goes_only_where_it_was_erased_and_coarser_steps_call_a_thicker_
     grown = np.where(accepted == 1, 0, accepted)
     grown[5:18, 13:22, 13:22] = 1  # three voxels less
     painted = nothing_painted()
-    painted[11, 11, 16] = barred_label(1)
+    painted[11, 11, 16] = excluded_label(1)
     spacing = (3.0, 1.0, 1.0) if steps[1] > 1 else (1.0, 1.0, 1.0)
     result = near_corrections(accepted, grown, painted, steps=steps, spacing=spacing)
     assert not result[11, 10:13, 16].any()
@@ -112,7 +112,7 @@ def test_a_class_that_was_only_painted_loses_nothing_and_one_that_was_only_erase
     result = near_corrections(accepted, grown, painted)
     assert (result[accepted == 1] == 1).all() and (result == 1).sum() > (accepted == 1).sum()
     painted = nothing_painted()
-    painted[11, 15:20, 11] = barred_label(1)
+    painted[11, 15:20, 11] = excluded_label(1)
     result = near_corrections(accepted, grown, painted)
     assert not ((result == 1) & (accepted != 1)).any() and (result == 1).sum() < (accepted == 1).sum()
 
@@ -129,8 +129,8 @@ def test_strokes_and_erased_voxels_are_honored_whatever_was_grown(accepted):
     painted = nothing_painted()
     painted[10, 12, 12:15] = 2
     painted[10, 45, 12:15] = 0
-    painted[10, 20, 12:15] = barred_label(1)
-    painted[10, 48, 12:15] = barred_label(1)  # says nothing of class 2, which lies there
+    painted[10, 20, 12:15] = excluded_label(1)
+    painted[10, 48, 12:15] = excluded_label(1)  # says nothing of class 2, which lies there
     result = near_corrections(accepted, accepted.copy(), painted)
     assert (result[10, 12, 12:15] == 2).all()
     assert not result[10, 45, 12:15].any() and not result[10, 20, 12:15].any()
@@ -169,7 +169,7 @@ def strokes_in_the_first_organ() -> np.ndarray:
     return painted
 
 
-@pytest.mark.parametrize("value", [0, barred_label(1)], ids=["background", "erased"])
+@pytest.mark.parametrize("value", [0, excluded_label(1)], ids=["background", "erased"])
 def test_a_class_that_collapses_where_something_was_erased_stays(accepted, value):
     painted = strokes_in_the_first_organ()
     painted[10:12, 17:19, 23:26] = value

@@ -15,7 +15,7 @@ from PromptSegLib.growing.guard import Verdict, predictions, verdicts_of
 from PromptSegLib.growing.inputs import Ground
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.stroke_regions import segment_strokes
-from PromptSegLib.progress import Cancelled, Job
+from PromptSegLib.progress import Cancelled, ProgressHandle
 
 WHOLE = (slice(0, 40), slice(0, 60), slice(0, 80))
 BACKGROUND = 9
@@ -186,7 +186,7 @@ def test_erased_voxels_stay_erased(verdict):
     strokes = sitk.GetImageFromArray(array)
     strokes.CopyInformation(image)
     infos = [describe("one", 1), describe("two", 2)]
-    example = Example(image, strokes, BACKGROUND, barred={5: 1})
+    example = Example(image, strokes, BACKGROUND, excluded={5: 1})
     labels = sitk.GetArrayFromImage(segment_strokes(example, infos, verdicts=[verdict] * 2).labels)
     assert not (labels[array == 5] == 1).any()
 
@@ -237,4 +237,4 @@ def test_images_without_contrast_or_with_nan_are_refused(value):
 def test_growing_can_be_cancelled():
     image, strokes, _ = case()
     with pytest.raises(Cancelled):
-        grown(image, strokes, job=Job(None, lambda: True))
+        grown(image, strokes, job=ProgressHandle(None, lambda: True))

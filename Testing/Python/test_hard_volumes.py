@@ -17,7 +17,7 @@ RIGHT = (
     "orientation: oblique and left-handed",
     "axes: NRRD, off by 0.0015",
     "spacing: 1 to 10, oblique",
-    "units: micrometres, as the header says",
+    "units: micrometers, as the header says",
     "origin: 100000 mm away, .nii.gz",
     "NIfTI: sform alone, axes off by 0.0015",
     "NIfTI: two positions, the mask has the other",
@@ -80,7 +80,7 @@ def result(hard, tmp_path, array, matrix):
 
 
 def test_what_is_wrong_is_told(hard, tmp_path):
-    """A result that lies or is labelled otherwise."""
+    """A result that lies or is labeled otherwise."""
     shown = cases.phantom(cases.Place())
     assert result(hard, tmp_path, shown.truth, shown.matrix) == (pytest.approx(0, abs=1e-6), 0, 1)
     moved = shown.place.moved((0.75, 0, 0)).matrix
@@ -124,7 +124,7 @@ def test_some_in_a_scene(model):
     refused = [
         "axes: NRRD, off by 0.02",
         "spacing: 1 x 36 x 36 voxels",
-        "units: metres taken for mm",
+        "units: meters taken for mm",
         "values: a voxel of a NaN",
     ]
     assert all(CASES[name].in_scene for name in [*wanted, *refused])

@@ -22,7 +22,7 @@ from PromptSegLib.gui.action_bar import action_bar
 from PromptSegLib.inference.held_back import agreement_note
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.inference.stroke_regions import segment_strokes
-from PromptSegLib.progress import Job, Report
+from PromptSegLib.progress import ProgressHandle, Report
 from PromptSegLib.session.job import JobKind
 from PromptSegLib.session.pace import Pace
 from PromptSegLib.session.results import Results
@@ -122,7 +122,7 @@ def record_of(prompts: ps.Prompts) -> dict:
 def test_a_tuning_reports_agreement_with_slices_that_were_held_back(backbone):
     seen: list[Report] = []
     settings = ps.Settings(steps=3, token_steps=5)
-    prompts = ps.tune([example()], CLASSES, backbone, settings=settings, job=Job(seen.append))
+    prompts = ps.tune([example()], CLASSES, backbone, settings=settings, job=ProgressHandle(seen.append))
     agreed = [record_of(prompts)[name]["held_back"] for name in CLASSES]
     assert all(0.0 <= each <= 1.0 for each in agreed)
     told = [report.figures["agreement"] for report in seen if "agreement" in report.figures]
@@ -154,7 +154,7 @@ def test_strokes_that_nothing_predicts_agree_with_nothing(backbone):
 def test_a_class_on_one_slice_has_no_number(backbone, single):
     seen: list[Report] = []
     case = on_one_slice(example(), *(CLASSES[name] for name in single))
-    prompts = ps.tune([case], CLASSES, backbone, settings=ps.Settings(steps=2), job=Job(seen.append))
+    prompts = ps.tune([case], CLASSES, backbone, settings=ps.Settings(steps=2), job=ProgressHandle(seen.append))
     for name in CLASSES:
         agreed = record_of(prompts)[name]["held_back"]
         assert (agreed is None) == (name in single)
@@ -228,10 +228,10 @@ def test_the_pace_tells_the_time_left_or_nothing(stages):
 def tuned(seconds: float, loading: float, looking: float, last: float, clock: Clock) -> list[tuple[float, float]]:
     """Time and the seconds left that were told, of a tuning as the worker does it; and the end's time."""
     told: list[tuple[float, float]] = []
-    job = Job(lambda report: told.append((clock.now, report.figures.get("left", math.nan))))
+    job = ProgressHandle(lambda report: told.append((clock.now, report.figures.get("left", math.nan))))
     remaining, began = Remaining(clock), clock.now
 
-    def pass_by(job: Job, length: float) -> None:
+    def pass_by(job: ProgressHandle, length: float) -> None:
         for n in range(max(1, int(length / STEP))):
             job.report("stage", n * STEP / length)
             clock.now += STEP
@@ -266,9 +266,9 @@ def test_a_tuning_tells_the_time_left_from_its_budget(seconds, loading, looking,
 def test_without_a_budget_nothing_is_told():
     seen: list[Report] = []
     remaining = Remaining(Clock())
-    remaining.told(Job(seen.append)).report("tuning", 0.3, loss=1.0)
+    remaining.told(ProgressHandle(seen.append)).report("tuning", 0.3, loss=1.0)
     assert seen[0].figures == {"loss": 1.0}
-    remaining.told(Job()).report("tuning", 0.4)  # and nobody has to listen
+    remaining.told(ProgressHandle()).report("tuning", 0.4)  # and nobody has to listen
     assert BACKGROUND not in CLASSES.values()
 
 

@@ -12,10 +12,10 @@ import PromptSegLib as ps
 from harness.tiny_model import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
 from PromptSegLib.imaging.geometry import Grid, upright_grid
 from PromptSegLib.imaging.volume import Volume
-from PromptSegLib.inference import evidence as evidence_module
-from PromptSegLib.inference import native as native_module
-from PromptSegLib.inference.evidence import Probabilities, evidence
-from PromptSegLib.inference.native import labels_on_native, native_slabs, winner
+from PromptSegLib.inference import class_margins as margins_module
+from PromptSegLib.inference import resample_to_image as native_module
+from PromptSegLib.inference.class_margins import Probabilities, class_margins
+from PromptSegLib.inference.resample_to_image import labels_on_native, native_slabs, winner
 from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, starts, steps
 
 TILTED = tuple(np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0], [0, 0, 1]]).ravel())
@@ -42,10 +42,12 @@ def test_labels_come_on_the_images_own_grid(backbone, prompts, direction):
 
 
 @pytest.mark.parametrize("direction", [None, TILTED, LEFT_HANDED])
-def test_strokes_are_honoured_voxel_by_voxel(backbone, prompts, direction):
+def test_strokes_are_honored_voxel_by_voxel(backbone, prompts, direction):
     shown = example(direction=direction)
     for growing in (None, False):
-        result = ps.segment(prompts, shown.image, backbone, strokes=shown, grow_strokes=growing)
+        result = ps.segment(
+            prompts, shown.image, backbone, strokes=shown, options=ps.SegmentationOptions(grow_strokes=growing)
+        )
         labels = sitk.GetArrayFromImage(result.labels)
         strokes = sitk.GetArrayFromImage(shown.annotation)
         for value in CLASSES.values():
@@ -53,7 +55,7 @@ def test_strokes_are_honoured_voxel_by_voxel(backbone, prompts, direction):
         assert (labels[strokes == BACKGROUND] == 0).all()
 
 
-def test_the_same_image_is_recognised_and_grown_from_its_strokes(backbone, prompts):
+def test_the_same_image_is_recognized_and_grown_from_its_strokes(backbone, prompts):
     shown = example()
     remembered = ps.segment(prompts, shown.image, backbone)
     given = ps.segment(prompts, shown.image, backbone, strokes=shown)
@@ -87,7 +89,10 @@ def test_a_class_never_depends_on_what_else_is_asked_for(backbone, prompts):
 def test_probabilities_and_uncertainty_on_request(backbone, prompts):
     image, _ = phantom(direction=TILTED)
     result = ps.segment(
-        prompts, image, backbone, probabilities_wanted=True, uncertainty_wanted=True, grow_strokes=False
+        prompts,
+        image,
+        backbone,
+        options=ps.SegmentationOptions(probabilities=True, uncertainty=True, grow_strokes=False),
     )
     total = sum(sitk.GetArrayFromImage(each) for each in result.probabilities.values())
     assert set(result.probabilities) == set(CLASSES)
@@ -102,15 +107,17 @@ def test_probabilities_and_uncertainty_on_request(backbone, prompts):
     assert plain.probabilities is None and plain.uncertainty is None
 
 
-def test_a_region_limits_what_is_labelled(backbone, prompts):
+def test_a_region_limits_what_is_labeled(backbone, prompts):
     image, _ = phantom()
     whole = sitk.GetArrayFromImage(ps.segment(prompts, image, backbone).labels)
-    part = sitk.GetArrayFromImage(ps.segment(prompts, image, backbone, region=((5, 8, 2), (30, 30, 12))).labels)
+    part = sitk.GetArrayFromImage(
+        ps.segment(prompts, image, backbone, options=ps.SegmentationOptions(region=((5, 8, 2), (30, 30, 12)))).labels
+    )
     assert np.array_equal(part[2:12, 8:30, 5:30], whole[2:12, 8:30, 5:30])
     part[2:12, 8:30, 5:30] = 0
     assert not part.any()
     with pytest.raises(ps.PromptSegError, match="does not lie inside"):
-        ps.segment(prompts, image, backbone, region=((0, 0, 0), (999, 3, 3)))
+        ps.segment(prompts, image, backbone, options=ps.SegmentationOptions(region=((0, 0, 0), (999, 3, 3))))
 
 
 def test_values_above_255_widen_the_labels(backbone):
@@ -130,14 +137,14 @@ def test_values_above_255_widen_the_labels(backbone):
 def test_slabs_bound_memory_and_change_nothing(backbone, prompts, monkeypatch, overlap):
     volume = Volume.of(phantom()[0], backbone.preprocessing).array
     array = np.concatenate([volume, volume[::-1]] * 3)
-    whole = evidence(replace(backbone, slab_bytes=2**40), prompts, array, overlap=overlap)
-    shapes, inferer = [], evidence_module.sliding_window_inference
+    whole = class_margins(replace(backbone, slab_bytes=2**40), prompts, array, overlap=overlap)
+    shapes, inferer = [], margins_module.sliding_window_inference
     monkeypatch.setattr(
-        evidence_module,
+        margins_module,
         "sliding_window_inference",
         lambda inputs, *words, **more: shapes.append(inputs.shape[2]) or inferer(inputs, *words, **more),
     )
-    pieces = evidence(replace(backbone, slab_bytes=1), prompts, array, overlap=overlap)
+    pieces = class_margins(replace(backbone, slab_bytes=1), prompts, array, overlap=overlap)
     assert len(shapes) > 2 and max(shapes) <= 3 * backbone.tile[0]
     assert np.array_equal(pieces, whole)
 
@@ -148,7 +155,7 @@ def test_slabs_are_whole_tiles_of_one_sweep_and_keep_every_voxel_once(depth, dee
     tile, shape = (16, 32, 32), (depth, 40, 40)
     step = steps(shape, tile)
     rows = {start[0] for start in starts(shape, tile, step)}
-    slabs = evidence_module._slabs(shape, tile, step, deep)
+    slabs = margins_module._slabs(shape, tile, step, deep)
     assert [kept for _, inner in slabs for kept in range(*inner)] == list(range(depth))
     for outer, inner in slabs:
         own = {outer[0] + start[0] for start in starts((outer[1] - outer[0], *shape[1:]), tile, step)}
@@ -156,7 +163,7 @@ def test_slabs_are_whole_tiles_of_one_sweep_and_keep_every_voxel_once(depth, dee
         assert outer[1] - outer[0] <= max(deep, 3 * tile[0])
 
 
-def test_background_alone_is_honoured_and_changes_nothing_else(backbone, prompts):
+def test_background_alone_is_honored_and_changes_nothing_else(backbone, prompts):
     shown = example()
     bare = replace(prompts, strokes=())
     plain = sitk.GetArrayFromImage(ps.segment(bare, shown.image, backbone).labels)
@@ -174,7 +181,7 @@ def test_background_alone_is_honoured_and_changes_nothing_else(backbone, prompts
 def test_an_image_that_is_a_single_voxel_to_the_model_is_refused(backbone, prompts, spacing):
     shown = example(spacing=spacing)
     for work in (
-        lambda: ps.segment(prompts, shown.image, backbone, name="ct.nrrd"),
+        lambda: ps.segment(prompts, shown.image, backbone, options=ps.SegmentationOptions(name="ct.nrrd")),
         lambda: ps.tune([replace(shown, name="ct.nrrd")], CLASSES, backbone),
     ):
         with pytest.raises(ps.PromptSegError, match="ct.nrrd measures only .* check the voxel spacing"):
@@ -183,7 +190,7 @@ def test_an_image_that_is_a_single_voxel_to_the_model_is_refused(backbone, promp
 
 def test_tiles_of_air_hold_no_class(backbone, prompts):
     array = np.full((16, 32, 32), -1.0, np.float32)
-    assert (evidence(backbone, prompts, array) < -10).all()
+    assert (class_margins(backbone, prompts, array) < -10).all()
 
 
 def test_probabilities_are_those_of_a_softmax_with_background():
@@ -215,7 +222,7 @@ def test_native_slabs_equal_one_interpolation(monkeypatch, direction):
 
 def test_cancelling_a_segmentation_raises(backbone, prompts):
     with pytest.raises(ps.Cancelled):
-        ps.segment(prompts, phantom()[0], backbone, job=ps.Job(is_cancelled=lambda: True))
+        ps.segment(prompts, phantom()[0], backbone, job=ps.ProgressHandle(is_cancelled=lambda: True))
 
 
 def test_annotations_on_another_grid_are_strokes_too(backbone, prompts):

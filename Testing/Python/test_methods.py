@@ -18,7 +18,7 @@ import torch
 import PromptSegLib as ps
 from harness.tiny_model import CLASSES, LITTLE, example, phantom, tiny_backbone
 from PromptSegLib.imaging.volume import Volume
-from PromptSegLib.inference.evidence import evidence
+from PromptSegLib.inference.class_margins import class_margins
 from PromptSegLib.models.backbone import load_model
 from PromptSegLib.network import methods
 from PromptSegLib.network.attention import PromptedWindowAttention, relative_index
@@ -147,7 +147,7 @@ def test_a_new_class_leaves_the_old_ones_bit_identical(backbone, name, passes):
     array = Volume.of(shown.image, backbone.preprocessing).array
     reopened = ps.Prompts.from_bytes(second.to_bytes())
     assert reopened.method == name
-    assert np.array_equal(evidence(backbone, first, array)[0], evidence(backbone, reopened, array)[0])
+    assert np.array_equal(class_margins(backbone, first, array)[0], class_margins(backbone, reopened, array)[0])
 
 
 @pytest.mark.parametrize("name", offered())
@@ -276,7 +276,7 @@ def test_a_pass_for_every_class_makes_groups_of_one(backbone):
     again = ps.tune([example(shape=LITTLE)], {"rod": 9}, backbone, start=prompts, settings=settings)
     assert len(again.classes) == 2
     array = Volume.of(example(shape=LITTLE).image, backbone.preprocessing).array
-    first, second = evidence(backbone, prompts, array), evidence(backbone, again, array)
+    first, second = class_margins(backbone, prompts, array), class_margins(backbone, again, array)
     assert np.array_equal(first[prompts.names.index("ball")], second[again.names.index("ball")])
     with pytest.raises(ps.PromptSegError, match="no passes 'some'; choose one of joint, each"):
         ps.tune([example(shape=LITTLE)], CLASSES, backbone, settings=ps.Settings(passes="some"))
@@ -291,7 +291,7 @@ def test_prompts_of_an_earlier_format_segment_as_they_did(file):
     backbone, wanted = load_model(str(EARLIER / "body.safetensors"), "cpu"), np.load(EARLIER / "expected.npz")
     prompts = ps.Prompts.load(EARLIER / f"{file}.safetensors")
     shown, _ = phantom(shape=(14, 34, 40))
-    found = evidence(backbone, prompts, Volume.of(shown, backbone.preprocessing).array)
+    found = class_margins(backbone, prompts, Volume.of(shown, backbone.preprocessing).array)
     # Made in bfloat16 with logits up to 30, by kernels that rounded in other places.
     apart = np.abs(found[:, ::3, ::4, ::4].astype(float) - wanted[file])
     assert apart.max() < 0.4 and apart.mean() < 0.08

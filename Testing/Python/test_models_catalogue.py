@@ -71,7 +71,7 @@ def test_the_bundled_catalogue_follows_the_schema():
         {"file": "weights/x.safetensors"},
         {"prompts": "weights/x.prompts.safetensors"},
         {"prompts": {"url": "https://example.org/x"}},
-        {"colour": "red"},
+        {"color": "red"},
     ],
 )
 def test_what_the_schema_refuses(change):

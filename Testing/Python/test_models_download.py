@@ -24,14 +24,14 @@ from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models import catalogue
 from PromptSegLib.models import download as module
 from PromptSegLib.models.download import delete, download
-from PromptSegLib.progress import Cancelled, Job, Report
+from PromptSegLib.progress import Cancelled, ProgressHandle, Report
 
 NAME = "mr-knee"
 FILES = {f"/{NAME}.safetensors": WEIGHTS, f"/{NAME}.prompts": PROMPTS}
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``FILES`` with ranges; ``behaviour`` of the first requests is taken from ``plan``."""
+    """Serves ``FILES`` with ranges; ``behavior`` of the first requests is taken from ``plan``."""
 
     daemon_threads = True
 
@@ -140,7 +140,7 @@ def refused(word: str) -> str:
 
 def test_download(folder, server):
     reports: list[Report] = []
-    found = download(entry(), Job(reports.append))
+    found = download(entry(), ProgressHandle(reports.append))
     assert contents(folder) == WHOLE
     assert found == entry()
     assert found.installed
@@ -258,7 +258,7 @@ AGAIN = "is being downloaded by another PromptSeg"
 def underway(folder, server):
     """A download in another thread that has half of the weights, and waits; gives what it returns, after the test."""
     half, found = threading.Event(), []
-    job = Job(lambda report: half.set() if report.share > 0.4 else None)
+    job = ProgressHandle(lambda report: half.set() if report.share > 0.4 else None)
     server.plan = ["waits"]
     thread = threading.Thread(target=lambda: found.append(download(entry(), job)), daemon=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -348,7 +348,7 @@ def test_cancel_keeps_what_came(folder, server, monkeypatch):
 
     monkeypatch.setattr(module, "_REPORT_SECONDS", 0.0)
     with pytest.raises(Cancelled):
-        download(entry(), Job(seen, cancelled.is_set))
+        download(entry(), ProgressHandle(seen, cancelled.is_set))
     assert not entry().installed
     (part,) = contents(folder).items()
     assert part[0] == f"{NAME}.safetensors.part"
@@ -361,7 +361,7 @@ def test_cancel_keeps_what_came(folder, server, monkeypatch):
 
 def test_cancel_before_the_first_byte(folder, server):
     with pytest.raises(Cancelled):
-        download(entry(), Job(None, lambda: True))
+        download(entry(), ProgressHandle(None, lambda: True))
     assert contents(folder).get(f"{NAME}.safetensors") is None
 
 

@@ -43,7 +43,7 @@ def only(described: Recipe) -> Case:
 
 
 def views_of(described: Recipe, case: Case) -> Views:
-    return Views(described, SimpleNamespace(draw=lambda rng, labelled: case, skipped={}))
+    return Views(described, SimpleNamespace(draw=lambda rng, labeled: case, skipped={}))
 
 
 def body(shape=(20, 30, 32)) -> tuple[np.ndarray, np.ndarray]:
@@ -240,7 +240,7 @@ def test_mr_is_read_by_its_own_range(tmp_path):
     assert (mr.image.min(), mr.image.max()) == (-1, 1)
 
 
-def test_a_partly_labelled_class_is_known_between_its_labels_alone(tmp_path):
+def test_a_partly_labeled_class_is_known_between_its_labels_alone(tmp_path):
     shape = (60, 30, 30)
     label = np.zeros(shape, np.uint8)
     label[20:40, 10:20, 10:20] = 5

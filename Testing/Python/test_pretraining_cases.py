@@ -106,7 +106,7 @@ def test_label_without_image_is_no_case(tmp_path):
     assert names(find_cases(recipe(source(tmp_path, image="{case}.nii.gz")))[0]) == ["one"]
 
 
-def test_case_without_label_file_is_unlabelled(tmp_path):
+def test_case_without_label_file_is_unlabeled(tmp_path):
     write(tmp_path, "a", **SMALL)
     write(tmp_path, "b", label="", **SMALL)
     training, _ = find_cases(recipe(source(tmp_path)))
@@ -180,7 +180,7 @@ def test_class_without_a_voxel(tmp_path, missing, known):
 
 
 @pytest.mark.parametrize("pattern", [None, "{case}_seg.nii.gz"])
-def test_unlabelled_source(tmp_path, pattern):
+def test_unlabeled_source(tmp_path, pattern):
     write(tmp_path / "ct", "a")
     write(tmp_path / "head", "h")
     described = recipe(

@@ -19,8 +19,8 @@ from PromptSegLib.annotation.classes import (
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.inference.segmenting import segment
 from PromptSegLib.prompts.store import Prompts, parse_classes
+from PromptSegLib.tuning.pipeline import tune
 from PromptSegLib.tuning.settings import Settings
-from PromptSegLib.tuning.tuning import tune
 
 ALIKE = {
     "composed and decomposed": ("L\u00e9sion", "Le\u0301sion"),

@@ -47,7 +47,7 @@ def reference_of(case: Example) -> np.ndarray:
 def erased(case: Example, where: tuple, name: str) -> Example:
     strokes = sitk.GetArrayFromImage(case.annotation)
     strokes[where] = NOT[name]
-    return Example(case.image, image_like(strokes, case.annotation), BACKGROUND, barred=BARRED)
+    return Example(case.image, image_like(strokes, case.annotation), BACKGROUND, excluded=BARRED)
 
 
 def a_bit_of(mask: np.ndarray) -> tuple:
@@ -144,7 +144,7 @@ def test_no_round_of_corrections_makes_it_worse(mode):
                 strokes[mistakes(accepted, truth, value, too_much=False)] = value
             if mode == "erase" or (mode == "mixed" and number == 1):
                 strokes[mistakes(accepted, truth, value, too_much=True)] = NOT[name]
-        corrected = Example(image, image_like(strokes, image), BACKGROUND, barred=BARRED)
+        corrected = Example(image, image_like(strokes, image), BACKGROUND, excluded=BARRED)
         before = image_like(accepted, image)
         accepted = sitk.GetArrayFromImage(segment_strokes(corrected, INFOS, quick=True, accepted=before).labels)
         for name, value in CLASSES.items():

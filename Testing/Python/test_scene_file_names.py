@@ -18,7 +18,7 @@ from harness.mrml_fixtures import add_volume, paint_strokes  # noqa: E402
 from harness.prompts_fixtures import some_prompts  # noqa: E402
 from PromptSegLib.annotation.classes import ClassInfo, is_name  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
-from PromptSegLib.scene import links, looking, memory, prompt_nodes, salvage  # noqa: E402
+from PromptSegLib.scene import node_references, prompt_nodes, salvage, slice_views, stored_results  # noqa: E402
 from PromptSegLib.scene.placement import image_to_world, to_vtk  # noqa: E402
 from PromptSegLib.scene.preview import Preview  # noqa: E402
 from PromptSegLib.scene.segmentations import segments_by_name  # noqa: E402
@@ -58,14 +58,14 @@ def a_scene(volume_name: str, segmentation_name: str, segment_name: str):
     volume.SetName(volume_name)
     volume.AddDefaultStorageNode()
     volume.GetStorageNode().SetFileName("scan.nrrd")
-    segmentation = links.new_segmentation(scene, volume, segmentation_name)
-    links.remember(volume, segmentation)
+    segmentation = node_references.new_segmentation(scene, volume, segmentation_name)
+    node_references.remember(volume, segmentation)
     paint_strokes(segmentation, volume, reference)
     ball = segments_by_name(segmentation)["ball"]
     segmentation.GetSegmentation().GetSegment(ball).SetName(segment_name)
-    links.set_tag(segmentation, ball, "Class", segment_name)
-    links.set_tag(segmentation, ball, "Number", "3")
-    memory.write_memory(segmentation, {"applied": reference, "strokes": reference * 2})
+    node_references.set_tag(segmentation, ball, "Class", segment_name)
+    node_references.set_tag(segmentation, ball, "Number", "3")
+    stored_results.write_memory(segmentation, {"applied": reference, "strokes": reference * 2})
     prompts = prompt_nodes.add_prompts(scene, some_prompts("liver", "spleen"), f"{segmentation_name} prompts")
     prompt_nodes.link(segmentation, prompts)
     return scene, segmentation, ball, reference
@@ -73,14 +73,14 @@ def a_scene(volume_name: str, segmentation_name: str, segment_name: str):
 
 def check(scene, ball, reference, segment_name):
     segmentation = scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
-    kept = memory.read_memory(segmentation).images
+    kept = stored_results.read_memory(segmentation).images
     assert np.array_equal(sitk.GetArrayFromImage(kept["applied"]), sitk.GetArrayFromImage(reference))
     assert np.array_equal(sitk.GetArrayFromImage(kept["strokes"]), 2 * sitk.GetArrayFromImage(reference))
     assert prompt_nodes.prompts_of(prompt_nodes.linked(segmentation)).to_bytes() == (
         some_prompts("liver", "spleen").to_bytes()
     )
-    assert links.tag(segmentation, ball, "Class") == segment_name
-    assert links.tag(segmentation, ball, "Number") == "3"
+    assert node_references.tag(segmentation, ball, "Class") == segment_name
+    assert node_references.tag(segmentation, ball, "Number") == "3"
     return segmentation
 
 
@@ -131,7 +131,7 @@ def test_nothing_made_here_spoils_a_scene(tmp_path, name):
     preview = Preview()
     preview.visible_3d = True
     preview.show(segmentation, volume, Segmentation(reference, (ClassInfo("x & <y>", 5, (1.0, 0.0, 0.0)),)))
-    looking.show_map(scene, volume, sitk.Cast(reference > 0, sitk.sitkFloat32))
+    slice_views.show_map(scene, volume, sitk.Cast(reference > 0, sitk.sitkFloat32))
     recovered = salvage.put_back(scene, salvage.take(segmentation, volume), volume)
     classes = [each for each in ("a & b", name) if is_name(each)]
     prompts = prompt_nodes.add_prompts(scene, some_prompts(*classes), name)
@@ -148,15 +148,15 @@ def test_nothing_made_here_spoils_a_scene(tmp_path, name):
 
 def test_two_segmentations_of_one_name_keep_apart(tmp_path):
     scene, first, _, reference = a_scene("CT", "A & B", "ball")
-    second = links.new_segmentation(scene, scene.GetFirstNodeByName("CT"), "A & B")
+    second = node_references.new_segmentation(scene, scene.GetFirstNodeByName("CT"), "A & B")
     second.SetName(first.GetName())
-    memory.write_memory(second, {"applied": reference * 3})
+    stored_results.write_memory(second, {"applied": reference * 3})
     save_scene(scene, tmp_path / "A & B.mrb")
     opened = load_scene(tmp_path / "A & B.mrb")
     one, two = (opened.GetNodeByID(each.GetID()) for each in (first, second))
-    assert sorted(memory.read_memory(one).images) == ["applied", "strokes"]
+    assert sorted(stored_results.read_memory(one).images) == ["applied", "strokes"]
     assert np.array_equal(
-        sitk.GetArrayFromImage(memory.read_memory(two).images["applied"]), sitk.GetArrayFromImage(reference * 3)
+        sitk.GetArrayFromImage(stored_results.read_memory(two).images["applied"]), sitk.GetArrayFromImage(reference * 3)
     )
 
 
@@ -184,7 +184,7 @@ def write_as_before(scene, segmentation, images, prompts):
         node.SetName(f"{segmentation.GetName()} {key} (PromptSeg memory)")
         node.SetIJKToRASMatrix(to_vtk(image_to_world(images[key])))
         node.SetAndObserveImageData(data)
-        segmentation.AddNodeReferenceID(memory.MEMORY_ROLE, node.GetID())
+        segmentation.AddNodeReferenceID(stored_results.MEMORY_ROLE, node.GetID())
     node = slicer.vtkMRMLTextNode()
     node.SetName("S prompts")
     node.SetAttribute("PromptSeg.Prompts", "1")
@@ -196,13 +196,13 @@ def write_as_before(scene, segmentation, images, prompts):
 def a_scene_as_before():
     scene = new_scene()
     volume, reference = add_volume(scene)
-    segmentation = links.new_segmentation(scene, volume, "S")
+    segmentation = node_references.new_segmentation(scene, volume, "S")
     images = {"applied": reference, "strokes": reference * 2}
     write_as_before(scene, segmentation, images, some_prompts("liver", "spleen"))
     paint_strokes(segmentation, volume, reference)
     ball = segments_by_name(segmentation)["ball"]
-    links.set_tag(segmentation, ball, "Class", "ball")
-    links.set_tag(segmentation, ball, "Number", "3")
+    node_references.set_tag(segmentation, ball, "Class", "ball")
+    node_references.set_tag(segmentation, ball, "Number", "3")
     return scene, ball, reference
 
 
@@ -221,7 +221,7 @@ def test_scenes_of_the_version_before_can_be_saved_under_any_name(tmp_path):
     orphan = opened.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "orphan")
     orphan.SetAttribute("PromptSeg.MemoryKey", "applied")
     orphan.HideFromEditorsOn()
-    memory.renew(opened)
+    stored_results.renew(opened)
     prompt_nodes.renew(opened)
     assert not hidden_and_saved(opened)
     node = check(opened, ball, reference, "ball")
@@ -237,7 +237,7 @@ def test_damaged_memory_is_no_memory(text):
     good = segmentation.GetAttribute("PromptSeg.Memory.applied")
     for damaged in (text, text + good, good[:-8], good.partition(".")[0] + "." + text):
         segmentation.SetAttribute("PromptSeg.Memory.applied", damaged)
-        assert "applied" not in memory.read_memory(segmentation).images, damaged[:40]
+        assert "applied" not in stored_results.read_memory(segmentation).images, damaged[:40]
 
 
 @pytest.mark.parametrize(
@@ -262,21 +262,21 @@ def test_memory_that_claims_something_else_is_no_memory(change):
     header = {**json.loads(base64.urlsafe_b64decode(head)), **change}
     text = base64.urlsafe_b64encode(json.dumps(header).encode()).decode()
     segmentation.SetAttribute("PromptSeg.Memory.applied", f"{text}.{body}")
-    assert "applied" not in memory.read_memory(segmentation).images
+    assert "applied" not in stored_results.read_memory(segmentation).images
 
 
 @pytest.mark.parametrize("kind", ["itself", "text", "vector"])
 def test_a_memory_that_is_no_image_is_no_memory(kind):
     """Anybody may write references into a scene."""
     scene, segmentation, *_ = a_scene("CT", "S", "ball")
-    before = sorted(memory.read_memory(segmentation).images)
+    before = sorted(stored_results.read_memory(segmentation).images)
     segmentation.RemoveAttribute("PromptSeg.Memory.applied")
     segmentation.RemoveAttribute("PromptSeg.Memory.strokes")
     names = {"text": "vtkMRMLTextNode", "vector": "vtkMRMLVectorVolumeNode"}
     node = segmentation if kind == "itself" else scene.AddNewNodeByClass(names[kind], "x")
     node.SetAttribute("PromptSeg.MemoryKey", "applied")
     node.SetNodeReferenceID("PromptSegMemoryOf", segmentation.GetID())
-    segmentation.AddNodeReferenceID(memory.MEMORY_ROLE, node.GetID())
-    assert before and not memory.read_memory(segmentation).images
-    memory.renew(scene)
+    segmentation.AddNodeReferenceID(stored_results.MEMORY_ROLE, node.GetID())
+    assert before and not stored_results.read_memory(segmentation).images
+    stored_results.renew(scene)
     assert scene.GetNodeByID(segmentation.GetID()) is segmentation

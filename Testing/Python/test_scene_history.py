@@ -11,7 +11,7 @@ from harness.mrml_segments import CLASSES, labels_like, same_voxels, user_segmen
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import labelmaps  # noqa: E402
 from PromptSegLib.scene.history import History, OneOrder  # noqa: E402
-from PromptSegLib.scene.links import set_tag, tag  # noqa: E402
+from PromptSegLib.scene.node_references import set_tag, tag  # noqa: E402
 from PromptSegLib.scene.segmentations import apply_result, segments_by_name  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
 

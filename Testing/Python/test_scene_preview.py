@@ -84,7 +84,7 @@ def test_showing_again_changes_the_same_node():
     shown, ids, count = preview.node, segments_by_name(preview.node), scene.GetNumberOfNodes()
     labels = sitk.GetImageFromArray(np.roll(sitk.GetArrayFromImage(a_result(volume).labels), 1, axis=2))
     labels.CopyInformation(image_from_volume(volume))
-    blue = ClassInfo("liver", 2, (0.0, 0.0, 1.0))  # the class has another value and another colour now
+    blue = ClassInfo("liver", 2, (0.0, 0.0, 1.0))  # the class has another value and another color now
     new = ClassInfo("new", 5, (0.0, 1.0, 0.0))
     preview.show(node, volume, Segmentation(labels, (blue, new)))
     assert preview.node is shown and scene.GetNumberOfNodes() == count

@@ -18,8 +18,8 @@ from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
 from harness.tiny_model import CLASSES  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.imaging.geometry import Grid  # noqa: E402
-from PromptSegLib.scene import links  # noqa: E402
-from PromptSegLib.scene.painting import snapshot  # noqa: E402
+from PromptSegLib.scene import node_references  # noqa: E402
+from PromptSegLib.scene.segment_snapshot import snapshot  # noqa: E402
 from PromptSegLib.scene.segmentations import check_writable, segments, segments_by_name  # noqa: E402
 from PromptSegLib.scene.storage import new_scene  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
@@ -31,7 +31,7 @@ def balls(count=4):
     """A volume and a segmentation with some balls, as voxels; and their masks (z, y, x)."""
     scene = new_scene()
     volume, _ = add_volume(scene)
-    node = links.new_segmentation(scene, volume, "S")
+    node = node_references.new_segmentation(scene, volume, "S")
     node.GetSegmentation().SetConversionParameter("Smoothing factor", "0.0")
     z, y, x = np.ogrid[:20, :40, :48]
     masks = {}
@@ -219,7 +219,7 @@ def test_surfaces_as_strokes_are_all_there():
     """As structure sets come: every class as a surface of its own."""
     scene = new_scene()
     volume, reference = add_volume(scene)
-    node = links.new_segmentation(scene, volume, "RTSTRUCT")
+    node = node_references.new_segmentation(scene, volume, "RTSTRUCT")
     paint(node, volume, reference, CLASSES)
     made_of(node, SURFACE)
     found = masks_of(volume, node)

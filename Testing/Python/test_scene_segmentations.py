@@ -78,7 +78,7 @@ def test_result_lands_on_the_anatomy_and_comes_back(transforms, direction):
         assert np.allclose(world_points(back, value), world_points(labels, value), atol=1e-4)
 
 
-def test_names_colours_terminology_and_reference_geometry():
+def test_names_colors_terminology_and_reference_geometry():
     _, volume, node = setup_nodes()
     ids = apply_result(node, volume, Segmentation(labels_like(image_from_volume(volume)), CLASSES))
     for info in CLASSES:
@@ -442,11 +442,11 @@ def test_surface_only_segments_are_voxelised_in_a_copy(transforms):
         chain = chain @ matrix
     assert np.allclose(image.GetSpacing(), image_from_volume(volume).GetSpacing())
     points = world_points(image, 9)
-    centre = (chain @ [3, -4, 5, 1])[:3] * [-1, -1, 1]
-    assert np.allclose(points.mean(0), centre, atol=0.3)
+    center = (chain @ [3, -4, 5, 1])[:3] * [-1, -1, 1]
+    assert np.allclose(points.mean(0), center, atol=0.3)
     scale = np.cbrt(np.linalg.det(chain[:3, :3]))
     assert len(points) * np.prod(image.GetSpacing()) == pytest.approx(4 / 3 * np.pi * (6 * scale) ** 3, rel=0.06)
-    assert np.abs(np.linalg.norm(points - centre, axis=1)).max() < 6 * scale + 0.1
+    assert np.abs(np.linalg.norm(points - center, axis=1)).max() < 6 * scale + 0.1
 
     with pytest.raises(PromptSegError, match="made of surfaces"):
         apply_result(node, volume, Segmentation(labels_like(image_from_volume(volume)), CLASSES))

@@ -151,7 +151,7 @@ def test_image_that_no_volume_can_hold_is_refused():
     with pytest.raises(PromptSegError):
         volume_from_image(new_scene(), sitk.Image(4, 4, sitk.sitkUInt8), "flat")
     with pytest.raises(PromptSegError):
-        volume_from_image(new_scene(), sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3), "colour")
+        volume_from_image(new_scene(), sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3), "color")
 
 
 @pytest.mark.parametrize(

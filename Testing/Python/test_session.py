@@ -24,7 +24,7 @@ from PromptSegLib.annotation.classes import ClassInfo
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.prompts.store import Prompts
-from PromptSegLib.scene import links
+from PromptSegLib.scene import node_references
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import apply_result, segments, segments_by_name
 from PromptSegLib.scene.storage import load_scene, save_scene
@@ -175,7 +175,7 @@ def test_closing_right_after_apply_loses_nothing(desk):
 
 
 @pytest.mark.parametrize("nodes", ["both", "segmentation"])
-def test_corrections_are_recognised_after_a_transform_was_changed(desk, nodes):
+def test_corrections_are_recognized_after_a_transform_was_changed(desk, nodes):
     put_under(desk.scene, desk.segmentation, np.eye(4))
     if nodes == "both":
         desk.volume.SetAndObserveTransformNodeID(desk.segmentation.GetTransformNodeID())
@@ -193,7 +193,7 @@ def test_corrections_are_recognised_after_a_transform_was_changed(desk, nodes):
 
 
 def erase_on_its_own_voxels(desk: Desk, name: str) -> tuple[Grid, int]:
-    from PromptSegLib.scene.painting import snapshot
+    from PromptSegLib.scene.segment_snapshot import snapshot
 
     segment_id = desk.id_of(name)
     image = snapshot(desk.segmentation, desk.volume, [segment_id]).labels({segment_id: 1})
@@ -400,7 +400,7 @@ def test_another_volume_stops_the_job(desk):
     desk.session.inputs.choose_volume(other)
     run(desk.session)
     assert not desk.session.view().preview and desk.state() == before
-    assert desk.session.parameters.segmentation is links.remembered(other)
+    assert desk.session.parameters.segmentation is node_references.remembered(other)
     desk.session.inputs.choose_volume(desk.volume)
     assert desk.session.parameters.segmentation is desk.segmentation
 
@@ -410,7 +410,7 @@ def test_a_volume_without_a_segmentation_gets_its_own(desk):
     other = desk.another_volume(paint_it=False)
     desk.session.inputs.choose_volume(other)
     own = desk.session.inputs.ensure_segmentation()
-    assert own is not desk.segmentation and links.remembered(other) is own
+    assert own is not desk.segmentation and node_references.remembered(other) is own
     desk.session.inputs.choose_volume(desk.volume)
     assert desk.session.inputs.ensure_segmentation() is desk.segmentation
 

@@ -10,7 +10,7 @@ pytest.importorskip("slicer")
 from harness.mrml_fixtures import add_volume, content, run
 from harness.session_harness import Desk, rename, shows_tuned
 from PromptSegLib.prompts.store import Prompts
-from PromptSegLib.scene import links
+from PromptSegLib.scene import node_references
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import load_scene, save_scene
@@ -29,7 +29,7 @@ def test_a_result_waits_while_another_volume_is_looked_at(desk):
 
 def test_a_result_waits_while_another_segmentation_is_looked_at(desk):
     desk.tune()
-    other = links.new_segmentation(desk.scene, desk.volume, "another")
+    other = node_references.new_segmentation(desk.scene, desk.volume, "another")
     desk.session.inputs.choose_segmentation(other)
     assert not desk.session.view().preview
     desk.session.inputs.choose_segmentation(desk.segmentation)
@@ -82,7 +82,10 @@ def test_names_that_were_exchanged_while_it_ran(desk):
     desk.session.apply()
     run(desk.session)
     assert sorted(desk.own_prompts().names) == ["ball", "rod"]
-    assert links.tag(desk.segmentation, ball, "Class") == "rod" and links.tag(desk.segmentation, rod, "Class") == "ball"
+    assert (
+        node_references.tag(desk.segmentation, ball, "Class") == "rod"
+        and node_references.tag(desk.segmentation, rod, "Class") == "ball"
+    )
 
 
 @pytest.mark.parametrize("name", ["", "rod", "two\nlines"])

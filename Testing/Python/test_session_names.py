@@ -10,7 +10,7 @@ pytest.importorskip("slicer")
 from harness.mrml_fixtures import box_in, paint_strokes, run
 from harness.session_harness import Desk, rename
 from harness.tiny_model import CLASSES
-from PromptSegLib.scene import links
+from PromptSegLib.scene import node_references
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import segments_by_name
 
@@ -40,7 +40,7 @@ def test_two_segments_that_look_the_same_are_refused(desk, names):
 def test_an_example_teaches_a_class_that_looks_the_same(desk, names):
     rename(desk, "ball", names[0])
     other = desk.another_volume()
-    rename(desk, "ball", names[1], links.remembered(other))
+    rename(desk, "ball", names[1], node_references.remembered(other))
     desk.session.inputs.add_example(other)
     desk.tune()
     assert set(desk.last_job.values["classes"]) == {names[0], "rod"}
@@ -49,9 +49,9 @@ def test_an_example_teaches_a_class_that_looks_the_same(desk, names):
 
 def test_what_an_example_does_not_teach_is_said(desk):
     other, third = desk.another_volume("Two"), desk.another_volume("Three", 7)
-    rename(desk, "ball", "tumor", links.remembered(other))
-    rename(desk, "ball", "Ball", links.remembered(third))
-    rename(desk, "rod", "bone", links.remembered(third))
+    rename(desk, "ball", "tumor", node_references.remembered(other))
+    rename(desk, "ball", "Ball", node_references.remembered(third))
+    rename(desk, "rod", "bone", node_references.remembered(third))
     for volume in (other, third):
         desk.session.inputs.add_example(volume)
     desk.session.tune()
@@ -64,14 +64,14 @@ def test_what_an_example_does_not_teach_is_said(desk):
 
 def test_an_empty_segment_of_an_example_needs_no_word(desk):
     other = desk.another_volume("Two")
-    links.remembered(other).GetSegmentation().AddEmptySegment("x", "nothing yet")
+    node_references.remembered(other).GetSegmentation().AddEmptySegment("x", "nothing yet")
     desk.session.inputs.add_example(other)
     desk.tune()
 
 
 def test_two_segments_of_an_example_that_look_the_same(desk):
     other = desk.another_volume("Two")
-    rename(desk, "rod", "ball ", links.remembered(other))
+    rename(desk, "rod", "ball ", node_references.remembered(other))
     desk.session.inputs.add_example(other)
     desk.session.tune()
     assert desk.level == "error" and desk.notice.startswith("Two segments of Two are called ball")
@@ -80,11 +80,11 @@ def test_two_segments_of_an_example_that_look_the_same(desk):
 def test_prompts_find_the_segment_that_looks_the_same(desk):
     desk.tuned()
     key, other = desk.own_key(), desk.another_volume()
-    rename(desk, "ball", "ball ", links.remembered(other))
+    rename(desk, "ball", "ball ", node_references.remembered(other))
     desk.session.segment(key, [other])
     run(desk.session)
     assert desk.level == "info", desk.notice
-    assert sorted(segments_by_name(links.remembered(other))) == ["background", "ball ", "rod"]
+    assert sorted(segments_by_name(node_references.remembered(other))) == ["background", "ball ", "rod"]
 
 
 def test_a_retuning_goes_on_under_a_name_that_looks_the_same(desk):
@@ -176,7 +176,7 @@ def test_results_that_overlap_are_no_strokes(desk):
 def test_what_lies_hidden_in_an_example_is_told(desk):
     other = desk.another_volume("Two")
     there = Desk.__new__(Desk)
-    there.segmentation, there.volume = links.remembered(other), other
+    there.segmentation, there.volume = node_references.remembered(other), other
     overlapping(there, "rod", "ball")
     desk.session.inputs.add_example(other)
     desk.session.tune()

@@ -27,7 +27,7 @@ from PromptSegLib.gui.segments_table import choose_role
 from PromptSegLib.models import catalogue
 from PromptSegLib.prompts import store
 from PromptSegLib.prompts.store import Prompts
-from PromptSegLib.scene import links, prompt_nodes
+from PromptSegLib.scene import node_references, prompt_nodes
 from PromptSegLib.scene.segmentations import segments, segments_by_name
 
 # Prompts
@@ -174,7 +174,7 @@ def test_own_prompts_on_the_current_volume(desk):
     assert desk.session.view().preview == "Result" and desk.level == "info"
     assert content(desk.segmentation) == before[0]
     desk.apply()
-    for name, value in CLASSES.items():  # what is painted is honoured, and grown
+    for name, value in CLASSES.items():  # what is painted is honored, and grown
         assert desk.mask(name)[desk.strokes == value].all()
     assert desk.session.view().tune_text == "Retune"
 
@@ -214,7 +214,7 @@ def test_segmenting_with_other_prompts_keeps_what_was_tuned(desk, listed):
 def test_prompts_on_other_volumes(desk):
     desk.tuned()
     one, other = desk.another_volume("One", paint_it=False), desk.another_volume("Two", seed=6)
-    before, strokes = content(desk.segmentation), content(links.remembered(other))
+    before, strokes = content(desk.segmentation), content(node_references.remembered(other))
     places = desk.session.view().look
     desk.session.segment(desk.own_key(), [one, other])
     run(desk.session)
@@ -222,16 +222,16 @@ def test_prompts_on_other_volumes(desk):
     assert content(desk.segmentation) == before and not desk.session.view().preview
     assert desk.session.view().look == places
     for volume in (one, other):
-        made = links.remembered(volume)
+        made = node_references.remembered(volume)
         assert mask_of(made, volume, "ball").any() and mask_of(made, volume, "rod").any()
     painted_there = sitk.GetArrayFromImage(painted(phantom(seed=6)[1]))
-    assert mask_of(links.remembered(other), other, "ball")[painted_there == CLASSES["ball"]].all()
+    assert mask_of(node_references.remembered(other), other, "ball")[painted_there == CLASSES["ball"]].all()
 
     # It is an AI step like any other: it can be undone, and corrected.
     desk.session.inputs.choose_volume(other)
     assert desk.session.view().tune_text == "Retune"
     desk.session.history.undo()
-    assert content(links.remembered(other)) == strokes
+    assert content(node_references.remembered(other)) == strokes
 
 
 def test_a_result_on_another_volume_can_be_corrected_and_retuned(desk):
@@ -240,7 +240,7 @@ def test_a_result_on_another_volume_can_be_corrected_and_retuned(desk):
     desk.session.segment(desk.own_key(), [other])
     run(desk.session)
     desk.session.inputs.choose_volume(other)
-    desk.volume, desk.segmentation = other, links.remembered(other)
+    desk.volume, desk.segmentation = other, node_references.remembered(other)
     erased = box_in(desk.mask("ball"), 3)
     desk.paint("ball", erased, "erase")
     desk.tune()
@@ -254,7 +254,7 @@ def test_segmenting_another_volume_again_keeps_its_corrections(desk):
     other = desk.another_volume(paint_it=False)
     desk.session.segment(desk.own_key(), [other])
     run(desk.session)
-    there = links.remembered(other)
+    there = node_references.remembered(other)
     result = mask_of(there, other, "ball")
     erased = box_in(result, 3)
     paint(there, other, erased.astype(np.uint8), {"ball": 1}, "erase")
@@ -280,7 +280,7 @@ def test_a_volume_that_the_worker_refuses_is_left_out_alone(desk):
     run(desk.session)
     assert desk.session.view().preview == "Result"  # of the current volume
     assert any(notice.startswith("'Bad' was left out: ") and "NaN" in notice for notice in notices)
-    assert mask_of(links.remembered(last), last, "ball").any() and links.remembered(bad) is None
+    assert mask_of(node_references.remembered(last), last, "ball").any() and node_references.remembered(bad) is None
 
 
 def test_a_cleaned_result_on_another_volume_comes_whatever_is_looked_at(desk):
@@ -288,10 +288,10 @@ def test_a_cleaned_result_on_another_volume_comes_whatever_is_looked_at(desk):
     other = desk.another_volume(paint_it=False)
     desk.session.parameters.largestComponent = True
     desk.session.segment(desk.own_key(), [other])
-    run(desk.session, until=lambda session: session.results.working and session.jobs.active is None)
+    run(desk.session, until=lambda session: session.results.background.working and session.jobs.active is None)
     desk.session.inputs.choose_volume(other)
     run(desk.session)
-    assert mask_of(links.remembered(other), other, "ball").any()
+    assert mask_of(node_references.remembered(other), other, "ball").any()
 
 
 @pytest.mark.parametrize("role, overlap", [("background", "keep"), ("background", "overwrite"), ("ignore", "overlap")])
@@ -324,17 +324,19 @@ def test_one_of_several_volumes_cannot_be_segmented(desk):
     desk.tuned()
     gone, last = desk.another_volume("Gone", paint_it=False), desk.another_volume("Last", paint_it=False)
     surfaces = desk.another_volume("Surfaces")
-    made_of_surfaces = links.remembered(surfaces).GetSegmentation()
+    made_of_surfaces = node_references.remembered(surfaces).GetSegmentation()
     made_of_surfaces.CreateRepresentation("Closed surface")
     made_of_surfaces.SetSourceRepresentationName("Closed surface")
-    links.remove(gone)
+    node_references.remove(gone)
     empty = desk.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
     nodes = nodes_of(desk.scene)
     desk.session.segment(desk.own_key(), [gone, empty, surfaces, last])
     run(desk.session)
     assert not desk.session.view().busy
-    assert links.remembered(last) is not None and mask_of(links.remembered(last), last, "ball").any()
-    assert links.remembered(empty) is None
+    assert (
+        node_references.remembered(last) is not None and mask_of(node_references.remembered(last), last, "ball").any()
+    )
+    assert node_references.remembered(empty) is None
     assert {"Empty segmentation", "Gone segmentation"}.isdisjoint(node[2] for node in nodes_of(desk.scene))
     assert set(nodes) <= set(nodes_of(desk.scene))
 
@@ -349,7 +351,7 @@ def test_further_volumes_teach(desk):
     desk.session.inputs.add_example(plain)
     assert desk.level == "error" and "segmentation" in desk.notice
     one, other = desk.another_volume("One"), desk.another_volume("Two", seed=8)
-    others = links.remembered(other)
+    others = node_references.remembered(other)
     others.GetSegmentation().GetSegment(segments_by_name(others)["rod"]).SetName("unlike")
     for volume in (one, other, one):
         desk.session.inputs.add_example(volume)
@@ -364,7 +366,7 @@ def test_further_volumes_teach(desk):
     desk.session.discard()
 
     desk.session.inputs.remove_example(other)
-    links.remove(one)
+    node_references.remove(one)
     desk.tune()
     assert len(desk.last_job.values["examples"]) == 1 and desk.session.view().examples == ()
 
@@ -372,7 +374,7 @@ def test_further_volumes_teach(desk):
 def test_an_example_with_nothing_painted_teaches_nothing(desk):
     other = desk.another_volume()
     for name in ("ball", "rod", "background"):
-        paint(links.remembered(other), other, np.zeros((20, 40, 48), np.uint8), {name: 1})
+        paint(node_references.remembered(other), other, np.zeros((20, 40, 48), np.uint8), {name: 1})
     desk.session.inputs.add_example(other)
     desk.tune()
     assert len(desk.last_job.values["examples"]) == 1

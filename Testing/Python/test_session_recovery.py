@@ -17,7 +17,7 @@ pytest.importorskip("slicer")
 from harness.mrml_fixtures import add_volume, content, mask_of, new_session, paint_strokes
 from harness.prompts_fixtures import some_prompts
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.scene import links, memory, prompt_nodes, salvage
+from PromptSegLib.scene import node_references, prompt_nodes, salvage, stored_results
 from PromptSegLib.scene.roles import role_of, set_role
 from PromptSegLib.scene.segmentations import segments, segments_by_name
 from PromptSegLib.scene.storage import new_scene, save_scene
@@ -30,15 +30,15 @@ HERE = Path(__file__).parent
 def a_scene(matrix=None):
     scene = new_scene()
     volume, reference = add_volume(scene, matrix=matrix)
-    segmentation = links.new_segmentation(scene, volume, "A & B segmentation")
-    links.remember(volume, segmentation)
+    segmentation = node_references.new_segmentation(scene, volume, "A & B segmentation")
+    node_references.remember(volume, segmentation)
     paint_strokes(segmentation, volume, reference)
     ids = segments_by_name(segmentation)
     set_role(segmentation, ids["rod"], "locked")
-    links.set_tag(segmentation, ids["ball"], "Number", "4")
+    node_references.set_tag(segmentation, ids["ball"], "Number", "4")
     segmentation.SetAttribute("PromptSeg.Numbers", "5")
     segmentation.GetSegmentation().AddEmptySegment("nothing", "nothing yet")
-    memory.write_memory(segmentation, {"applied": reference, "strokes": reference * 2})
+    stored_results.write_memory(segmentation, {"applied": reference, "strokes": reference * 2})
     prompts = prompt_nodes.add_prompts(scene, some_prompts("ball", "rod"), "prompts")
     prompt_nodes.link(segmentation, prompts)
     return scene, volume, segmentation
@@ -62,7 +62,7 @@ def test_a_segmentation_comes_back_with_everything(matrix):
     again, _ = add_volume(other, matrix=matrix)
     assert salvage.volume_for(other, read) is again
     node = salvage.put_back(other, read, again)
-    assert node.GetName() == "A and B segmentation (recovered)" and links.remembered(again) is node
+    assert node.GetName() == "A and B segmentation (recovered)" and node_references.remembered(again) is node
     assert list(segments_by_name(node)) == names
     for name in names:
         assert np.array_equal(mask_of(node, again, name), masks[name]), name
@@ -71,7 +71,7 @@ def test_a_segmentation_comes_back_with_everything(matrix):
         for one in (segmentation, node)
     )
     assert before == after and role_of(node, segments_by_name(node)["rod"]) == "locked"
-    assert sorted(memory.read_memory(node).images) == ["applied", "strokes"]
+    assert sorted(stored_results.read_memory(node).images) == ["applied", "strokes"]
     assert salvage.prompts_of(read).to_bytes() == some_prompts("ball").to_bytes()
 
 
@@ -221,7 +221,7 @@ def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
     session.rescue.recover()
     assert session.view().notice.level == "info" and "(recovered)" in session.view().notice.text
     assert not session.view().recovery and again.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == before + 1
-    node = links.remembered(other)
+    node = node_references.remembered(other)
     assert {each[0] for each in content(node).values()} == {each[0] for each in strokes.values()}
     assert prompt_nodes.prompts_of(prompt_nodes.linked(node)).names == ["ball", "rod"]
     # It is not saved yet: the next kill must not lose it.
@@ -245,7 +245,7 @@ def test_recovered_segmentations_never_replace_what_is_there(models, tmp_path):
     before = content(segmentation)
     session = a_session(scene, models, tmp_path)  # the scene as it was saved
     session.rescue.recover()
-    assert content(segmentation) == before and links.remembered(volume) is segmentation
+    assert content(segmentation) == before and node_references.remembered(volume) is segmentation
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 2
     session.close()
 

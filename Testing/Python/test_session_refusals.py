@@ -28,7 +28,7 @@ from harness.tiny_model import CLASSES, painted
 from PromptSegLib.annotation.classes import ClassInfo
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene import links
+from PromptSegLib.scene import node_references
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import apply_result
 from PromptSegLib.scene.storage import new_scene
@@ -192,21 +192,21 @@ def test_deleted_while_it_runs(desk, which, moment):
     desk.begin_long(MOMENTS[moment])
     gone = getattr(desk, which)
     left = {gone.GetID(), *(gone.GetNthDisplayNode(n).GetID() for n in range(gone.GetNumberOfDisplayNodes()))}
-    links.remove(gone)
+    node_references.remove(gone)
     run(desk.session)
     view = desk.session.view()
     assert not view.busy and not view.preview and view.notice.level == "warning" and "removed" in view.notice.text
     assert view.reasons["tune"] and view.reasons["apply"]
     assert nodes_of(desk.scene) == [node for node in nodes if node[0] not in left]
     desk.session.inputs.choose_volume(other)
-    desk.segmentation, desk.volume = links.remembered(other), other
+    desk.segmentation, desk.volume = node_references.remembered(other), other
     desk.tuned()
 
 
 @pytest.mark.parametrize("which", ["volume", "segmentation"])
 def test_deleted_while_a_result_waits(desk, which):
     desk.tune()
-    links.remove(getattr(desk, which))
+    node_references.remove(getattr(desk, which))
     run(desk.session)
     assert not desk.session.view().preview
     assert not [node for node in nodes_of(desk.scene) if "preview" in node[2]]

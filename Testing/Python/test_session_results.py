@@ -23,7 +23,7 @@ from harness.tiny_model import CLASSES
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene import links, memory
+from PromptSegLib.scene import node_references, stored_results
 from PromptSegLib.scene.history import History
 from PromptSegLib.scene.placement import to_array
 from PromptSegLib.scene.segmentations import segments_by_name
@@ -70,7 +70,7 @@ def test_where_to_look_and_the_map(desk):
 def test_what_is_remembered_goes_with_its_segmentation(desk):
     before = nodes_of(desk.scene)
     desk.tuned()
-    assert memory.read_memory(desk.segmentation).images
+    assert stored_results.read_memory(desk.segmentation).images
     desk.scene.RemoveNode(desk.segmentation)
     assert {each for each in nodes_of(desk.scene) if each not in before} == {
         each for each in nodes_of(desk.scene) if "vtkMRMLText" in each[1]
@@ -80,7 +80,7 @@ def test_what_is_remembered_goes_with_its_segmentation(desk):
 def test_the_map_goes_with_its_volume(desk):
     desk.tune()
     desk.session.uncertainty.show_map(True)
-    links.remove(desk.volume)
+    node_references.remove(desk.volume)
     assert not desk.session.view().map_shown and desk.session.view().reasons["map"]
     assert not [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
     desk.session.uncertainty.show_map(True)
@@ -155,7 +155,7 @@ def test_while_a_result_is_cleaned(desk, what):
         assert desk.session.view().preview != "Result"
         desk.session.cancel()
     elif what == "delete":
-        links.remove(desk.segmentation)
+        node_references.remove(desk.segmentation)
     else:
         desk.scene.Clear(0)
     run(desk.session)
@@ -230,7 +230,7 @@ def test_a_volume_that_becomes_unusable_ends_its_job(desk, how):
 def test_a_segment_that_was_copied_brings_nothing_of_its_memory(desk):
     desk.tuned()
     other = desk.another_volume()
-    there = links.remembered(other)
+    there = node_references.remembered(other)
     there.GetSegmentation().RemoveSegment(segments_by_name(there)["ball"])
     there.GetSegmentation().CopySegmentFromSegmentation(desk.segmentation.GetSegmentation(), desk.id_of("ball"))
     desk.session.inputs.choose_volume(other)
@@ -356,7 +356,7 @@ def test_undo_after_a_batch_wrote_into_another_segmentation(desk):
     editor.show(desk.segmentation)
     desk.tuned()
     key, other = desk.own_key(), desk.another_volume()
-    there = links.remembered(other)
+    there = node_references.remembered(other)
     strokes, applied = content(there), content(desk.segmentation)
     desk.session.segment(key, [other])
     run(desk.session)

@@ -11,7 +11,7 @@ from harness.session_harness import LONG, Desk
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.gui.model_list import ModelFiles, rows
 from PromptSegLib.models import catalogue, folders, own
-from PromptSegLib.scene import links
+from PromptSegLib.scene import node_references
 from PromptSegLib.session import learned, specializing
 
 
@@ -33,7 +33,7 @@ def applied_to_three(desk: Desk) -> Desk:
     others = [desk.another_volume(f"Other {number}", seed=number) for number in (5, 6)]
     for volume in (*others, first):
         session.inputs.choose_volume(volume)
-        desk.segmentation = links.remembered(volume)
+        desk.segmentation = node_references.remembered(volume)
         desk.tuned()
     for volume in others:
         session.inputs.add_example(volume)

@@ -10,7 +10,7 @@ pytest.importorskip("slicer")
 from harness.mrml_fixtures import mask_of, run
 from harness.session_harness import rename
 from harness.tiny_model import CLASSES
-from PromptSegLib.scene import links
+from PromptSegLib.scene import node_references
 from PromptSegLib.scene.segmentations import segments, segments_by_name
 from PromptSegLib.scene.storage import load_scene, save_scene
 
@@ -78,8 +78,8 @@ def test_renames_reach_the_list_of_prompts_and_what_they_segment(desk):
     other = desk.another_volume(paint_it=False)
     desk.session.segment(row.key, [other])
     run(desk.session)
-    assert "sphere" in segments_by_name(links.remembered(other))
-    assert mask_of(links.remembered(other), other, "sphere").shape == now.shape
+    assert "sphere" in segments_by_name(node_references.remembered(other))
+    assert mask_of(node_references.remembered(other), other, "sphere").shape == now.shape
 
 
 def test_a_rename_while_a_result_waits_reaches_what_is_said(desk):

@@ -18,7 +18,7 @@ from harness.tiny_model import example as stroked
 from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models import catalogue, folders, own
-from PromptSegLib.progress import Cancelled, Job
+from PromptSegLib.progress import Cancelled, ProgressHandle
 from PromptSegLib.specializing.specialize import Effort, specialize
 
 pytestmark = pytest.mark.training
@@ -71,7 +71,7 @@ def test_a_model_of_its_own_is_in_the_catalogue_and_segments(parent, examples, f
     # Its prompts are its own, on the grid that the examples chose.
     image, reference = phantom(seed=5)
     shipped = ps.Prompts.load(entry.prompts)
-    result = ps.segment(shipped, image, device="cpu")
+    result = ps.segment(shipped, image, options=ps.SegmentationOptions(device="cpu"))
     assert result.labels.GetSize() == image.GetSize() and set(shipped.values) == set(CLASSES)
     with pytest.raises(PromptSegError, match="backbone 'mine'"):
         ps.segment(shipped, image, parent)
@@ -89,10 +89,12 @@ def test_the_decoder_alone(parent, examples, folder):
     assert any(name not in same for name in made if name.startswith("decoder"))
 
 
-def cancelling(after: int) -> Job:
+def cancelling(after: int) -> ProgressHandle:
     """Cancels when that many steps are made."""
     seen = []
-    return Job(lambda report: seen.append(report.figures.get("step", 0)), lambda: bool(seen) and seen[-1] >= after)
+    return ProgressHandle(
+        lambda report: seen.append(report.figures.get("step", 0)), lambda: bool(seen) and seen[-1] >= after
+    )
 
 
 def test_what_was_cancelled_is_gone_on_from_and_comes_to_the_same(parent, examples, folder):
@@ -207,5 +209,7 @@ def test_no_pickle_in_what_is_written(parent, examples, folder):
         content = path.read_bytes()
         length = int.from_bytes(content[:8], "little")
         assert isinstance(json.loads(content[8 : 8 + length]), dict)
-    labels = ps.segment(ps.Prompts.load(entry.prompts), examples[0].image, device="cpu").labels
+    labels = ps.segment(
+        ps.Prompts.load(entry.prompts), examples[0].image, options=ps.SegmentationOptions(device="cpu")
+    ).labels
     assert np.isfinite(sitk.GetArrayFromImage(labels)).all()

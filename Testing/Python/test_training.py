@@ -13,7 +13,7 @@ import PromptSegLib as ps
 from harness.tiny_model import CLASSES, PREPROCESSING, phantom, tiny_backbone
 from harness.tiny_model import example as stroked
 from PromptSegLib.annotation.example import Example
-from PromptSegLib.annotation.labels import UNKNOWN, barred_label, painted_on_grid
+from PromptSegLib.annotation.labels import UNKNOWN, excluded_label, painted_on_grid
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.network.methods.registry import offered
@@ -46,7 +46,7 @@ def volumes(count: int = 2) -> list[Annotated]:
     return made
 
 
-def test_every_class_is_centred_on_equally_often_whatever_its_size():
+def test_every_class_is_centered_on_equally_often_whatever_its_size():
     crops = RandomCrops(volumes(), 2, SIZE, 0)
     drawn = [crops.crop(number).labels for number in range(60)]
     seen = [sum(bool((labels == value).any()) for labels in drawn) for value in (1, 2)]
@@ -88,9 +88,9 @@ def test_what_is_held_out_is_not_learned_from():
 
 
 def test_a_class_alone():
-    labels = np.array([[[0, 1, 2, 3, UNKNOWN, barred_label(2), barred_label(3)]]], np.int16)
+    labels = np.array([[[0, 1, 2, 3, UNKNOWN, excluded_label(2), excluded_label(3)]]], np.int16)
     alone = Annotated(labels.astype(np.float32), labels).alone(2)
-    assert alone.labels.ravel().tolist() == [0, 0, 1, 0, UNKNOWN, barred_label(1), UNKNOWN]
+    assert alone.labels.ravel().tolist() == [0, 0, 1, 0, UNKNOWN, excluded_label(1), UNKNOWN]
 
 
 @pytest.mark.training
@@ -119,7 +119,7 @@ def test_training_is_reproducible(backbone):
 
 
 def test_strokes_are_not_trained_on_and_complete_annotations_need_not_be(backbone, monkeypatch):
-    from PromptSegLib.tuning import tuning as module
+    from PromptSegLib.tuning import group as module
 
     monkeypatch.setattr(module, "RandomCrops", None)  # called, it would fail
     ps.tune([stroked()], CLASSES, backbone, settings=BRIEF)
@@ -168,16 +168,34 @@ def test_heads_work_on_the_examples_own_grid(backbone):
 
 
 def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
-    from PromptSegLib.models.workspace import Workspace
+    from PromptSegLib.models.feature_cache import FeatureCache
 
-    workspace, shown = Workspace(), complete()
+    feature_cache, shown = FeatureCache(), complete()
     strokes = Example(shown.image, shown.annotation)
-    coarse = ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method="punet"), workspace=workspace)
-    fine = ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method="side"), workspace=workspace)
+    coarse = ps.tune(
+        [shown],
+        CLASSES,
+        backbone,
+        settings=replace(BRIEF, method="punet"),
+        options=ps.TuningOptions(feature_cache=feature_cache),
+    )
+    fine = ps.tune(
+        [shown],
+        CLASSES,
+        backbone,
+        settings=replace(BRIEF, method="side"),
+        options=ps.TuningOptions(feature_cache=feature_cache),
+    )
     for prompts in (coarse, fine, coarse):
         kept, alone = (
-            ps.segment(prompts, shown.image, backbone, strokes=strokes, workspace=each, grow_strokes=False)
-            for each in (workspace, Workspace(0))
+            ps.segment(
+                prompts,
+                shown.image,
+                backbone,
+                strokes=strokes,
+                options=ps.SegmentationOptions(feature_cache=each, grow_strokes=False),
+            )
+            for each in (feature_cache, FeatureCache(0))
         )
         assert np.array_equal(sitk.GetArrayFromImage(kept.labels), sitk.GetArrayFromImage(alone.labels))
 
@@ -314,13 +332,15 @@ def test_of_several_examples_one_is_left_out_to_say_which_method_carries(backbon
 
 
 def test_what_an_example_left_out_says(backbone):
-    from PromptSegLib.models.workspace import Workspace
+    from PromptSegLib.models.feature_cache import FeatureCache
     from PromptSegLib.tuning.trying import agreement_on
 
     example = complete()
     prompts = ps.tune([example], CLASSES, backbone, settings=replace(BRIEF, method="linear", steps=0))
-    found = agreement_on(prompts, example, CLASSES, backbone, Workspace(0))
-    labels = sitk.GetArrayFromImage(ps.segment(prompts, example.image, backbone, keep_islands=True).labels)
+    found = agreement_on(prompts, example, CLASSES, backbone, FeatureCache(0))
+    labels = sitk.GetArrayFromImage(
+        ps.segment(prompts, example.image, backbone, options=ps.SegmentationOptions(keep_islands=True)).labels
+    )
     truth = sitk.GetArrayFromImage(example.annotation)
     dice = [2 * ((labels == v) & (truth == v)).sum() / ((labels == v).sum() + (truth == v).sum()) for v in (5, 9)]
     assert found == pytest.approx(np.mean(dice), abs=0.05)  # its own grid here, the task's there

@@ -24,7 +24,7 @@ PASSED_ON = {
     "pretraining/run.py",
     "session/actions.py",
     "session/prompts.py",
-    "setup/installing.py",
+    "installation/installing.py",
 }
 
 

@@ -16,18 +16,18 @@ from harness.tiny_model import BACKGROUND, CLASSES, LITTLE, example, painted, ph
 from PromptSegLib.annotation.example import Example
 from PromptSegLib.annotation.strokes import Strokes
 from PromptSegLib.imaging.volume import Volume
-from PromptSegLib.inference.evidence import evidence
+from PromptSegLib.inference.class_margins import class_margins
 from PromptSegLib.network.config import MODES, OUTPUTS, outputs_of
 from PromptSegLib.network.methods.registry import known
 from PromptSegLib.network.tokens import new_prompts
-from PromptSegLib.progress import Job
+from PromptSegLib.progress import ProgressHandle
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
-from PromptSegLib.tuning import tuner
+from PromptSegLib.tuning import optimization
 from PromptSegLib.tuning.crops import cover
 from PromptSegLib.tuning.encoded import EncodedCrops
 from PromptSegLib.tuning.objective import agreement, annotated_loss, class_weights
 from PromptSegLib.tuning.parts import tune_in_parts
-from PromptSegLib.tuning.warm_start import Beginning, prototypes, warm_start
+from PromptSegLib.tuning.warm_start import ClassInit, prototypes, warm_start
 
 BRIEF = ps.Settings(steps=4, token_steps=5, seed=3)
 
@@ -58,7 +58,7 @@ WAYS = [(mode, "all") for mode in MODES] + [(MODES[0], outputs) for outputs in O
 @pytest.mark.parametrize("method", [name for name, each in known().items() if each.stored[1]])  # not mere parts
 @pytest.mark.parametrize("mode, outputs", WAYS)
 def test_every_mode_and_method_tunes_on_a_body_that_never_changes(bare, monkeypatch, mode, method, outputs):
-    monkeypatch.setattr(tuner, "TOLD_APART", 2.0)  # no map is ever enough
+    monkeypatch.setattr(optimization, "MIN_SEPARABILITY", 2.0)  # no map is ever enough
     before = {name: tensor.clone() for name, tensor in bare.net.state_dict().items()}
     settings = ps.Settings(mode=mode, method=method, outputs=outputs, steps=2, token_steps=2)
     prompts = ps.tune([example(shape=LITTLE)], CLASSES, bare, settings=settings)
@@ -90,10 +90,10 @@ def test_a_new_class_leaves_the_old_ones_bit_identical(backbone):
     assert second.values == {"ball": 5, "rod": 9}
     assert same(first, second, ["ball"])
     array = Volume.of(shown.image, backbone.preprocessing).array
-    alone, beside = evidence(backbone, first, array), evidence(backbone, second, array)
+    alone, beside = class_margins(backbone, first, array), class_margins(backbone, second, array)
     assert np.array_equal(alone[0], beside[0])
     reopened = ps.Prompts.from_bytes(second.to_bytes())
-    assert np.array_equal(evidence(backbone, reopened, array), beside)
+    assert np.array_equal(class_margins(backbone, reopened, array), beside)
 
 
 def test_retuning_one_class_of_a_group_leaves_its_companions_bit_identical(backbone):
@@ -103,7 +103,7 @@ def test_retuning_one_class_of_a_group_leaves_its_companions_bit_identical(backb
     assert sorted(again.names) == ["ball", "rod"] and not same(both, again, ["rod"])
     array = Volume.of(shown.image, backbone.preprocessing).array
     assert np.array_equal(
-        evidence(backbone, both, array)[0], evidence(backbone, again, array)[again.names.index("ball")]
+        class_margins(backbone, both, array)[0], class_margins(backbone, again, array)[again.names.index("ball")]
     )
     # Once every member is tuned anew the old group is gone: files do not grow with every correction.
     last = ps.tune([shown], {"ball": 5}, backbone, start=again, settings=BRIEF)
@@ -125,11 +125,11 @@ def test_a_retuning_remembers_the_tunings_it_went_on_from(backbone):
     assert third.tuning["0"] == second.tuning["0"]
 
 
-def test_colours_are_the_callers_then_the_starts_then_the_names(backbone):
+def test_colors_are_the_callers_then_the_starts_then_the_names(backbone):
     from PromptSegLib.annotation.classes import describe
 
     red = describe("ball", 5, color=(1.0, 0.0, 0.0))
-    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF, appearance={"ball": red})
+    first = ps.tune([example()], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(appearance={"ball": red}))
     again = ps.tune([example()], CLASSES, backbone, start=first, settings=BRIEF)
     assert first.find("ball").info.color == again.find("ball").info.color == (1.0, 0.0, 0.0)
     assert first.find("rod").info == again.find("rod").info
@@ -153,7 +153,8 @@ def test_what_is_painted_of_other_classes_stays_theirs(backbone, in_parts):
     first = ps.tune([shown], CLASSES, backbone, settings=BRIEF)
     labels = sitk.GetArrayFromImage(shown.annotation)
     labels[2:4, 30:34, 4:9] = 3
-    given = {"start": first, "others": list(CLASSES.values()), "settings": BRIEF}
+    options = ps.TuningOptions(others=list(CLASSES.values()))
+    given = {"start": first, "settings": BRIEF, "options": options}
     both = [with_labels(shown, labels), further]
     if in_parts:
         second = tune_in_parts(both, [{"corner": 3}], backbone, **given)
@@ -174,7 +175,9 @@ def test_a_complete_annotation_leaves_the_strokes_of_other_classes(backbone):
     labels = sitk.GetArrayFromImage(reference)
     labels[2:4, 30:34, 4:9] = 3
     complete = with_labels(shown, labels, complete=True, background=None)
-    second = ps.tune([complete], {"corner": 3}, backbone, start=first, others=[5, 9], settings=BRIEF)
+    second = ps.tune(
+        [complete], {"corner": 3}, backbone, start=first, settings=BRIEF, options=ps.TuningOptions(others=[5, 9])
+    )
     (strokes,), painted = second.strokes, sitk.GetArrayFromImage(shown.annotation)
     kept = strokes.unpack([5, 9, 3])
     assert np.array_equal(kept == 1, painted == 5) and np.array_equal(kept == 2, painted == 9)
@@ -227,8 +230,14 @@ def test_strokes_that_disappear_on_the_models_grid_are_refused(backbone):
 def test_strokes_can_be_left_out_with_those_of_the_start(backbone):
     first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     other = example(seed=1)
-    assert ps.tune([other], CLASSES, backbone, start=first, settings=BRIEF, keep_strokes=True).strokes[0].image
-    assert not ps.tune([other], CLASSES, backbone, start=first, settings=BRIEF, keep_strokes=False).strokes
+    assert (
+        ps.tune([other], CLASSES, backbone, start=first, settings=BRIEF, options=ps.TuningOptions(keep_strokes=True))
+        .strokes[0]
+        .image
+    )
+    assert not ps.tune(
+        [other], CLASSES, backbone, start=first, settings=BRIEF, options=ps.TuningOptions(keep_strokes=False)
+    ).strokes
 
 
 def test_strokes_follow_their_class_to_another_value(backbone):
@@ -276,7 +285,9 @@ def test_strokes_never_push_a_file_over_its_size(backbone):
 
 def test_previews_come_before_the_first_step_and_on_the_way(backbone):
     previews = []
-    tuned = ps.tune([example()], CLASSES, backbone, settings=BRIEF, on_preview=previews.append)
+    tuned = ps.tune(
+        [example()], CLASSES, backbone, settings=BRIEF, options=ps.TuningOptions(on_preview=previews.append)
+    )
     assert len(previews) >= 2
     assert (previews[0].tuning["0"]["token_steps"], previews[0].tuning["0"]["steps"]) == (0, 0)
     assert previews[1].tuning["0"]["token_steps"] == BRIEF.token_steps
@@ -305,7 +316,7 @@ def test_cancelling_raises_and_reports_progress(backbone):
         return bool(seen) and seen[-1].stage == "tuning"
 
     with pytest.raises(ps.Cancelled):
-        ps.tune([example()], CLASSES, backbone, settings=BRIEF, job=Job(seen.append, stop_when_tuning))
+        ps.tune([example()], CLASSES, backbone, settings=BRIEF, job=ProgressHandle(seen.append, stop_when_tuning))
     shares = [report.share for report in seen]
     assert shares == sorted(shares) and "loss" in seen[-1].figures and "agreement" in seen[-1].figures
 
@@ -393,7 +404,9 @@ def test_a_dense_annotation_is_thinned(backbone):
     labels[5, 5, 5] = 1
     crops = cover(volume.array, labels, backbone.tile, 4, np.random.default_rng(0))
     prompts = new_prompts(backbone.config, 1, "decoder", generator=torch.Generator().manual_seed(0))
-    features, known = EncodedCrops(backbone, crops, True, Job()).annotated_features(prompts, Job())
+    features, known = EncodedCrops(backbone, crops, True, ProgressHandle()).annotated_features(
+        prompts, ProgressHandle()
+    )
     assert len(features) == len(known) <= 4 * (2048 + 1) and int((known == 1).sum()) >= 1
 
 
@@ -405,8 +418,8 @@ def test_cached_and_recomputed_encodings_agree(backbone):
     labels[4:6, 22:26, 10:20] = 0
     crops = cover(volume.array, labels, backbone.tile, 2, np.random.default_rng(0))
     prompts = new_prompts(backbone.config, 1, "decoder", generator=torch.Generator().manual_seed(0))
-    cached = EncodedCrops(backbone, crops, True, Job()).logits(0, prompts)
-    fresh = EncodedCrops(backbone, crops, False, Job()).logits(0, prompts)
+    cached = EncodedCrops(backbone, crops, True, ProgressHandle()).logits(0, prompts)
+    fresh = EncodedCrops(backbone, crops, False, ProgressHandle()).logits(0, prompts)
     assert torch.equal(cached, fresh)
 
 
@@ -414,11 +427,11 @@ def test_warm_start_takes_the_shipped_class_that_agrees(backbone):
     shown = example()
     volume = Volume.of(shown.image, backbone.preprocessing)
     labels = np.full(volume.array.shape, -1, np.int16)
-    shipped = evidence(backbone, replace(backbone.shipped, mode="full"), volume.array)
+    shipped = class_margins(backbone, replace(backbone.shipped, mode="full"), volume.array)
     labels[2:8, 8:24, 8:24] = 0
     crops = cover(volume.array, labels, backbone.tile, 2, np.random.default_rng(0))
-    encoded = EncodedCrops(backbone, crops, True, Job())
-    from PromptSegLib.inference.evidence import group_tensors
+    encoded = EncodedCrops(backbone, crops, True, ProgressHandle())
+    from PromptSegLib.inference.class_margins import group_tensors
     from PromptSegLib.network.tokens import without_encoder
 
     group = without_encoder(group_tensors(backbone.shipped, backbone.device)[0])
@@ -426,13 +439,15 @@ def test_warm_start_takes_the_shipped_class_that_agrees(backbone):
     wanted = int(torch.bincount(torch.cat(said), minlength=4)[1:].argmax()) + 1
     encoded.labels = [(each == wanted).long() for each in said]
     assert shipped.shape[0] == 3 and int((encoded.labels[0] == 1).sum()) > 0
-    warm = warm_start(encoded, [Beginning()], ps.Settings(method="punet", outputs="last"), torch.Generator(), Job())
+    warm = warm_start(
+        encoded, [ClassInit()], ps.Settings(method="punet", outputs="last"), torch.Generator(), ProgressHandle()
+    )
     prompts, origin = warm.prompts, warm.origin
     name = backbone.shipped.names[wanted - 1]
     assert origin == [f"the shipped class {name}"]
     lent = backbone.shipped.find(name).tensors
     assert all(np.array_equal(tensor[0].numpy(), lent[key]) for key, tensor in prompts.items())
-    everywhere = warm_start(encoded, [Beginning()], ps.Settings(method="punet"), torch.Generator(), Job())
+    everywhere = warm_start(encoded, [ClassInit()], ps.Settings(method="punet"), torch.Generator(), ProgressHandle())
     assert everywhere.origin == origin
     assert everywhere.prompts.keys() == prompts.keys()  # what it knows is in the last map
 
@@ -441,7 +456,7 @@ def test_warm_start_takes_the_shipped_class_that_agrees(backbone):
 def test_a_new_class_gets_tokens_for_all_maps_where_the_last_does_not_tell_it_apart(
     backbone, monkeypatch, least, outputs
 ):
-    monkeypatch.setattr(tuner, "TOLD_APART", least)
+    monkeypatch.setattr(optimization, "MIN_SEPARABILITY", least)
     prompts = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     assert [outputs_of(each.tensors) for each in prompts.classes] == [outputs, outputs]
     silent = ps.tune([example()], CLASSES, backbone, settings=replace(BRIEF, token_steps=0))
@@ -449,9 +464,9 @@ def test_a_new_class_gets_tokens_for_all_maps_where_the_last_does_not_tell_it_ap
 
 
 def test_more_strokes_may_show_that_a_new_class_needs_tokens_for_all_maps(backbone, monkeypatch):
-    monkeypatch.setattr(tuner, "TOLD_APART", 0.0)
+    monkeypatch.setattr(optimization, "MIN_SEPARABILITY", 0.0)
     first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
-    monkeypatch.setattr(tuner, "TOLD_APART", 2.0)
+    monkeypatch.setattr(optimization, "MIN_SEPARABILITY", 2.0)
     second = ps.tune([example()], CLASSES, backbone, start=first, settings=BRIEF)
     for prompts, outputs in ((first, "last"), (second, "all")):
         assert [outputs_of(each.tensors) for each in prompts.active] == [outputs, outputs]
@@ -463,7 +478,7 @@ def test_more_strokes_may_show_that_a_new_class_needs_tokens_for_all_maps(backbo
 
 
 def test_only_the_class_that_needs_them_gets_tokens_for_all_maps(backbone, monkeypatch):
-    monkeypatch.setattr(tuner.Tuner, "agreement", lambda *_: [1.0, 0.5])
+    monkeypatch.setattr(optimization.Tuner, "agreement", lambda *_: [1.0, 0.5])
     prompts = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     places = [name for name in prompts.classes[0].tensors if outputs_of([name]) == "all"]
     ball, rod = (prompts.find(name).tensors for name in CLASSES)
@@ -471,7 +486,7 @@ def test_only_the_class_that_needs_them_gets_tokens_for_all_maps(backbone, monke
 
 
 def test_prompts_of_the_last_map_and_of_all_live_side_by_side(backbone, monkeypatch):
-    monkeypatch.setattr(tuner, "TOLD_APART", 2.0)
+    monkeypatch.setattr(optimization, "MIN_SEPARABILITY", 2.0)
     first = ps.tune([example()], {"ball": 5}, backbone, settings=replace(BRIEF, outputs="last"))
     second = ps.tune([example()], {"rod": 9}, backbone, start=first, settings=BRIEF)
     assert same(first, second, ["ball"]) and len(second.groups()) == 2
@@ -480,7 +495,7 @@ def test_prompts_of_the_last_map_and_of_all_live_side_by_side(backbone, monkeypa
     read = ps.Prompts.from_bytes(second.to_bytes())
     assert same(second, read)
     image, _ = phantom()
-    alone = ps.segment(first, image, backbone, probabilities_wanted=True).labels
+    alone = ps.segment(first, image, backbone, options=ps.SegmentationOptions(probabilities=True)).labels
     both = ps.segment(read, image, backbone, classes=["ball"]).labels
     assert np.array_equal(sitk.GetArrayFromImage(alone), sitk.GetArrayFromImage(both))
     again = ps.tune([example()], {"ball": 5}, backbone, start=read, settings=replace(BRIEF, steps=0))

@@ -29,7 +29,7 @@ from harness.worker_harness import (
 )
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker.client import Sent
-from PromptSegLib.worker.jobs import Jobs
+from PromptSegLib.worker.jobs import JobHandlers
 from PromptSegLib.worker.launch import environment
 from PromptSegLib.worker.messages import Message
 from PromptSegLib.worker.packing import grid_values, infos_of, packed_prompts, prompts_of
@@ -115,10 +115,10 @@ def test_images_that_no_job_names_any_more_are_dropped(worker, models, case, exp
 
 def test_an_image_stays_the_same_object(case):
     """What is computed of an image is kept by its identity."""
-    jobs, sent = Jobs(), image_of(case, "a")
+    jobs, sent = JobHandlers(), image_of(case, "a")
     jobs.add_image(Message("image", {"key": "a", **sent.values}, {"voxels": sent.voxels}))
-    assert jobs._image("a") is jobs._image("a")
-    assert Grid.of(jobs._image("a")).same_as(Grid.of(case.image))
+    assert jobs.kept.image("a") is jobs.kept.image("a")
+    assert Grid.of(jobs.kept.image("a")).same_as(Grid.of(case.image))
 
 
 def test_segmenting_gives_what_it_gives_without_a_worker(worker, models, case, expected):
@@ -187,7 +187,7 @@ def test_a_job_that_still_waits_is_cancelled_without_being_begun(worker, models,
 def test_bad_input_is_refused_with_the_sentence_of_the_library(worker, models, case):
     model, classes = models / "tiny0.safetensors", {**CLASSES, "never painted": 11}
     with pytest.raises(ps.PromptSegError) as told:
-        ps.tune([replace(case, name="case")], classes, str(model), device="cpu")
+        ps.tune([replace(case, name="case")], classes, str(model), options=ps.TuningOptions(device="cpu"))
     refused = worker.last("refused", tuning(worker, model, case, "bad", classes=classes))
     assert "never painted" in refused.message and refused.message == str(told.value)
 

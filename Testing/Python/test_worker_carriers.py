@@ -51,7 +51,7 @@ class Stand:
 
 @pytest.fixture
 def carrier(monkeypatch):
-    monkeypatch.setattr(in_process, "Jobs", Stand)
+    monkeypatch.setattr(in_process, "JobHandlers", Stand)
     monkeypatch.setitem(sys.modules, "torch", sys.modules[__name__])
     carrier = InProcess()
     yield carrier

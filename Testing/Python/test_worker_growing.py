@@ -85,10 +85,10 @@ def test_one_that_still_waits_is_not_begun(worker, case):
     assert not [event for event in events if event.job == jobs[1] and event.kind != "cancelled"]
 
 
-def corrected(case: Example, where: tuple, value: int, barred: dict | None = None) -> Example:
+def corrected(case: Example, where: tuple, value: int, excluded: dict | None = None) -> Example:
     strokes = sitk.GetArrayFromImage(case.annotation)
     strokes[where] = value
-    return Example(case.image, Grid.of(case.annotation).image(strokes), BACKGROUND, barred=barred or {})
+    return Example(case.image, Grid.of(case.annotation).image(strokes), BACKGROUND, excluded=excluded or {})
 
 
 def test_a_correction_changes_what_is_near_it_and_not_the_far_side(worker, case):

@@ -38,16 +38,15 @@ import os, subprocess, sys, time, types
 if {torch}:
     torch = sys.modules["torch"] = types.ModuleType("torch")
     torch.set_num_threads = lambda number: None
-from PromptSegLib.worker import jobs, serving
+from PromptSegLib.worker import jobs, kept, serving
 
 def run(self, message, job, emit):
-    keep = message.values["keep"]
-    self._images = {{key: image for key, image in self._images.items() if key in keep}}
+    self.kept.keep_only(message.values["keep"])
     return globals()[message.values["name"]](self, message, job)
 
 def echo(self, message, job):
-    voxels = {{key: self._image(key) for key in self._images}}
-    arrays = {{key: jobs.sitk.GetArrayFromImage(image) for key, image in voxels.items()}}
+    voxels = {{key: self.kept.image(key) for key in self.kept._images}}
+    arrays = {{key: kept.sitk.GetArrayFromImage(image) for key, image in voxels.items()}}
     folder = message.values.get("folder")
     return {{"pid": os.getpid(), "files": len(os.listdir(folder)) if folder else 0}}, {{**message.arrays, **arrays}}
 
@@ -80,7 +79,7 @@ def too_large_for_torch(self, message, job):
 def too_large_for_itk(self, message, job):
     raise RuntimeError("Exception thrown in SimpleITK ImageRead: std::bad_alloc")
 
-jobs.Jobs.run = run
+jobs.JobHandlers.run = run
 {patch}
 from PromptSegLib.cli.main import main
 sys.exit(main(sys.argv[1:]))
@@ -489,7 +488,7 @@ def test_the_environment_finds_this_library_first(monkeypatch):
     assert dict(os.environ) == before
 
 
-def test_the_environment_honours_threads(monkeypatch):
+def test_the_environment_honors_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert "OMP_NUM_THREADS" not in environment()
     assert environment(3)["OMP_NUM_THREADS"] == "3"

@@ -17,14 +17,15 @@ from PromptSegLib.cli.main import main
 from PromptSegLib.errors import is_out_of_memory
 from PromptSegLib.inference import segmenting
 from PromptSegLib.models import backbone as backbone_module
-from PromptSegLib.models.workspace import Workspace
-from PromptSegLib.progress import Cancelled, Job
+from PromptSegLib.models.feature_cache import FeatureCache
+from PromptSegLib.progress import Cancelled, ProgressHandle
 from PromptSegLib.tuning import parts as parts_module
-from PromptSegLib.tuning import tuning as tuning_module
+from PromptSegLib.tuning import pipeline as tuning_module
+from PromptSegLib.tuning.options import TuningOptions
 from PromptSegLib.tuning.parts import tune_in_parts
 from PromptSegLib.tuning.settings import Settings
 from PromptSegLib.worker.client import Event
-from PromptSegLib.worker.jobs import Jobs, _in_time
+from PromptSegLib.worker.jobs import JobHandlers, _in_time
 from PromptSegLib.worker.messages import Message
 from PromptSegLib.worker.packing import packed_prompts, prompts_of
 from PromptSegLib.worker.thrift import STEPS, Thrift, smaller, sparingly
@@ -79,7 +80,7 @@ def attempts(fails: int, on_gpu: bool, error: Exception = OUT["python"]):
             raise error
         return "done"
 
-    result, thrift = sparingly(attempt, Job(lambda report: told.append(report.stage)), lambda: on_gpu)
+    result, thrift = sparingly(attempt, ProgressHandle(lambda report: told.append(report.stage)), lambda: on_gpu)
     assert result == "done" and thrift is tried[-1]
     return tried, told
 
@@ -128,7 +129,7 @@ def test_cancel_is_heard_between_attempts():
         raise MemoryError
 
     with pytest.raises(Cancelled):
-        sparingly(attempt, Job(None, lambda: True), lambda: False)
+        sparingly(attempt, ProgressHandle(None, lambda: True), lambda: False)
 
 
 def test_what_failed_is_let_go_before_the_next_attempt():
@@ -152,7 +153,7 @@ def test_what_failed_is_let_go_before_the_next_attempt():
             raise MemoryError
         del big
 
-    sparingly(attempt, Job(), lambda: False)
+    sparingly(attempt, ProgressHandle(), lambda: False)
     assert seen == [0, 0, 0]
 
 
@@ -198,12 +199,12 @@ def scarce(monkeypatch) -> Callable:
     return install
 
 
-def done(name: str, values: dict, arrays: dict, case: ps.Example, jobs: Jobs) -> tuple[Event, list]:
+def done(name: str, values: dict, arrays: dict, case: ps.Example, jobs: JobHandlers) -> tuple[Event, list]:
     """A job as a worker does it, here."""
     sent, reports, previews = image_of(case, "image"), [], []
     jobs.add_image(Message("image", {"key": "image", **sent.values}, {"voxels": sent.voxels}))
     message = Message("job", {"name": name, "device": "cpu", **values}, arrays)
-    values, arrays = jobs.run(message, Job(reports.append), lambda *each: previews.append(each))
+    values, arrays = jobs.run(message, ProgressHandle(reports.append), lambda *each: previews.append(each))
     return Event("done", 1, values, arrays), [each.stage for each in reports]
 
 
@@ -216,7 +217,7 @@ def tuned(models, case, jobs=None, **changes) -> tuple[Event, list]:
         "previews": False,
         **changes,
     }
-    return done("tune", values, {"annotation0": sitk.GetArrayFromImage(case.annotation)}, case, jobs or Jobs())
+    return done("tune", values, {"annotation0": sitk.GetArrayFromImage(case.annotation)}, case, jobs or JobHandlers())
 
 
 def test_a_tuning_that_only_drops_caches_gives_the_same(scarce, models, case, expected):
@@ -251,29 +252,29 @@ def test_segmenting_steps_down(scarce, models, case, expected, times):
     tried = scarce("segment", times)
     values = {"model": str(models / "tiny0.safetensors"), "strokes": strokes_of(case, "image")}
     arrays = {"prompts": packed_prompts(expected.prompts), "annotation0": sitk.GetArrayFromImage(case.annotation)}
-    event, _ = done("segment", values, arrays, case, Jobs())
+    event, _ = done("segment", values, arrays, case, JobHandlers())
     assert event.values["note"] == STEPS[times].note
     tiles = [np.prod(each[1].tile) for each in tried]
-    assert tiles == sorted(tiles, reverse=True) and tried[-1][2]["quick"] == (times == 3)
+    assert tiles == sorted(tiles, reverse=True) and tried[-1][2]["options"].quick == (times == 3)
     labels, whole = labels_of(event, case.image), sitk.GetArrayFromImage(expected.result.labels)
     assert np.array_equal(labels, whole) if times == 1 else (labels == whole).mean() > 0.9
     assert set(np.unique(labels)) == set(np.unique(whole))
 
 
 def test_getting_ready_is_given_up_quietly(models, case, monkeypatch):
-    from PromptSegLib.inference import evidence
+    from PromptSegLib.inference import class_margins
 
     def out(*arguments):
         raise OUT["torch"]
 
-    monkeypatch.setattr(evidence, "sweep", out)
+    monkeypatch.setattr(class_margins, "encode_tiles", out)
     values = {"model": str(models / "tiny0.safetensors"), "image": "image"}
-    event, _ = done("prepare", values, {}, case, Jobs())
+    event, _ = done("prepare", values, {}, case, JobHandlers())
     assert event.values["device"]
 
 
 def test_the_next_job_begins_as_usual(scarce, models, case, expected):
-    jobs = Jobs()
+    jobs = JobHandlers()
     scarce("tune", 3)
     assert tuned(models, case, jobs)[0].values["note"] == STEPS[3].note
     event, stages = tuned(models, case, jobs)
@@ -332,7 +333,14 @@ def test_parts_of_classes_give_what_all_of_them_give(expected, case):
     """The same classes with their values and colors, the same strokes; each part a group of its own."""
     parts = [{name: value} for name, value in CLASSES.items()]
     settings = ps.Settings(**BRIEF)
-    prompts = tune_in_parts([case], parts, expected.backbone, start=None, settings=settings, workspace=Workspace())
+    prompts = tune_in_parts(
+        [case],
+        parts,
+        expected.backbone,
+        start=None,
+        settings=settings,
+        options=TuningOptions(feature_cache=FeatureCache()),
+    )
     assert prompts.names == expected.prompts.names and prompts.values == expected.prompts.values
     assert [each.image for each in prompts.strokes] == [each.image for each in expected.prompts.strokes]
     values = list(CLASSES.values())

@@ -138,7 +138,7 @@ def placed_like(change: Callable[[Place], Place], cut: bool = False) -> Callable
     return annotation
 
 
-def relabelled(change: Callable[[np.ndarray], np.ndarray], suffix: str = ".nrrd") -> Callable[[Path, Phantom], Path]:
+def relabeled(change: Callable[[np.ndarray], np.ndarray], suffix: str = ".nrrd") -> Callable[[Path, Phantom], Path]:
     """The annotation with other voxels."""
     return lambda folder, shown: write(folder / f"mask{suffix}", change(shown.strokes), shown.matrix)
 
@@ -198,10 +198,10 @@ for _name, _place in _SPACINGS.items():
     _case("spacing", _name, on(_place), in_scene=True)
 for _size in ((36, 36, 1), (36, 1, 36), (1, 36, 36), (36, 1, 1)):
     _case("spacing", f"{' x '.join(map(str, _size))} voxels", on(Place(size=_size)), "single slice", in_scene=True)
-for _unit, _scale in (("micrometres", 1e3), ("metres", 1e-3), ("0.02 mm, as 20", 20 / 3)):
+for _unit, _scale in (("micrometers", 1e3), ("meters", 1e-3), ("0.02 mm, as 20", 20 / 3)):
     _wrong = Place((3 * _scale,) * 3, (100, 100, 70), scale=_scale)
     _case("units", f"{_unit} taken for mm", on(_wrong), "check the voxel spacing", in_scene=True)
-for _unit, _code, _scale in (("micrometres", 3, 1e3), ("metres", 1, 1e-3)):
+for _unit, _code, _scale in (("micrometers", 3, 1e3), ("meters", 1, 1e-3)):
     _case("units", f"{_unit}, as the header says", lambda folder, c=_code, s=_scale: _declared(folder, c, s))
 
 for _distance in (1e4, 1e5, -1e5):
@@ -246,7 +246,7 @@ _case("values", "one value everywhere", typed("i2", 0, 7), "same intensity", in_
 _case("values", "complex", by(lambda f, p: write(f / "scan.nrrd", p.image.astype("c8"), p.matrix)), "complex")
 _case(
     "values",
-    "colour",
+    "color",
     by(lambda f, p: write(f / "scan.nrrd", np.stack([p.image.astype("u1")] * 3, -1), p.matrix, vector=True)),
     "3 values per voxel",
 )
@@ -408,13 +408,13 @@ _case(
     by(plain, lambda f, p: write(f / "mask.nrrd", p.strokes, p.place.moved((500, 0, 0)).matrix)),
     "lie outside the image",
 )
-_case("mask", "float64, 2.9999999993", by(plain, relabelled(lambda m: m * (1 - 2.4e-10)), _TURNED))
-_case("mask", "float32, next to whole", by(plain, relabelled(lambda m: np.nextafter(m.astype("f4"), 9)), _TURNED))
-_case("mask", "int64", by(plain, relabelled(lambda m: m.astype("i8")), _TURNED))
-_case("mask", "with labels of something else", by(plain, relabelled(_with_others), _TURNED))
-_case("mask", "with fractions", by(plain, relabelled(lambda m: m * 0.75)), "not whole numbers")
-_case("mask", "empty", by(plain, relabelled(lambda m: m * 0)), "is empty")
-_case("mask", "with other values", by(plain, relabelled(lambda m: m + np.uint8(40) * (m > 0))), "none of the classes")
+_case("mask", "float64, 2.9999999993", by(plain, relabeled(lambda m: m * (1 - 2.4e-10)), _TURNED))
+_case("mask", "float32, next to whole", by(plain, relabeled(lambda m: np.nextafter(m.astype("f4"), 9)), _TURNED))
+_case("mask", "int64", by(plain, relabeled(lambda m: m.astype("i8")), _TURNED))
+_case("mask", "with labels of something else", by(plain, relabeled(_with_others), _TURNED))
+_case("mask", "with fractions", by(plain, relabeled(lambda m: m * 0.75)), "not whole numbers")
+_case("mask", "empty", by(plain, relabeled(lambda m: m * 0)), "is empty")
+_case("mask", "with other values", by(plain, relabeled(lambda m: m + np.uint8(40) * (m > 0))), "none of the classes")
 _case("mask", "the image itself", by(plain, lambda f, p: f / "scan.nrrd"), "the image itself")
 _case("mask", "of several layers", by(plain, _layers, _TURNED))
 _case(

@@ -1,4 +1,4 @@
-"""A phantom that is sampled on any grid, and files of it: two bright balls in a grey body, in air.
+"""A phantom that is sampled on any grid, and files of it: two bright balls in a gray body, in air.
 
 Matrices are (4, 4), voxel indices (i, j, k, 1) to RAS mm. Arrays are (k, j, i).
 """

@@ -33,7 +33,7 @@ from typing import Any, Iterator
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "Testing" / "Python"), str(Path(__file__).parent)]
 
-from PromptSegLib.files import replacing  # noqa: E402
+from PromptSegLib.files import atomic_write  # noqa: E402
 
 # Of all inputs, by how many fit into an hour: the command line reads files, a message is read in microseconds.
 SHARES = {"messages": 0.44, "prompts": 0.29, "catalogue": 0.125, "scene": 0.125, "cli": 0.02}
@@ -221,7 +221,7 @@ def campaign(
             findings += found
             first += ran
             if out is not None:
-                with replacing(out) as temporary:
+                with atomic_write(out) as temporary:
                     temporary.write_text(json.dumps({"seed": seed, "table": table, "findings": findings}, indent=1))
     return {"seed": seed, "table": table, "findings": findings}
 

@@ -217,13 +217,13 @@ class Messages:
         from PromptSegLib.session.engine import map_of, segmentation_of
         from PromptSegLib.worker.client import Event
         from PromptSegLib.worker.contract import request_of
-        from PromptSegLib.worker.jobs import Jobs
+        from PromptSegLib.worker.jobs import JobHandlers
 
         event = Event(message.kind, message.job, message.values, message.arrays)
         if message.kind == "image":
-            jobs = Jobs()
+            jobs = JobHandlers()
             jobs.add_image(message)
-            jobs._image(str(message.values["key"]))
+            jobs.kept.image(str(message.values["key"]))
         elif message.kind == "job":
             request_of(message.values["name"], message.values, message.arrays)
         elif message.kind == "done":
@@ -241,14 +241,14 @@ class Scene:
 
         from harness.mrml_fixtures import add_volume, paint_strokes
         from harness.tiny_model import tiny_backbone
-        from PromptSegLib.scene import links, memory, prompt_nodes
+        from PromptSegLib.scene import node_references, prompt_nodes, stored_results
         from PromptSegLib.scene.storage import new_scene
 
         del slicer
         self.scene = new_scene()
         self.volume, reference = add_volume(self.scene)
-        self.segmentation = links.new_segmentation(self.scene, self.volume, "painted")
-        links.remember(self.volume, self.segmentation)
+        self.segmentation = node_references.new_segmentation(self.scene, self.volume, "painted")
+        node_references.remember(self.volume, self.segmentation)
         paint_strokes(self.segmentation, self.volume, reference)
         tiny_backbone(folder)
         self.model = str(folder / "tiny0.safetensors")
@@ -256,10 +256,10 @@ class Scene:
         self.node = prompt_nodes.add_prompts(self.scene, _loaded(_prompts()[0]), "mine")
         prompt_nodes.link(self.segmentation, self.node)
         image = sitk.Image([4, 4, 4], sitk.sitkUInt8)
-        memory.write_memory(self.segmentation, {"applied": image + 1, "strokes": image})
+        stored_results.write_memory(self.segmentation, {"applied": image + 1, "strokes": image})
         self.memory = [
-            self.segmentation.GetNthNodeReference(memory.MEMORY_ROLE, n)
-            for n in range(self.segmentation.GetNumberOfNodeReferences(memory.MEMORY_ROLE))
+            self.segmentation.GetNthNodeReference(stored_results.MEMORY_ROLE, n)
+            for n in range(self.segmentation.GetNumberOfNodeReferences(stored_results.MEMORY_ROLE))
         ]
         self.ids = list(self.segmentation.GetSegmentation().GetSegmentIDs())
         self.run([])
@@ -305,12 +305,12 @@ class Scene:
         )
 
     def _apply(self, change: tuple) -> None:
-        from PromptSegLib.scene import links
+        from PromptSegLib.scene import node_references
 
         nodes = [self.volume, self.segmentation, self.node, *self.memory]
         kind = change[0]
         if kind == "tag":
-            links.set_tag(self.segmentation, self.ids[change[1]], change[2], change[3])
+            node_references.set_tag(self.segmentation, self.ids[change[1]], change[2], change[3])
         elif kind == "attribute":
             nodes = [self.segmentation, *self.memory]
             nodes[change[1] % len(nodes)].SetAttribute(change[2], change[3])
@@ -351,7 +351,7 @@ class Scene:
             self._restored()
 
     def _readers(self) -> list:
-        from PromptSegLib.scene import links, memory, prompt_nodes
+        from PromptSegLib.scene import node_references, prompt_nodes, stored_results
         from PromptSegLib.scene.roles import role_of
         from PromptSegLib.scene.segmentations import segments
         from PromptSegLib.session import applied
@@ -361,9 +361,9 @@ class Scene:
         return [
             *(lambda each=each: role_of(segmentation, each) for each in self.ids),
             lambda: segments(segmentation),
-            lambda: links.remembered(self.volume),
-            lambda: links.same_place(self.volume, segmentation),
-            lambda: memory.read_memory(segmentation),
+            lambda: node_references.remembered(self.volume),
+            lambda: node_references.same_place(self.volume, segmentation),
+            lambda: stored_results.read_memory(segmentation),
             lambda: prompt_nodes.linked(segmentation),
             lambda: prompt_nodes.prompts_of(self.node),
             lambda: prompts_list.rows(self.scene, self.model, segmentation),
@@ -375,7 +375,7 @@ class Scene:
         ]
 
     def _restored(self) -> None:
-        from PromptSegLib.scene import memory
+        from PromptSegLib.scene import stored_results
 
         segmentation = self.segmentation
         for each in self.ids:
@@ -398,7 +398,7 @@ class Scene:
         self.volume.SetNodeReferenceID("PromptSegSegmentation", segmentation.GetID())
         segmentation.SetNodeReferenceID("PromptSegPrompts", self.node.GetID())
         for node in self.memory:
-            segmentation.AddNodeReferenceID(memory.MEMORY_ROLE, node.GetID())
+            segmentation.AddNodeReferenceID(stored_results.MEMORY_ROLE, node.GetID())
 
 
 def _loaded(data: bytes) -> Any:

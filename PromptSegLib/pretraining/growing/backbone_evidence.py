@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from ...imaging.reading import read_image
 from ...imaging.volume import Volume
-from ...inference.evidence import Probabilities, evidence
+from ...inference.class_margins import Probabilities, class_margins
 from ...models.backbone import Backbone
 from .recipe import Source
 from .volumes import LabeledVolume, find_files
@@ -33,7 +33,7 @@ def add_evidence(
         path = folder / f"{volume.name.replace('/', '-')}.npy"
         if not path.exists():
             log(f"evidence of {volume.name}")
-            shares = Probabilities(evidence(backbone, shipped, seen.array))
+            shares = Probabilities(class_margins(backbone, shipped, seen.array))
             maps = np.stack([np.round(255 * shares[names.index(name) + 1]).astype(np.uint8) for name in rows])
             np.save(path, maps)
         volume.maps, volume.map_grid = np.load(path, allow_pickle=False), seen.grid

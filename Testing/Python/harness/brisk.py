@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional
 
 VOXELS = 6_000  # of a grid to grow on; of the phantom's 38,400
 # MONAI loads these where they are installed, which takes a second or two; an application has none of them.
-NEEDLESS = ("ignite", "matplotlib", "nibabel", "sklearn", "tensorboard", "torchvision")
+NEEDLESS = ("ignite", "matplotlib", "nibabel", "skimage", "sklearn", "tensorboard", "torchvision")
 
 
 def spare(change: Callable[[Any, str, Any], None] = setattr) -> None:

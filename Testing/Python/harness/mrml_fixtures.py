@@ -18,8 +18,8 @@ from harness.tiny_model import CLASSES, painted, phantom
 from PromptSegLib.annotation.classes import ClassInfo, describe
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene.painting import snapshot
 from PromptSegLib.scene.placement import to_vtk
+from PromptSegLib.scene.segment_snapshot import snapshot
 from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments, segments_by_name
 from PromptSegLib.scene.volumes import image_from_volume, volume_from_image
 from PromptSegLib.session.engine import start_worker

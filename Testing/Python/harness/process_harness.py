@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from PromptSegLib.setup.child import ChildProcess
+from PromptSegLib.installation.child import ChildProcess
 
 WAIT = 900
 

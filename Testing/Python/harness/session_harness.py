@@ -23,7 +23,7 @@ from harness.mrml_fixtures import (
 from harness.mrml_volumes import rotation
 from harness.tiny_model import painted
 from PromptSegLib.prompts.store import Prompts
-from PromptSegLib.scene import links, prompt_nodes
+from PromptSegLib.scene import node_references, prompt_nodes
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import new_scene
 from PromptSegLib.session.session import Session
@@ -119,8 +119,8 @@ class Desk:
         """A further volume, with painted segments of its own when wanted."""
         volume, reference = add_volume(self.scene, name, seed=seed)
         if paint_it:
-            segmentation = links.new_segmentation(self.scene, volume, f"{name} strokes")
-            links.remember(volume, segmentation)
+            segmentation = node_references.new_segmentation(self.scene, volume, f"{name} strokes")
+            node_references.remember(volume, segmentation)
             paint_strokes(segmentation, volume, reference)
         return volume
 

@@ -1,4 +1,4 @@
-"""A tiny backbone with random weights and a phantom, for tests of behaviour rather than of quality."""
+"""A tiny backbone with random weights and a phantom, for tests of behavior rather than of quality."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ CONFIG = NetworkConfig(channels=(16, 16, 32), head_channels=8, tokens=4, dynamic
 PREPROCESSING = Preprocessing((3.0, 2.0, 2.0), (-100.0, 200.0))
 CLASSES = {"ball": 5, "rod": 9}
 BACKGROUND = 7
+TILE = (16, 32, 32)  # of the bodies: eight tiles of a phantom
+LARGE_TILE = (16, 40, 48)  # two, for what has nothing to do with tiles
 LITTLE = (14, 32, 40)  # (z, y, x) of a phantom with both structures and most of the strokes: a quarter of the tiles
 
 
-def tiny_backbone(folder: Path, seed: int = 0, shipped: bool = False, config: NetworkConfig = CONFIG) -> Backbone:
+def tiny_backbone(
+    folder: Path,
+    seed: int = 0,
+    shipped: bool = False,
+    config: NetworkConfig = CONFIG,
+    tile: tuple[int, int, int] = TILE,
+) -> Backbone:
     torch.manual_seed(seed)
     path = folder / f"tiny{seed}.safetensors"
-    sha256 = save_backbone(path, PUNet(config), f"tiny{seed}", PREPROCESSING, (16, 32, 32), {"classes": []})
+    sha256 = save_backbone(path, PUNet(config), f"tiny{seed}", PREPROCESSING, tile, {"classes": []})
     if shipped:
         names = ("liver", "spleen", "aorta")
         tensors = unstack(new_prompts(config, 3, generator=torch.Generator().manual_seed(seed)))

@@ -141,7 +141,13 @@ def given_without_a_worker(models: Path, case: ps.Example) -> SimpleNamespace:
     try:
         backbone = ps.load_model(str(models / "tiny0.safetensors"), "cpu")
         prompts = ps.tune([case], CLASSES, backbone, settings=ps.Settings(**BRIEF))
-        result = ps.segment(prompts, case.image, backbone, strokes=case, uncertainty_wanted=True, coarse_maps=True)
+        result = ps.segment(
+            prompts,
+            case.image,
+            backbone,
+            strokes=case,
+            options=ps.SegmentationOptions(uncertainty=True, coarse_maps=True),
+        )
     finally:
         torch.set_num_threads(threads)
     return SimpleNamespace(prompts=prompts, result=result, backbone=backbone)

@@ -1,0 +1,74 @@
+"""Examples on the grid that they are learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional, Sequence
+
+import numpy as np
+
+from ..annotation.example import Example
+from ..annotation.labels import labels_on_grid, painted_on_grid
+from ..errors import PromptSegError
+from ..imaging.checking import check_extent
+from ..imaging.geometry import Grid
+from ..imaging.intensity import IntensityRule
+from ..imaging.preprocessing import Preprocessing
+from ..models.feature_cache import FeatureCache
+from ..progress import ProgressHandle
+from .crops import Crop, cover
+from .training import Annotated
+
+
+@dataclass
+class LearningSet:
+    """Volumes with labels, with one rule of intensities; what the record says of each, and what to tell the user."""
+
+    intensity: Optional[IntensityRule]
+    volumes: list[Annotated] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_examples(
+    examples: Sequence[Example],
+    classes: Mapping[str, int],
+    preprocessing: Preprocessing,
+    intensity: Optional[IntensityRule],
+    feature_cache: FeatureCache,
+    painted: bool,
+    job: ProgressHandle,
+) -> LearningSet:
+    """Bring examples to the model's grid.
+
+    :param intensity: the rule of prompts that are gone on from; else the first image decides for all.
+    :param painted: also say where the user painted himself, where examples know.
+    :raises PromptSegError: an image that has too many voxels on that grid.
+    """
+    read = LearningSet(intensity)
+    for index, example in enumerate(examples):
+        job.report("reading examples", index / len(examples))
+        check_extent(Grid.of(example.image), preprocessing.spacing, example.name)
+        volume = feature_cache.volume(example.image, preprocessing, read.intensity)
+        read.intensity = read.intensity or volume.rule
+        if volume.rule.sentence:
+            read.notes.append(volume.rule.sentence if len(examples) == 1 else f"{example.name}: {volume.rule.sentence}")
+        labels = labels_on_grid(example, classes, volume.grid)
+        where = painted_on_grid(example, volume.grid) if painted else None
+        read.volumes.append(Annotated(volume.array, labels, where))
+        spacing = [round(step, 4) for step in volume.native.spacing[::-1]]
+        shape = list(volume.native.shape)
+        read.records.append({"name": example.name, "shape": shape, "spacing": spacing, "complete": example.complete})
+    return read
+
+
+def covering_crops(
+    volumes: Sequence[Annotated], classes: int, tile: tuple[int, int, int], most: int, rng: np.random.Generator
+) -> list[Crop]:
+    """Crops that hold what is annotated: ``most`` of all volumes together, but one more than there are classes of
+    each. Raises :class:`PromptSegError` where there are none."""
+    limit = max(most // len(volumes), classes + 1)
+    crops = [crop for each in volumes for crop in cover(each.array, each.labels, tile, limit, rng)]
+    if not crops:
+        raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
+    return crops

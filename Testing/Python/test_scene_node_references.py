@@ -1,0 +1,177 @@
+"""What belongs together in a scene, with real MRML (slicer-core)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer")
+
+from harness.mrml_segments import (  # noqa: E402
+    CLASSES,
+    DIRECTIONS,
+    TRANSFORMS,
+    add_segment,
+    bent,
+    ijk_to_ras,
+    labels_like,
+    setup_nodes,
+    user_segmentation,
+)
+from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
+from PromptSegLib.errors import PromptSegError  # noqa: E402
+from PromptSegLib.inference.result import Segmentation  # noqa: E402
+from PromptSegLib.scene import node_references  # noqa: E402
+from PromptSegLib.scene.labelmaps import matrix_of  # noqa: E402
+from PromptSegLib.scene.placement import node_to_world, volume_to_world  # noqa: E402
+from PromptSegLib.scene.segmentations import apply_result  # noqa: E402
+from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
+from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
+
+
+def test_tags_of_segments(tmp_path):
+    volume, node, first, second, _ = user_segmentation(aligned=True)
+    assert node_references.tag(node, first, "Stand") == ""
+    node_references.set_tag(node, first, "Stand", "grün | 1:2;3")
+    assert (
+        node_references.tag(node, first, "Stand") == "grün | 1:2;3" and node_references.tag(node, second, "Stand") == ""
+    )
+    assert node.GetSegmentation().GetSegment(first).HasTag("PromptSeg.Stand")
+    node_references.set_tag(node, second, "Stand", "plain")
+    save_scene(node.GetScene(), tmp_path / "a.mrb")
+    again = load_scene(tmp_path / "a.mrb").GetFirstNodeByName("Segmentation")
+    assert node_references.tag(again, second, "Stand") == "plain"
+    node_references.set_tag(node, first, "Stand", "")
+    assert not node.GetSegmentation().GetSegment(first).HasTag("PromptSeg.Stand")
+    for call in (
+        lambda: node_references.tag(node, "nobody", "a"),
+        lambda: node_references.set_tag(node, "nobody", "a", "b"),
+    ):
+        with pytest.raises(PromptSegError, match="no segment with ID 'nobody'"):
+            call()
+
+
+def test_the_segmentation_of_a_volume_is_remembered(tmp_path):
+    scene, volume, node = setup_nodes()
+    assert node_references.remembered(volume) is None
+    node_references.remember(volume, node)
+    assert node_references.remembered(volume) is node
+    save_scene(scene, tmp_path / "a.mrb")
+    opened = load_scene(tmp_path / "a.mrb")
+    assert node_references.remembered(opened.GetFirstNodeByName("CT")) is opened.GetFirstNodeByName("Segmentation")
+    other = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "other")
+    node_references.remember(volume, other)
+    assert node_references.remembered(volume) is other
+    scene.RemoveNode(other)
+    assert node_references.remembered(volume) is None
+    node_references.remember(volume, node)
+    node_references.remember(volume, None)
+    assert node_references.remembered(volume) is None
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+@pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_a_new_segmentation_lies_on_the_voxels_of_its_volume(transforms, direction):
+    scene, volume, _ = setup_nodes((transforms[0], []), direction)
+    node = node_references.new_segmentation(scene, volume, "CT segmentation")
+    assert node.GetName() == "CT segmentation" and node.GetDisplayNode() is not None
+    assert node.GetTransformNodeID() == volume.GetTransformNodeID()
+    assert node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole()) == volume.GetID()
+    geometry = slicer.vtkOrientedImageData()
+    converter = slicer.vtkSegmentationConverter
+    text = node.GetSegmentation().GetConversionParameter(converter.GetReferenceImageGeometryParameterName())
+    assert converter.DeserializeImageGeometry(text, geometry)
+    assert np.allclose(node_to_world(node) @ matrix_of(geometry), volume_to_world(volume), atol=1e-6)
+    assert geometry.GetDimensions() == volume.GetImageData().GetDimensions()
+    assert node_references.new_segmentation(scene, volume, "CT segmentation").GetName() != node.GetName()
+
+
+def test_volumes_that_cannot_be_segmented_get_no_segmentation():
+    scene, volume, _ = setup_nodes()
+    before = scene.GetNumberOfNodes()
+    hollow = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "hollow")
+    with pytest.raises(PromptSegError, match="'hollow' has no voxels"):
+        node_references.new_segmentation(scene, hollow, "a")
+    volume.SetAndObserveTransformNodeID(bent(scene))
+    with pytest.raises(PromptSegError, match="non-linear"):
+        node_references.new_segmentation(scene, volume, "a")
+    assert scene.GetNumberOfNodes() == before + 2  # the hollow volume and the transform
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+@pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_a_segmentation_of_another_volume_is_told_from_ones_own(transforms, direction):
+    scene, volume, node = setup_nodes(transforms, direction)
+    assert node_references.same_place(volume, node)  # nothing is painted yet
+    apply_result(node, volume, Segmentation(labels_like(image_from_volume(volume)), CLASSES))
+    assert node_references.same_place(volume, node)
+    put_under(scene, volume, ras(offset=(0, 0, 300)))
+    assert not node_references.same_place(volume, node)
+    assert node.GetSegmentation().CreateRepresentation("Closed surface")
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    node.GetSegmentation().RemoveRepresentation("Binary labelmap")
+    assert not node_references.same_place(volume, node)
+
+
+def test_surfaces_and_blank_layers_have_a_place_too():
+    scene, volume, node = setup_nodes()
+    add_segment(node, np.zeros((3, 3, 3), np.uint8), "erased", (500, 500, 500), ijk_to_ras(volume))
+    node.GetSegmentation().AddEmptySegment("new")
+    assert node_references.same_place(volume, node)
+    add_segment(node, np.ones((3, 3, 3), np.uint8), "far", (500, 500, 500), ijk_to_ras(volume))
+    assert not node_references.same_place(volume, node)
+    add_segment(node, np.ones((3, 3, 3), np.uint8), "near", (-2, 11, 9), ijk_to_ras(volume))
+    assert node_references.same_place(volume, node)
+
+    surfaces = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "surfaces")
+    apply_result(surfaces, volume, Segmentation(labels_like(image_from_volume(volume)), CLASSES[:1]))
+    surfaces.GetSegmentation().CreateRepresentation("Closed surface")
+    surfaces.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    surfaces.GetSegmentation().RemoveRepresentation("Binary labelmap")
+    assert node_references.same_place(volume, surfaces)
+    surfaces.SetAndObserveTransformNodeID(bent(scene))
+    with pytest.raises(PromptSegError, match="non-linear"):
+        node_references.same_place(volume, surfaces)
+
+
+def test_watching_a_scene():
+    scene, volume, node = setup_nodes()
+    heard = []
+    unwatch = node_references.watch(
+        scene,
+        lambda gone: heard.append((gone.GetName(), node_references.alive(scene, gone))),
+        lambda: heard.append(("closing", node_references.alive(scene, volume))),
+        lambda: heard.append(("closed", node_references.alive(scene, volume))),
+    )
+    assert node_references.alive(scene, node) and not node_references.alive(scene, None)
+    scene.RemoveNode(node)
+    assert heard == [("Segmentation", False)]
+    scene.Clear(False)
+    assert heard[1:] == [("closing", True), ("closed", False)]
+    unwatch()
+    unwatch()
+    another = scene.AddNewNodeByClass("vtkMRMLTextNode", "text")
+    scene.RemoveNode(another)
+    scene.Clear(False)
+    assert len(heard) == 3
+
+
+def test_a_removed_node_takes_its_parts_along():
+    scene, volume, node = setup_nodes()
+    before = scene.GetNumberOfNodes()
+    node_references.remove(None)
+    other = node_references.new_segmentation(scene, volume, "other")
+    other.AddDefaultStorageNode()
+    assert scene.GetNumberOfNodes() == before + 3
+    node_references.remove(other)
+    node_references.remove(other)
+    assert scene.GetNumberOfNodes() == before
+    assert not node_references.alive(new_scene(), node) and node_references.alive(scene, node)
+
+
+def test_rotated_beside_the_volume_is_outside():
+    """Boxes along the volume's own axes: beside an oblique volume is outside, though within its bounds in the world."""
+    scene, volume, node = setup_nodes(direction=rotation(0, 0, 45))
+    matrix = ijk_to_ras(volume)
+    add_segment(node, np.ones((2, 2, 2), np.uint8), "aside", (-6, 4, 4), matrix)
+    assert not node_references.same_place(volume, node)
