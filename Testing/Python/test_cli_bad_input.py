@@ -101,10 +101,10 @@ def write(path: Path, array: np.ndarray, grid: Grid = GRID, **options) -> Path:
 
 
 def nifti_without_spacing(path: Path, image: Path) -> Path:
-    """The image with a voxel size of 0 in its NIfTI header."""
+    """The image with a voxel size of 0 in its NIfTI header, and no sform."""
     sitk.WriteImage(sitk.ReadImage(str(image)), str(path))
     content = bytearray(gzip.decompress(path.read_bytes()))
-    content[80:92] = bytes(12)  # pixdim[1..3]
+    content[80:92], content[254:256] = bytes(12), bytes(2)  # pixdim[1..3]; no sform, which says it once more
     path.write_bytes(gzip.compress(content))
     return path
 
@@ -516,6 +516,8 @@ def test_places_that_take_no_file(phantom, tmp_path, refuse):
 def test_names_that_are_no_results(phantom, tmp_path, refuse, labels):
     assert ".safetensors" in refuse(*tune(phantom.image, phantom.annotation, tmp_path / "p.pt"))
     assert "o.mhd" in refuse("segment", SHIPPED, phantom.image, "-o", tmp_path / "o.mhd")
+    for nothing in ("", " "):  # as of a variable that is not set
+        assert "empty" in refuse("segment", SHIPPED, phantom.image, "-o", nothing)
     words = ["segment", SHIPPED, phantom.image, "-o", labels]
     assert "u.txt" in refuse(*words, "--uncertainty", tmp_path / "u.txt")
     assert "one file" in refuse("segment", SHIPPED, phantom.image, phantom.annotation, "-o", labels)

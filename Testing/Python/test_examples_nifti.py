@@ -332,3 +332,12 @@ def test_negative_distances_without_a_position(tmp_path):
 def test_voxels_whose_place_in_the_file_is_left_out(tmp_path, kind):
     path = nifti(tmp_path / "scan.nii", sform=affine(), kind=kind, vox_offset=0)
     assert np.array_equal(values(read_image(path)), VOXELS)
+
+
+@pytest.mark.parametrize("name", ["scan.nii.nii.gz", "scan.nii.nii", "scan.hdr.nii", "scan.NII.nii.gz", ".nii.gz"])
+@pytest.mark.parametrize("source", [False, True])
+def test_names_of_which_itk_drops_a_part(tmp_path, name, source):
+    image = read_image(nifti(tmp_path / "image.nii.gz", sform=affine()))
+    write_image(image, tmp_path / name, tmp_path / "image.nii.gz" if source else None)
+    assert np.array_equal(values(read_image(tmp_path / name)), VOXELS)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, "image.nii.gz"])
