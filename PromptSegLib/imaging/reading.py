@@ -6,10 +6,9 @@ import os
 import re
 import sys
 import tempfile
-import zlib
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional, Union
+from typing import Iterator, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,9 +18,10 @@ from ..files import check_name
 from . import nifti
 from .checking import check_kind, check_size, is_integer
 from .geometry import Grid, holds_directions
+from .intact import AGAIN, check_intact
 
-_KNOWN = (*nifti.SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
-_AGAIN = "copy or export it again"
+_META = (".mha", ".mhd")
+_KNOWN = (*nifti.SUFFIXES, *_META, ".nrrd", ".nhdr", ".dcm", ".vtk", ".h5", ".tif", ".tiff", ".mnc")
 # Labels that were scaled or stored in single precision are whole numbers but for this.
 _RELATIVE, _ABSOLUTE = 5e-7, 1e-4
 _ITK_ROUNDING = 1e-3  # voxels, by which ITK's single precision may move one
@@ -86,10 +86,18 @@ def _opened(path: Path) -> Iterator[tuple[sitk.ImageFileReader, Optional[Grid]]]
             "{path} cannot be read: {strerror}; check its permissions.", path=path, strerror=error.strerror or error
         ) from error
     header = nifti.Header.of(path)
+    if header and not header.finite(path):  # ITK would make them 0
+        raise PromptSegError(
+            "{name} has voxels that are NaN or infinite; replace them, for example with the lowest value.",
+            name=path.name,
+        )
     with ExitStack() as stack:
-        file = stack.enter_context(_readable(header, path)) if header and header.misread else path
+        again = header and (header.misread or nifti.oddly_named(path))
+        file = stack.enter_context(_readable(header, path)) if header and again else path
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(file))
+        if path.suffix.lower() in _META and path.suffix not in _META:
+            reader.SetImageIO("MetaImageIO")  # which ITK tells by small letters
         try:
             with quiet():
                 reader.ReadImageInformation()
@@ -188,105 +196,12 @@ def _whole_numbers(image: sitk.Image, path: Path) -> sitk.Image:
     return sitk.Cast(image, sitk.sitkInt16 if short else sitk.sitkInt32)
 
 
-def check_intact(path: Path) -> None:
-    """Refuse a truncated or damaged file that SimpleITK would read without a word, and a name that it cannot take.
-
-    It fills what is missing of a NIfTI file with zeros, and does not look at the checksums
-    of compressed NRRD and MetaImage files.
-    """
-    check_name(path)
-    name = path.name.lower()
-    if path.stat().st_size == 0:
-        raise PromptSegError("{path} is empty; {again}.", path=path, again=_AGAIN)
-    if name.endswith(nifti.SUFFIXES):
-        _check_nifti(path)
-        return
-    with open(path, "rb") as file:
-        if _compressed_data_follow(file, name):
-            _inflate(file, path)
-
-
-def _check_nifti(path: Path) -> None:
-    """Refuse a NIfTI file that is shorter than its header says, or that says nothing usable of where its voxels lie."""
-    file, data = nifti.sibling(path, ".hdr"), nifti.sibling(path, ".img")
-    for each in (file, data):
-        if not each.exists():
-            raise PromptSegError(
-                "{path} cannot be read without {name} beside it; copy both.", path=path, name=each.name
-            )
-    length, head = _contents(file)
-    header = nifti.Header.parsed(head)
-    if header is None:
-        return
-    if data != file:
-        length, _ = _contents(data)
-    if length < header.length:
-        raise PromptSegError(
-            "{data} is truncated ({arrived} of {announced} bytes); {again}.",
-            data=data,
-            arrived=length,
-            announced=header.length,
-            again=_AGAIN,
-        )
-    header.grid(path.name)
-
-
-def _contents(path: Path) -> tuple[int, bytes]:
-    """Length and first bytes of what a file holds, unpacked if it is packed."""
-    with open(path, "rb") as file:
-        head = file.read(544)
-        file.seek(0)
-        return _inflate(file, path) if head[:2] == b"\x1f\x8b" else (path.stat().st_size, head)
-
-
-def _compressed_data_follow(file: BinaryIO, name: str) -> bool:
-    """Leaves ``file`` behind the header of an NRRD or MetaImage file; whether compressed voxels follow there."""
-    compressed = False
-    if name.endswith(".nrrd"):
-        for line in file:
-            line = line.strip().lower()
-            if not line:
-                return compressed
-            if line.startswith(b"encoding:"):
-                compressed = line.split(b":", 1)[1].strip() in (b"gzip", b"gz")
-            elif line.startswith((b"data file:", b"datafile:", b"line skip:", b"byte skip:")):
-                return False
-    elif name.endswith(".mha"):
-        for line in file:
-            key, _, value = (part.strip().lower() for part in line.partition(b"="))
-            if key == b"compresseddata":
-                compressed = value == b"true"
-            elif key == b"elementdatafile":
-                return compressed and value == b"local"
-    return False
-
-
-def _inflate(file: BinaryIO, path: Path) -> tuple[int, bytes]:
-    """Length and first bytes of what a gzip or zlib stream holds; refuses a stream that is damaged or ends early."""
-    length, head = 0, b""
-    stream = zlib.decompressobj(47)  # gzip or zlib, told by its header
-    try:
-        while chunk := file.read(1 << 16):
-            data = stream.decompress(chunk)
-            while stream.eof and stream.unused_data[:2] == b"\x1f\x8b":  # compressed in parallel, in several members
-                rest = stream.unused_data
-                stream = zlib.decompressobj(47)
-                data += stream.decompress(rest)
-            head = head or data[:544]
-            length += len(data)
-    except zlib.error as error:
-        raise PromptSegError("{path} is damaged; {again}.", path=path, again=_AGAIN) from error
-    if not stream.eof:
-        raise PromptSegError("{path} is truncated; {again}.", path=path, again=_AGAIN)
-    return length, head
-
-
 def unreadable(path: Path, message: str) -> str:
     """One sentence for what SimpleITK said over several lines."""
     known = path.name.lower().endswith(_KNOWN)
     if "Unable to determine ImageIO" in message:
         if known:
-            return f"{path} is damaged, or not of the format that its name says; {_AGAIN}."
+            return f"{path} is damaged, or not of the format that its name says; {AGAIN}."
         return f"The format of {path} is not known; save the volume as .nrrd, .nii.gz or .mha."
     if "orthonormal" in message or "determinant is 0" in message:
         return f"The axes of {path.name} are not perpendicular; resample it to a rectangular grid."
@@ -299,7 +214,7 @@ def unreadable(path: Path, message: str) -> str:
     short = short.replace(str(path), "the file").rstrip(".: ")[:100]
     if not short or "cannot be read" in short:
         short = "truncated or damaged" + (", or its data file is missing" if path.suffix in (".mhd", ".nhdr") else "")
-    return f"{path} cannot be read ({short}); {_AGAIN}."
+    return f"{path} cannot be read ({short}); {AGAIN}."
 
 
 @contextmanager
