@@ -23,6 +23,7 @@ from ..models.feature_cache import FeatureCache
 from ..progress import ProgressHandle
 from ..prompts.store import Prompts
 from .class_margins import Probabilities
+from .deciding import decided_for_dice
 from .field_of_view import FieldOfView, strokes_on
 from .islands import small_components_suppressed
 from .options import Region, SegmentationOptions
@@ -124,9 +125,11 @@ def _result(
     infos = [each.info for each in prompts.active]
     names = [info.name for info in infos]
     values = label_values(infos, chosen)
-    alone = view.coarse is None and not options.keep_islands
-    one_body = [row for row, name in enumerate(names) if alone and is_one_body(name)]
-    with small_components_suppressed(scores, one_body):
+    alone = view.coarse is None
+    one_body = [row for row, name in enumerate(names) if alone and not options.keep_islands and is_one_body(name)]
+    known = _known_classes(prompts)
+    new = [row for row in range(len(names)) if alone and row + 1 not in known]
+    with decided_for_dice(scores, new), small_components_suppressed(scores, one_body):
         fields = [(value, view.volume.grid) for value in scores]
         labels = view.labels(regions_before_scores(grown, fields) if grown is not None else fields, values, job)
     if options.region is not None:
