@@ -14,6 +14,7 @@ import torch
 from ..annotation.classes import ClassInfo
 from ..annotation.strokes import Strokes
 from ..imaging.intensity import IntensityRule
+from ..inference.deciding import DICE
 from ..models.backbone import Backbone
 from ..network.attention import PromptTensors
 from ..network.tokens import unstack
@@ -122,6 +123,7 @@ def _record(
         "token_steps": tuner.token_steps,
         "seconds": round(time.monotonic() - shared.began, 2),
         "passes": shared.settings.passes,
+        "decision": DICE,
         **({"held_out": tuner.checks} if isinstance(tuner, Trainer) else {}),
         **({"left_out": dict(trial.found), "left_out_name": trial.left_out} if trial else {}),
         "seed": shared.settings.seed,

@@ -92,7 +92,7 @@ def best_of(
 def agreement_on(
     prompts: Prompts, example: Example, classes: Mapping[str, int], backbone: Backbone, feature_cache: FeatureCache
 ) -> float:
-    """Mean Dice over the whole of a completely annotated example, on the prompts' grid, decided as a next patient is."""
+    """Mean Dice over the whole of a completely annotated example, on the prompts' grid, decided as a next patient."""
     own = backbone.working_at(prompts.preprocessing)
     volume = feature_cache.volume(example.image, own.preprocessing, prompts.intensity)
     margins = class_margins(own, prompts, volume.array)
