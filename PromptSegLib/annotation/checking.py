@@ -15,7 +15,8 @@ from ..imaging.checking import check_grid, check_image, check_kind, is_integer
 from ..imaging.geometry import Grid
 from .classes import MAX_CLASSES, MAX_VALUE, check_names, is_name
 from .example import Example
-from .labels import UNKNOWN, label_blocks
+from .labels import code_blocks
+from .partial_labels import BACKGROUND, BLANK
 
 # Enough voxels of one block of the annotation to tell what share of them lies outside the image.
 _SAMPLE = 20_000
@@ -136,15 +137,15 @@ def _check_annotation(example: Example, classes: Mapping[str, int], alone: bool)
     check_grid(name, grid)
 
     aligned = grid.same_as(image)
-    seen = np.zeros(len(classes) + 2, bool)  # background, the classes, and unknown at -1
+    seen = np.zeros(2 * len(classes) + 2, bool)  # by code
     total, outside = 0, 0.0
-    for start, block in label_blocks(example, classes):
-        seen[np.maximum(block, UNKNOWN)] = True
-        seen[0] |= bool((block < UNKNOWN).any())  # not this class: a boundary can be learned from it
+    for start, block in code_blocks(example, classes):
+        seen[block] = True
         if aligned:
             continue
         # A complete annotation's background says nothing about where the patient is.
-        places = np.flatnonzero(block > 0 if example.complete else block != UNKNOWN)
+        of_class = (block > BACKGROUND) & (block % 2 == 0)
+        places = np.flatnonzero(of_class if example.complete else block != BLANK)
         if not places.size:
             continue
         sample = places[:: -(-places.size // _SAMPLE)]
@@ -153,7 +154,8 @@ def _check_annotation(example: Example, classes: Mapping[str, int], alone: bool)
         beyond = ((index < -0.5) | (index > np.asarray(image.size) - 0.5)).any(-1)
         total += places.size
         outside += beyond.mean() * places.size
-    known = seen[:-1]
+    excluded = seen[3::2].any()  # not this class: a boundary can be learned from it
+    known = np.array([seen[BACKGROUND] or excluded, *seen[2::2]])
     if not (known[1:].any() or (known[0] and not alone)):
         raise PromptSegError("{name} {nothing}.", name=name, nothing=_nothing(annotation, classes))
     if total and outside > 0.5 * total:

@@ -1,6 +1,7 @@
 """What the user painted, as a label per voxel of any grid.
 
--1 is unknown, 0 known background, k the k-th class, and -(k + 1) anything but the k-th class.
+Labels are what arrays are learned from: -1 is unknown, 0 known background, k the k-th class, and -(k + 1) anything but
+the k-th class. They are the codes of :mod:`.partial_labels`, signed.
 
 A voxel painted with a value that is neither a class nor the background value is some other thing. It is
 background where the annotation is complete; otherwise it is unknown, because the user never said
@@ -18,6 +19,7 @@ import SimpleITK as sitk
 
 from ..imaging.geometry import Grid
 from .example import Example
+from .partial_labels import BACKGROUND, BLANK, codes_of, is_class, is_not_class, signed
 
 UNKNOWN = -1
 _BLOCK = 1 << 22  # voxels in hand at a time
@@ -39,16 +41,28 @@ def labels_on_grid(example: Example, classes: Mapping[str, int], grid: Grid) -> 
     """
     source, image = Grid.of(example.annotation), Grid.of(example.image)
     if source.same_as(grid):
-        labels = np.empty(grid.shape, np.int16)
-        for start, block in label_blocks(example, classes):
-            labels[start : start + len(block)] = block
-        _forget_outside(labels, grid, image)
-        return labels
-    labels = _nearest(example, classes, grid)
-    _forget_outside(labels, grid, image)
-    if not example.complete:
-        _add_strokes(labels, example, classes, grid)
+        codes = np.empty(grid.shape, np.uint16)
+        for start, block in code_blocks(example, classes):
+            codes[start : start + len(block)] = block
+        _forget_outside(codes, grid, image)
+    else:
+        codes = _nearest(example, classes, grid)
+        _forget_outside(codes, grid, image)
+        if not example.complete:
+            _add_strokes(codes, example, classes, grid)
+    labels, depth = codes.view(np.int16), max(1, _BLOCK // codes[0].size)
+    for start in range(0, len(codes), depth):  # in place
+        labels[start : start + depth] = signed(codes[start : start + depth])
     return labels
+
+
+def on_another_grid(labels: np.ndarray, image: sitk.Image, grid: Grid, classes: int) -> np.ndarray:
+    """Labels (z, y, x) of so many classes on an image's grid -> labels on ``grid``, as :func:`labels_on_grid` makes
+    them of an annotation that is not complete."""
+    codes, numbers = Grid.of(image).image(codes_of(labels, classes)), range(classes)
+    excluded = {is_not_class(number): is_class(number) for number in numbers}
+    example = Example(image, codes, background=BACKGROUND, excluded=excluded)
+    return labels_on_grid(example, {f"class {number}": is_class(number) for number in numbers}, grid)
 
 
 def painted_on_grid(example: Example, grid: Grid) -> Optional[np.ndarray]:
@@ -69,42 +83,42 @@ def strokes_on_image(example: Example, classes: Mapping[str, int]) -> np.ndarray
     return labels_on_grid(example, classes, Grid.of(example.image))
 
 
-def label_blocks(example: Example, classes: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The annotation on its own grid, some slices at a time: first slice, labels int16 (slices, y, x)."""
+def code_blocks(example: Example, classes: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The annotation on its own grid, some slices at a time: first slice, codes uint16 (slices, y, x)."""
     values = sitk.GetArrayViewFromImage(example.annotation)
-    relabel = _relabeler(values.dtype, example, classes)
+    encode = _encoder(values.dtype, example, classes)
     depth = max(1, _BLOCK // values[0].size)
     for start in range(0, len(values), depth):
-        yield start, relabel(values[start : start + depth])
+        yield start, encode(values[start : start + depth])
 
 
-def _relabeler(dtype: np.dtype, example: Example, classes: Mapping[str, int]) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from annotation values (integers of ``dtype``, any shape) to labels (int16, same shape)."""
+def _encoder(dtype: np.dtype, example: Example, classes: Mapping[str, int]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from annotation values (integers of ``dtype``, any shape) to codes (uint16, same shape)."""
     limits = np.iinfo(dtype)
-    labels = {value: label for label, value in enumerate(classes.values(), 1)}
+    numbers = {value: number for number, value in enumerate(classes.values())}
+    codes = {value: is_class(number) for value, number in numbers.items()}
     if example.background is not None:
-        labels.setdefault(example.background, 0)
-    number = {value: label for label, value in enumerate(classes.values(), 1)}
+        codes.setdefault(example.background, BACKGROUND)
     for value, other in example.excluded.items():
-        if other in number:
-            labels.setdefault(value, excluded_label(number[other]))
-    labels = {value: label for value, label in labels.items() if limits.min <= value <= limits.max}
-    rest = 0 if example.complete else UNKNOWN
+        if other in numbers:
+            codes.setdefault(value, is_not_class(numbers[other]))
+    codes = {value: code for value, code in codes.items() if limits.min <= value <= limits.max}
+    rest = BACKGROUND if example.complete else BLANK
 
     if dtype.itemsize <= 2:
-        table = np.full(256**dtype.itemsize, rest, np.int16)
-        for value, label in labels.items():
-            table[value] = label  # a negative value counts from the end, as its unsigned bits do
+        table = np.full(256**dtype.itemsize, rest, np.uint16)
+        for value, code in codes.items():
+            table[value] = code  # a negative value counts from the end, as its unsigned bits do
         unsigned = np.dtype(f"u{dtype.itemsize}")
         return lambda values: table[values.view(unsigned)]
 
-    def relabel(values: np.ndarray) -> np.ndarray:
-        result = np.full(values.shape, rest, np.int16)
-        for value, label in labels.items():
-            result[values == value] = label
+    def encode(values: np.ndarray) -> np.ndarray:
+        result = np.full(values.shape, rest, np.uint16)
+        for value, code in codes.items():
+            result[values == value] = code
         return result
 
-    return relabel
+    return encode
 
 
 def _positions(grid: Grid, other: Grid, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> list[np.ndarray]:
@@ -147,51 +161,49 @@ def _slabs(grid: Grid, other: Grid) -> Iterator[tuple[slice, list[np.ndarray]]]:
 
 
 def _nearest(example: Example, classes: Mapping[str, int], grid: Grid) -> np.ndarray:
-    """The label of the annotation voxel nearest to each center of ``grid``; unknown outside the annotation."""
+    """The code of the annotation voxel nearest to each center of ``grid``; unknown outside the annotation."""
     values = sitk.GetArrayViewFromImage(example.annotation).reshape(-1)
-    relabel = _relabeler(values.dtype, example, classes)
+    encode = _encoder(values.dtype, example, classes)
     source = Grid.of(example.annotation)
-    labels = np.empty(grid.shape, np.int16)
+    codes = np.empty(grid.shape, np.uint16)
     for slices, positions in _slabs(grid, source):
-        found = relabel(values[_voxels(positions, source)])
-        labels[slices] = np.where(_inside(positions, source), found, UNKNOWN)
-    return labels
+        found = encode(values[_voxels(positions, source)])
+        codes[slices] = np.where(_inside(positions, source), found, BLANK)
+    return codes
 
 
-def _forget_outside(labels: np.ndarray, grid: Grid, image: Grid) -> None:
+def _forget_outside(codes: np.ndarray, grid: Grid, image: Grid) -> None:
     """Make unknown, in place, the voxels of ``grid`` whose center lies outside ``image``."""
     if grid.same_as(image):
         return
     for slices, positions in _slabs(grid, image):
         inside = _inside(positions, image)
         if not inside.all():
-            labels[slices] = np.where(inside, labels[slices], UNKNOWN)
+            codes[slices] = np.where(inside, codes[slices], BLANK)
 
 
-def _add_strokes(labels: np.ndarray, example: Example, classes: Mapping[str, int], grid: Grid) -> None:
-    """Give unknown voxels of ``labels`` (on ``grid``, changed in place) the annotated voxels that fall in them."""
+def _add_strokes(codes: np.ndarray, example: Example, classes: Mapping[str, int], grid: Grid) -> None:
+    """Give unknown voxels of ``codes`` (on ``grid``, changed in place) the annotated voxels that fall in them."""
     source, image = Grid.of(example.annotation), Grid.of(example.image)
-    kinds = 2 * len(classes) + 1  # background, the classes, the excluded classes
-    flat = labels.reshape(-1)
-    votes = np.zeros(0, np.int64)  # voxel of grid * kinds + kind
+    kinds = is_class(len(classes))  # more than any code
+    flat = codes.reshape(-1)
+    votes = np.zeros(0, np.int64)  # voxel of grid * kinds + code
     counts = np.zeros(0, np.int64)
-    for start, block in label_blocks(example, classes):
-        places = np.flatnonzero(block != UNKNOWN)
+    for start, block in code_blocks(example, classes):
+        places = np.flatnonzero(block != BLANK)
         if not places.size:
             continue
         painted = block.reshape(-1)[places].astype(np.int64)
-        painted = np.where(painted < 0, len(classes) - 1 - painted, painted)
         z, y, x = np.unravel_index(places, block.shape)
         index = (x, y, z + start)
         positions = _positions(source, grid, *index)
         voxels = _voxels(positions, grid)
-        keep = np.flatnonzero(_inside(positions, grid) & (flat[voxels] == UNKNOWN))
+        keep = np.flatnonzero(_inside(positions, grid) & (flat[voxels] == BLANK))
         keep = keep[_inside(_positions(source, image, *(axis[keep] for axis in index)), image)]
         new, number = np.unique(voxels[keep] * kinds + painted[keep], return_counts=True)
         votes, inverse = np.unique(np.concatenate([votes, new]), return_inverse=True)
         counts = np.bincount(inverse, np.concatenate([counts, number]), len(votes)).astype(np.int64)
-    voxels, winner = np.divmod(votes, kinds)
-    order = np.lexsort((winner, winner == 0, -counts, voxels))
+    voxels, code = np.divmod(votes, kinds)
+    order = np.lexsort((code, code % 2 == 1, code == BACKGROUND, -counts, voxels))
     first = np.unique(voxels[order], return_index=True)[1]
-    kind = winner[order][first]
-    flat[voxels[order][first]] = np.where(kind > len(classes), len(classes) - 1 - kind, kind)
+    flat[voxels[order][first]] = code[order][first]

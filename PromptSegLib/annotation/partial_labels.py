@@ -2,6 +2,9 @@
 
 Code 0 is unknown, 1 known background, ``2 + 2 i`` the i-th class, ``3 + 2 i`` anything but the i-th class. Classes
 are numbered per segmentation, once and for all: the number stays with the segment, whatever its name.
+
+Where arrays are learned from, the same four things are signed labels, see :mod:`.labels`; :func:`signed` and
+:func:`codes_of` are the only ways between the two.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from ..choice import Choice
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid, resample
 
-UNKNOWN, BACKGROUND = 0, 1
+BLANK, BACKGROUND = 0, 1
 _SPREAD = 500  # voxels of an accepted result that stand for a class without strokes
 
 
@@ -64,6 +67,24 @@ class PartialLabels:
     changed: tuple[int, ...]
     painted: tuple[int, ...]
     hidden: tuple[tuple[int, int, int], ...] = ()
+
+
+def signed(codes: np.ndarray) -> np.ndarray:
+    """Codes (unsigned) as signed labels, int16: -1 unknown, 0 background, k the class with number k - 1, and -(k + 1)
+    anything but that."""
+    every = np.arange(int(codes.max(initial=1)) + 1)
+    table = np.where(every % 2, -(every // 2 + 1), every // 2)
+    table[:2] = -1, 0
+    return table.astype(np.int16)[codes]
+
+
+def codes_of(labels: np.ndarray, classes: int) -> np.ndarray:
+    """The codes, uint16, of signed labels of so many classes."""
+    table = np.zeros(2 * classes + 2, np.uint16)  # negative labels count from its end
+    table[0], table[-1] = BACKGROUND, BLANK
+    for number in range(classes):
+        table[number + 1], table[-(number + 2)] = is_class(number), is_not_class(number)
+    return table[labels]
 
 
 def class_of(code: int) -> Optional[int]:
@@ -117,7 +138,7 @@ def compose(
     for each, number in classes.items():
         mask = _said(painted, each, number, before, grid, number in changed, unpainted != Unpainted.UNKNOWN)
         over = codes[mask] if mask is not None else codes[:0]
-        instead, counts = np.unique(over[(over != is_class(number)) & (over != UNKNOWN)], return_counts=True)
+        instead, counts = np.unique(over[(over != is_class(number)) & (over != BLANK)], return_counts=True)
         hidden += [(number, int(code), int(count)) for code, count in zip(instead, counts)]
     held = tuple(number for number in classes.values() if (codes == is_class(number)).any())
     return PartialLabels(grid.image(_compact(codes)), grid.image(strokes_now), tuple(changed), held, tuple(hidden))
@@ -139,13 +160,13 @@ def _correct(
             changed.append(number)
             if removed is not None:
                 gone = on_grid(removed, grid) > 0
-                codes[gone & (codes == is_class(number))] = UNKNOWN
-                codes[gone & (codes == UNKNOWN)] = is_not_class(number)
+                codes[gone & (codes == is_class(number))] = BLANK
+                codes[gone & (codes == BLANK)] = is_not_class(number)
             if added is not None:
                 codes[on_grid(added, grid) > 0] = is_class(number)
         else:
             now = painted.masks([each], grid)[each]
-            codes[(codes == is_class(number)) & ~now] = UNKNOWN  # painted strokes that were erased again
+            codes[(codes == is_class(number)) & ~now] = BLANK  # painted strokes that were erased again
             codes[now] = is_class(number)
             if now.any() or (old == is_class(number)).any():
                 changed.append(number)
@@ -196,7 +217,7 @@ def _said(
 
 def _mark(codes: np.ndarray, where: np.ndarray, code: int) -> None:
     """Give unknown voxels of a mask a code, in place: evenly spread ones, no more than strokes would be."""
-    places = np.flatnonzero((where & (codes == UNKNOWN)).reshape(-1))
+    places = np.flatnonzero((where & (codes == BLANK)).reshape(-1))
     codes.reshape(-1)[places[:: max(1, len(places) // _SPREAD)]] = code
 
 
@@ -230,7 +251,7 @@ def _compact(codes: np.ndarray) -> np.ndarray:
 
 def _slices(codes: np.ndarray) -> np.ndarray:
     """The whole slices that hold something known, across the axis along which there are the fewest of them."""
-    known = codes != UNKNOWN
+    known = codes != BLANK
     lines = [known.any(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     # As a share: a volume has fewer slices along one axis than along another.
     axis = int(np.argmin([line.mean() for line in lines]))

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.example import Example
-from ..annotation.labels import UNKNOWN, labels_on_grid
+from ..annotation.labels import UNKNOWN, labels_on_grid, on_another_grid
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid, bounding_box
 from ..imaging.volume import Volume
@@ -59,7 +59,7 @@ class FieldOfView:
         native, everywhere = Grid.of(image), (slice(None),) * 3
         if painted is None or not (painted > 0).any():  # background alone says nothing of where a class is
             return cls(image, whole, whole, (0, 0, 0), native, everywhere, painted, None)
-        coarse = _on_model_grid(painted, image, native, whole.grid, count)
+        coarse = on_another_grid(painted, image, whole.grid, count)
         if around is None or not (coarse > 0).any():
             return cls(image, whole, whole, (0, 0, 0), native, everywhere, painted, coarse)
         box = _box_around(coarse > 0, around, whole, tile)
@@ -112,15 +112,6 @@ def strokes_on(
             "The strokes in these prompts cannot be used: {error}; tune again.", error=error
         ) from error
     return labels if (labels > 0).any() else None
-
-
-def _on_model_grid(painted: np.ndarray, image: sitk.Image, native: Grid, grid: Grid, count: int) -> np.ndarray:
-    """Labels on the image's grid -> labels on the model's, thin strokes kept."""
-    # As an annotation: 0 unknown, 1 background, 1 + k the k-th class, 1 + count + k not the k-th class.
-    annotation = np.where(painted >= 0, painted + 1, np.where(painted == UNKNOWN, 0, count - painted))
-    excluded = {1 + count + index: 1 + index for index in range(1, count + 1)}
-    example = Example(image, native.image(annotation.astype(np.int16)), background=1, excluded=excluded)
-    return labels_on_grid(example, {f"class {index}": 1 + index for index in range(1, count + 1)}, grid)
 
 
 def enforce_strokes(labels: np.ndarray, painted: np.ndarray, lookup: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.classes import ClassInfo
-from ..annotation.partial_labels import UNKNOWN, PartialLabels, is_class, is_not_class, on_grid
+from ..annotation.partial_labels import BLANK, PartialLabels, is_class, is_not_class, on_grid
 from ..imaging.geometry import Grid, resample
 from ..inference.result import Segmentation
 
@@ -56,6 +56,6 @@ def stroke_constraints(
             continue
         painted[codes == is_class(number)] = info.value
         # Background, another class, or erased; what was erased from another class says nothing about this one.
-        other = (codes != UNKNOWN) & (codes != is_class(number)) & ((codes < 3) | (codes % 2 == 0))
+        other = (codes != BLANK) & (codes != is_class(number)) & ((codes < 3) | (codes % 2 == 0))
         never[info.value] = other | (codes == is_not_class(number))
     return painted, never

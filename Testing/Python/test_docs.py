@@ -210,6 +210,15 @@ def test_files_that_are_named_are_there(page, path):
     assert any((root / path).exists() for root in roots), f"{page} names {path}"
 
 
+def test_files_that_the_workflows_name_are_there():
+    named = set()
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        named |= set(re.findall(r"\b(?:Testing|PromptSeg(?:Lib)?)/[\w/.-]+\.py\b", path.read_text(encoding="utf-8")))
+    assert len(named) > 3
+    for name in named:
+        assert (ROOT / name).is_file(), name
+
+
 def test_make_has_the_targets():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = {name for page in DOCUMENTS for name in re.findall(r"(?:^|`)make ([\w-]+)", page.text, re.MULTILINE)}

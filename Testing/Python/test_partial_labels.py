@@ -17,13 +17,15 @@ from harness.tiny_model import CLASSES, painted
 from PromptSegLib.annotation.classes import ClassInfo
 from PromptSegLib.annotation.partial_labels import (
     BACKGROUND,
-    UNKNOWN,
+    BLANK,
     PartialLabels,
     annotation_of,
+    codes_of,
     compose,
     is_class,
     is_not_class,
     on_grid,
+    signed,
 )
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.imaging.geometry import Grid, resample
@@ -204,7 +206,7 @@ def test_a_class_that_was_never_applied_has_only_strokes(here):
     known = here.known(applied=applied, strokes=known.strokes)
     codes = here.on_volume(known.codes)
     assert known.changed == (ROD,)
-    assert (codes[gone] == UNKNOWN).all()
+    assert (codes[gone] == BLANK).all()
     # All of it erased: still a change, and nothing is left of it.
     paint(here.segmentation, here.volume, np.ones(ball.shape, np.uint8), {"rod": 1}, "erase")
     known = here.known(applied=applied, strokes=known.strokes)
@@ -260,7 +262,7 @@ def test_painted_slices_are_complete_along_the_axis_they_were_painted_on(axis, d
         paint(here.segmentation, here.volume, ((here.labels == value) & where).astype(np.uint8), {name: 1})
     known = here.known(unpainted="slices")
     codes = here.on_volume(known.codes)
-    expected = np.where(where, BACKGROUND, UNKNOWN)
+    expected = np.where(where, BACKGROUND, BLANK)
     expected[where & (here.labels == CLASSES["ball"])] = is_class(BALL)
     expected[where & (here.labels == CLASSES["rod"])] = is_class(ROD)
     assert np.array_equal(codes, expected)
@@ -275,7 +277,7 @@ def test_slices_with_corrections_are_complete_too(here):
     paint(here.segmentation, here.volume, erased.astype(np.uint8), {"ball": 1}, "erase")
     codes = here.codes(unpainted="slices", applied=applied, strokes=strokes)
     complete = np.isin(np.arange(len(ball)), [6, 8, 10, 13])  # three slices with strokes, one with a correction
-    assert (codes[~complete] == UNKNOWN).all() and (codes[complete] != UNKNOWN).all()
+    assert (codes[~complete] == BLANK).all() and (codes[complete] != BLANK).all()
     assert (codes[8][erased[8]] == BACKGROUND).all()
     assert (codes[10][ball[10]] == is_class(BALL)).all()  # what the segment holds there now is true
 
@@ -435,7 +437,7 @@ def test_more_classes_than_a_byte_holds():
 
 
 def test_codes_as_an_annotation():
-    row = [UNKNOWN, BACKGROUND, is_class(0), is_not_class(0), is_class(1), is_not_class(1), is_class(7)]
+    row = [BLANK, BACKGROUND, is_class(0), is_not_class(0), is_class(1), is_not_class(1), is_class(7)]
     codes = Grid((len(row), 1, 1), (2.0, 1.0, 1.0), (5.0, -3.0, 2.0)).image(np.array([[row]], np.uint8))
     annotation, background, excluded = annotation_of(codes, {0: 2, 1: 300}, taken=(1, 3, 5))
     array = sitk.GetArrayFromImage(annotation)[0, 0]
@@ -448,7 +450,7 @@ def test_codes_as_an_annotation():
 
 
 def test_an_annotation_of_codes_without_a_class():
-    codes = Grid((2, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).image(np.array([[[UNKNOWN, BACKGROUND]]], np.uint8))
+    codes = Grid((2, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).image(np.array([[[BLANK, BACKGROUND]]], np.uint8))
     annotation, background, excluded = annotation_of(codes, {})
     assert sitk.GetArrayFromImage(annotation).ravel().tolist() == [0, background] and not excluded
 
@@ -460,3 +462,13 @@ def test_codes_on_another_grid(here):
     assert np.array_equal(codes == is_class(ROD), here.strokes == CLASSES["rod"])
     beyond = Grid((3, 3, 3), (1.0, 1.0, 1.0), (900.0, 900.0, 900.0))
     assert not on_grid(known.codes, beyond).any()
+
+
+def test_codes_and_signed_labels_say_the_same():
+    labels = np.arange(-4, 4, dtype=np.int16)  # three classes, what is not one of them, unknown and background
+    codes = codes_of(labels, 3)
+    assert codes[3] == BLANK and codes[4] == BACKGROUND
+    assert codes[5:].tolist() == [is_class(0), is_class(1), is_class(2)]
+    assert codes[:3].tolist() == [is_not_class(2), is_not_class(1), is_not_class(0)]
+    assert np.array_equal(signed(codes), labels) and signed(codes).dtype == np.int16
+    assert signed(np.zeros((2, 0), np.uint8)).shape == (2, 0)

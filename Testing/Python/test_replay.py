@@ -41,9 +41,15 @@ def changes(case, kinds, way, benchmark_module, first="", **choices) -> list[flo
         desk.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_round_makes_nothing_worse(kind, benchmark_module):
-    found = changes(organs(0, benchmark_module), [kind] * 3, "live", benchmark_module)
+ROUNDS = [
+    pytest.param([*KINDS], id="each"),
+    *(pytest.param([kind] * 3, id=kind, marks=pytest.mark.training) for kind in KINDS),
+]
+
+
+@pytest.mark.parametrize("kinds", ROUNDS)
+def test_a_round_makes_nothing_worse(kinds, benchmark_module):
+    found = changes(organs(0, benchmark_module), kinds, "live", benchmark_module)
     assert min(found) > -WORST, found
     assert sum(found) > 0  # and corrections correct
 

@@ -9,10 +9,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.special import expit
 
+from ...annotation.labels import UNKNOWN
 from ...errors import PromptSegError
 from ...evaluation.scribbles import scribble
-
-UNKNOWN = -1
 
 
 def painted(truth: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
