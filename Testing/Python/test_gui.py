@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 import os
 import re
 import subprocess
@@ -31,6 +32,7 @@ from harness.worker_harness import is_running
 from PromptSegLib.scene import links, prompt_nodes
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import new_scene, save_scene
+from PromptSegLib.session import rescue
 from PromptSegLib.session.engine import start_worker
 from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.setup import requirements
@@ -357,6 +359,19 @@ def test_what_is_painted_is_shown_while_painting(ready):
     ui.applyButton.click()
     finish(widget)
     assert said(widget).startswith("Applied ball, rod.")
+
+
+def test_strokes_before_a_rest_are_kept_for_recovery(ready, monkeypatch):
+    """No event comes any more, and nothing runs: a timer has to."""
+    widget, volume, segmentation, _reference = ready
+    monkeypatch.setattr(rescue, "_PAUSE", 0.3)
+    finish(widget)
+    kept = widget.panel.session.rescue
+    kept.note(segmentation, volume)
+    kept.note_strokes(segmentation, volume)
+    assert 0 < kept.wait < math.inf
+    widget.panel._keep_strokes()
+    process(lambda: kept.wait == math.inf)
 
 
 def test_examples_are_checked_in_a_list(app, ready):
