@@ -52,7 +52,7 @@ def read_annotation(path: Union[str, Path]) -> sitk.Image:
     """
     path = Path(path)
     with _opened(path) as (reader, grid):
-        segments = _segments(reader)
+        segments = _segments(reader, path.name)
         components = 1 if segments else reader.GetNumberOfComponents()
         check_kind(
             path.name, _size(reader), components, reader.GetPixelID() if not segments else sitk.sitkUInt8, thin=True
@@ -157,25 +157,42 @@ def _load(reader: sitk.ImageFileReader, path: Path, grid: Optional[Grid]) -> sit
     return image
 
 
-def _segments(reader: sitk.ImageFileReader) -> list[tuple[int, int]]:
-    """(layer, label value) of each segment of a Slicer segmentation in several layers; else empty."""
-    if reader.GetNumberOfComponents() < 2:
+def _segments(reader: sitk.ImageFileReader, name: str) -> list[tuple[int, int]]:
+    """(layer, label value) of each segment of a Slicer segmentation in several layers; else empty.
+
+    Raises :class:`PromptSegError`, with ``name`` for the file, for layers and values that cannot be.
+    """
+    layers = reader.GetNumberOfComponents()
+    if layers < 2:
         return []
-    keys = [re.fullmatch(r"Segment(\d+)_LabelValue", key) for key in reader.GetMetaDataKeys()]
-    numbers = sorted(int(key.group(1)) for key in keys if key)
-    value = reader.GetMetaData
-    has = reader.HasMetaDataKey
-    return [
-        (int(value(f"Segment{n}_Layer")) if has(f"Segment{n}_Layer") else 0, int(value(f"Segment{n}_LabelValue")))
-        for n in numbers
-    ]
+    keys = [re.fullmatch(r"Segment([0-9]+)_LabelValue", key) for key in reader.GetMetaDataKeys()]
+    found = []
+    for number in sorted((key.group(1) for key in keys if key), key=int):
+        layer = f"Segment{number}_Layer"
+        words = (
+            reader.GetMetaData(layer) if reader.HasMetaDataKey(layer) else "0",
+            reader.GetMetaData(f"Segment{number}_LabelValue"),
+        )
+        numbers = [int(word) if re.fullmatch(r"\s*[0-9]{1,9}\s*", word) else -1 for word in words]
+        if not (0 <= numbers[0] < layers and numbers[1] > 0):
+            raise PromptSegError(
+                "{name} says of a segment that it is number {value} in layer {layer}; in Slicer, export the "
+                "segmentation to a labelmap and save that.",
+                name=name,
+                value=words[1][:20],
+                layer=words[0][:20],
+            )
+        found.append((numbers[0], numbers[1]))
+    return found
 
 
 def _flatten(image: sitk.Image, segments: list[tuple[int, int]]) -> sitk.Image:
     layers = sitk.GetArrayViewFromImage(image)  # (z, y, x, layer)
     labels = np.zeros(layers.shape[:3], layers.dtype)
     for layer, value in segments:
-        labels[layers[..., layer] == value] = value
+        where = layers[..., layer] == value
+        if where.any():  # a value beyond the type of the voxels is nowhere
+            labels[where] = value
     flat = sitk.GetImageFromArray(labels)
     flat.CopyInformation(image)
     return flat

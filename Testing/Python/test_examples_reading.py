@@ -263,3 +263,33 @@ def test_an_axis_of_which_a_header_says_nothing(volume, tmp_path, step):
 def test_a_damaged_file_of_dicom(tmp_path):
     (tmp_path / "scan.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
     sentence(lambda: read_image(tmp_path / "scan.dcm"), "damaged")
+
+
+@pytest.mark.parametrize(
+    "key, text",
+    [
+        ("LabelValue", "x"),
+        ("LabelValue", ""),
+        ("LabelValue", "0"),
+        ("LabelValue", "-1"),
+        ("LabelValue", "9" * 30),
+        ("Layer", "x"),
+        ("Layer", "-1"),
+        ("Layer", "9"),
+    ],
+)
+def test_a_damaged_list_of_segments(tmp_path, key, text):
+    layered(tmp_path / "s.seg.nrrd", [1, 2])
+    image = sitk.ReadImage(str(tmp_path / "s.seg.nrrd"))
+    image.SetMetaData(f"Segment1_{key}", text)
+    sitk.WriteImage(image, str(tmp_path / "s.seg.nrrd"))
+    sentence(lambda: read_annotation(tmp_path / "s.seg.nrrd"), "export the segmentation to a labelmap")
+
+
+def test_a_segment_whose_value_no_voxel_can_have_is_empty(tmp_path):
+    layered(tmp_path / "s.seg.nrrd", [1, 2])
+    image = sitk.ReadImage(str(tmp_path / "s.seg.nrrd"))
+    image.SetMetaData("Segment1_LabelValue", "70000")
+    sitk.WriteImage(image, str(tmp_path / "s.seg.nrrd"))
+    labels = sitk.GetArrayFromImage(read_annotation(tmp_path / "s.seg.nrrd"))
+    assert labels[:, 0, 0].tolist() == [1, 1, 1, 0]
