@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 from ..imaging.geometry import bounding_box
 
-DICE = "expected Dice"  # in the record of prompts that are decided so; older ones segment as they did
+DICE = "expected Dice"  # in the record of classes that are decided so; prompts without segment as they did
 _BINS = 512  # of probability
 _LEAST = 1 / _BINS  # no threshold is lower
 

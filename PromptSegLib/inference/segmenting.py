@@ -150,23 +150,20 @@ def _result(
 
 def _known_classes(prompts: Prompts) -> set[int]:
     """Classes (from 1, as ``prompts.active`` has them) that the backbone was taught, as the tuning's record says."""
-    return {index for index, each in enumerate(prompts.active, 1) if not _is_new(prompts, each)}
+    return {index for index, each in enumerate(prompts.active, 1) if _record(prompts, each).get("new") is not True}
 
 
 def _rows_for_dice(prompts: Prompts) -> list[int]:
-    """Rows of the classes that are new to the backbone, in groups whose record says how they are decided."""
-    return [
-        row
-        for row, each in enumerate(prompts.active)
-        if _is_new(prompts, each) and prompts.tuning.get(str(each.group), {}).get("decision") == DICE
-    ]
+    """Rows of the classes that are decided for the expected Dice."""
+    return [row for row, each in enumerate(prompts.active) if _record(prompts, each).get("decision") == DICE]
 
 
-def _is_new(prompts: Prompts, each: ClassPrompts) -> bool:
+def _record(prompts: Prompts, each: ClassPrompts) -> dict[str, Any]:
+    """What prompts say of the making of a class; files may say anything."""
     record: Any = prompts.tuning.get(str(each.group))
     for key in ("classes", each.info.name):
         record = record.get(key) if isinstance(record, dict) else None
-    return isinstance(record, dict) and record.get("new") is True
+    return record if isinstance(record, dict) else {}
 
 
 class _Clock:

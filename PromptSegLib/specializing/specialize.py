@@ -18,6 +18,7 @@ from ..annotation.example import Example
 from ..annotation.strokes import fingerprint
 from ..errors import PromptSegError, Sentence
 from ..imaging.intensity import IntensityRule
+from ..inference.deciding import DICE
 from ..models import own
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import Entry
@@ -220,7 +221,10 @@ def _kept(
     )
     record = {
         "examples": task.shapes,
-        "classes": {each: {"start": "the model itself", "new": False, "agreement": agreed} for each in task.classes},
+        "classes": {
+            each: {"start": "the model itself", "new": False, "agreement": agreed, "decision": DICE}
+            for each in task.classes
+        },
         "steps": training.step,
         "seconds": round(training.spent, 1),
         "seed": task.effort.seed,

@@ -108,12 +108,14 @@ def _record(
 ) -> dict[str, Any]:
     """How prompts came about, as their file says; ``scores`` are agreements with what was learned from."""
     trial = shared.trial
+    new = [each.new or not lent for each, lent in zip(inits, warm.from_prompts)]
     return {
         "examples": shared.shapes,
         "classes": {
             name: {
                 "start": warm.origin[i] if trial is None else "a trial on all examples but the last",
-                "new": inits[i].new or not warm.from_prompts[i],
+                "new": new[i],
+                **({"decision": DICE} if new[i] else {}),
                 "agreement": _number(scores[i]),  # with what was learned from; no measure of quality
                 "held_back": _number(tuner.held_back[i]),
             }
@@ -123,7 +125,6 @@ def _record(
         "token_steps": tuner.token_steps,
         "seconds": round(time.monotonic() - shared.began, 2),
         "passes": shared.settings.passes,
-        "decision": DICE,
         **({"held_out": tuner.checks} if isinstance(tuner, Trainer) else {}),
         **({"left_out": dict(trial.found), "left_out_name": trial.left_out} if trial else {}),
         "seed": shared.settings.seed,

@@ -75,9 +75,8 @@ def test_only_new_classes_without_strokes_are_decided_so(tmp_path, monkeypatch, 
     settings = ps.Settings(steps=1, token_steps=1)
     prompts = ps.tune([ps.Example(image, labels, complete=True)], CLASSES, backbone, settings=settings)
     if not new:
-        record = prompts.tuning["0"]["classes"]
-        tuning = {"0": {**prompts.tuning["0"], "classes": {name: {**record[name], "new": False} for name in record}}}
-        prompts = replace(prompts, tuning=tuning)
+        classes = {name: {"new": False} for name in prompts.tuning["0"]["classes"]}
+        prompts = replace(prompts, tuning={"0": {**prompts.tuning["0"], "classes": classes}})
     rows = []
 
     def noted(scores, some):
