@@ -84,11 +84,16 @@ def delete_file(path: Path) -> None:
 def making(folder: Path) -> Iterator[None]:
     """Make a folder, and those above it; when the block ends, those of them in which nothing is are gone again.
 
-    Raises :class:`PromptSegError` when it cannot be made.
+    What a symbolic link points to is made, and the link stays. Raises :class:`PromptSegError` when it cannot be made.
     """
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    place = Path(os.path.realpath(folder))
+    if place.is_symlink():
+        raise PromptSegError("{path} is a link to itself; remove it or choose another name.", path=folder)
+    if place.exists() and not place.is_dir():
+        raise PromptSegError("{path} is a file, not a folder; choose another name.", path=folder)
+    missing = [each for each in (place, *place.parents) if not each.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PromptSegError(
             "Cannot make the folder {folder}: {strerror}.", folder=folder, strerror=error.strerror or error

@@ -59,13 +59,15 @@ def is_name(name: object) -> bool:
 # Letters without a mark of their own, beside Unicode's format characters (zero-width, direction, soft hyphen).
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 # Compatibility forms that look like what they stand for; superscripts, fractions and circled digits do not.
-_SAME_LOOK = ("<compat>", "<noBreak>", "<wide>", "<narrow>", "<isolated>", "<initial>", "<medial>", "<final>")
+_SAME_LOOK = ("<compat>", "<font>", "<noBreak>", "<wide>", "<narrow>", "<isolated>", "<initial>", "<medial>", "<final>")
 # Letters of other alphabets, dashes and quotes that a reader takes for the plain ones on their right.
 _TWINS = {
     "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425": "ABESIJKMHOPCTYX",
     "\u0430\u0435\u0455\u0456\u0458\u043e\u0440\u0441\u0443\u0445": "aesijopcyx",  # Cyrillic, as the line before
+    "\u04ae\u04af\u04bb\u0501\u051b\u051d\u0475\u03bd\u0261": "Yyhdqwvvg",
     "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf": "ABEZHIKMNOPTYXo",
-    "\u2010\u2212\u2018\u2019\u02bc\u2800": "--''' ",
+    "\u2010\u2013\u2212\u2018\u2019\u02bc\u02b9\u2800": "---'''' ",
+    "\u201c\u201d\u2044\u2215": '""//',
 }
 _PLAIN = {ord(letter): plain for letters, plains in _TWINS.items() for letter, plain in zip(letters, plains)}
 
@@ -77,8 +79,8 @@ def canonical_name(text: str) -> str:
     (zero-width characters, selectors, soft hyphens) is left out, and letters that a reader cannot tell from Latin
     ones are these. Upper and lower case stay different, as everywhere in PromptSeg.
     """
-    letters = (_looks(letter) for letter in unicodedata.normalize("NFC", text))
-    return " ".join(unicodedata.normalize("NFC", "".join(letters)).translate(_PLAIN).split())
+    letters = (_looks(letter) for letter in unicodedata.normalize("NFD", text))
+    return " ".join(unicodedata.normalize("NFC", "".join(letters).translate(_PLAIN)).split())
 
 
 def _looks(letter: str) -> str:

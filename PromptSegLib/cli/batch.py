@@ -18,12 +18,12 @@ from ..errors import PromptSegError, is_out_of_memory
 from ..files import atomic_write, check_writable
 from .saying import visible
 
-_KNOWN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+_KNOWN = (".nii.gz", ".nii", ".hdr", ".hdr.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _SEGMENTATION = ".seg.nrrd"
 
 
 def images_in(names: Sequence[str]) -> list[Path]:
-    """The images of a command: each file as it is, and of a folder all volumes that lie in it.
+    """The images of a command: each file as it is, and of a folder all volumes that lie in it and are not hidden.
 
     Raises :class:`PromptSegError` for a folder without any, and for one that cannot be read.
     """
@@ -41,6 +41,7 @@ def images_in(names: Sequence[str]) -> list[Path]:
             ) from error
         volumes = [each for each in files if each.name.lower().endswith(_KNOWN)]
         volumes = [each for each in volumes if not each.name.lower().endswith(_SEGMENTATION)]
+        volumes = [each for each in volumes if not each.name.startswith(".")]  # what macOS puts beside each file
         if not volumes:
             raise PromptSegError(
                 "The folder {path} has no volume ({known}); in Slicer, load the series and save it as .nrrd.",

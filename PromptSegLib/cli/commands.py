@@ -12,6 +12,7 @@ from typing import Any, Iterator
 
 import SimpleITK as sitk
 
+from ..annotation.example import Example
 from ..errors import PromptSegError
 from ..files import check_writable
 from ..inference.options import SegmentationOptions
@@ -86,7 +87,6 @@ def tune(options: argparse.Namespace) -> None:
             )
     start = Prompts.load(_prompts_file(options.start)) if options.start else None
     from ..annotation.checking import check_examples, holds
-    from ..annotation.example import Example
     from ..annotation.pairs import read_pair
 
     examples = [
@@ -167,7 +167,6 @@ def _segment_one(
 ) -> sitk.Image:
     """Segment the image ``path``, write what is wanted of it, and give its labels."""
     from ..annotation.checking import check_strokes
-    from ..annotation.example import Example
     from ..annotation.pairs import read_pair
     from ..imaging.reading import read_image
     from ..inference.writing import write_image, write_segmentation
@@ -177,6 +176,7 @@ def _segment_one(
         image, annotation = read_pair(path, options.strokes, tell)
         strokes = Example(image, annotation, options.background, name=path.name)
         check_strokes(strokes, prompts.values)
+        tell_of_background(strokes)
     else:
         image = read_image(path)
     if options.region:
@@ -279,6 +279,14 @@ def _prompts_file(name: str) -> Path:
 def tell(sentence: str) -> None:
     """Say something beside the results."""
     print(f"promptseg: {sentence}", file=sys.stderr)
+
+
+def tell_of_background(strokes: Example) -> None:
+    """Say it where no stroke has the value of the background: perhaps none was painted, perhaps another was meant."""
+    from ..annotation.checking import holds
+
+    if strokes.background is not None and not holds(strokes.annotation, strokes.background):
+        tell(f"{strokes.name}: no stroke has the value {strokes.background} of --background.")
 
 
 def _described(prompts: Prompts, path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..annotation.classes import describe
 from ..errors import PromptSegError
 from ..prompts.store import parse_classes
-from .commands import progress, tell
+from .commands import progress, tell, tell_of_background
 from .outputs import Outputs, keep_apart, targets
 
 
@@ -33,6 +33,7 @@ def grow(options: argparse.Namespace) -> None:
         image, annotation = read_pair(image_path, options.strokes, tell)
         strokes = Example(image, annotation, options.background, name=image_path.name)
         check_strokes(strokes, classes)
+        tell_of_background(strokes)
         from ..inference.stroke_regions import segment_strokes
 
         infos = [describe(name, value) for name, value in classes.items()]

@@ -99,6 +99,8 @@ def targets(images: list[Path], words: str) -> tuple[list[Path], list[Path]]:
     """
     from ..inference.writing import SUFFIXES
 
+    if not words.strip():
+        raise PromptSegError("The name of the result is empty; give a file or a folder.")
     output, folder = Path(words), words.endswith(("/", os.sep))
     if output.name.endswith(SUFFIXES) and not folder:
         if len(images) > 1:

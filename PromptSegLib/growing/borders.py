@@ -30,7 +30,9 @@ def border_of_plain(ground: Ground, index: int, learned: np.ndarray) -> float:
     if box is None or not plain.any() or not learned.any():
         return 1.0
     around = tuple(slice(max(side.start - _AROUND, 0), side.stop + _AROUND) for side in box)
-    array = np.clip(ground.array[around], *ground.limits)
+    low, high = ground.limits
+    # Of the range, so that squares have room in single precision, whatever the unit.
+    array = np.clip(ground.array[around], low, high) / max(float(high) - float(low), np.finfo(np.float32).tiny)
     changes = [np.diff(array, axis=axis) ** 2 for axis in range(3)]
     usual = float(np.mean([change.mean() if change.size else 0.0 for change in changes])) or 1.0
     one, other = (border_cost(region[around], changes, usual, ground.spacing) for region in (plain, learned))

@@ -86,7 +86,7 @@ def robust_limits(array: np.ndarray) -> tuple[float, float]:
     """The range of an image without its outermost intensities; never empty."""
     sample = array[tuple(slice(None, None, max(1, extent // 64)) for extent in array.shape)]
     low, high = (float(value) for value in np.percentile(sample, _ROBUST))
-    if high - low < 1e-6 * max(abs(low), abs(high), 1e-6):
+    if high - low < 1e-6 * max(abs(low), abs(high), 1e-30):
         low, high = float(array.min()), float(array.max())
     return low, high if high > low else low + 1.0
 

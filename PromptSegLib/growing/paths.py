@@ -31,7 +31,7 @@ def grow_plainly(array: np.ndarray, seeds: np.ndarray, limits: tuple[float, floa
     if not len(places):
         return np.full(array.shape, -1, np.int16), np.full(array.shape, np.inf, np.float32)
     low, high = limits
-    scaled = np.clip((array.astype(np.float32) - low) * np.float32(STEPS / max(high - low, 1e-12)), 0, STEPS)
+    scaled = np.clip((array.astype(np.float32) - low) * np.float32(STEPS / max(high - low, 1e-30)), 0, STEPS)
     numbers = np.arange(array.size, dtype=np.int32).reshape(array.shape)
     rows, columns, costs = [], [], []
     for offset in _HALF:

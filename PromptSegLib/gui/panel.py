@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Callable
 
@@ -63,9 +64,10 @@ class Panel:
         self._binding = Binding(self.ui, self.parameters, self._parameters_changed)
         self._scene_watch, self._segments_watch, self._volume_watch = (watching.Watch() for _ in range(3))
         self._entered = False
-        self._poll_timer = self._timer(_POLL_MS, self._poll, repeat=True)
-        self._render_timer = self._timer(0, self.render)
-        self._stroke_timer = self._timer(_STROKE_MS, self._stroke_ended)
+        self._poll_timer = _timer(_POLL_MS, self._poll, repeat=True)
+        self._render_timer = _timer(0, self.render)
+        self._stroke_timer = _timer(_STROKE_MS, self._stroke_ended)
+        self._rescue_timer = _timer(0, self._keep_strokes)
         self.input, self.editor, self.segments = InputSection(self), EditorSection(self), SegmentsSection(self)
         self.actions = ActionSection(self)
         self.sections: list[Any] = [
@@ -128,7 +130,7 @@ class Panel:
             return
         self._closed = True
         self.exit()
-        for timer in (self._poll_timer, self._render_timer, self._stroke_timer):
+        for timer in (self._poll_timer, self._render_timer, self._stroke_timer, self._rescue_timer):
             timer.stop()
         self.set_parameters(None)
         for watch in (self._segments_watch, self._volume_watch, self._scene_watch):
@@ -229,6 +231,7 @@ class Panel:
     def _stroke_ended(self) -> None:
         """Something was painted: grow it, and let the worker get ready while the user goes on."""
         self.session.history.segmentation_changed()
+        self._keep_strokes()
         if not self.setup.blocks(self.parameters):
             self.session.painted()
         found = listed(self.scene, self.parameters.segmentation)
@@ -236,9 +239,19 @@ class Panel:
             self.session.growing.prepare()
         self.render()
 
-    def _timer(self, milliseconds: int, slot: Callable[[], None], repeat: bool = False) -> Any:
-        timer = qt.QTimer()
-        timer.setProperty("singleShot", not repeat)  # in PythonQt, a static method hides the attribute
-        timer.interval = milliseconds
-        timer.timeout.connect(slot)
-        return timer
+    def _keep_strokes(self) -> None:
+        """Keep what was painted for the case that the application is killed, now or when it is time."""
+        if self._closed:
+            return
+        self.session.rescue.step()
+        if math.isfinite(self.session.rescue.wait):
+            self._rescue_timer.interval = int(1000 * self.session.rescue.wait) + 1
+            self._rescue_timer.start()
+
+
+def _timer(milliseconds: int, slot: Callable[[], None], repeat: bool = False) -> Any:
+    timer = qt.QTimer()
+    timer.setProperty("singleShot", not repeat)  # in PythonQt, a static method hides the attribute
+    timer.interval = milliseconds
+    timer.timeout.connect(slot)
+    return timer

@@ -55,6 +55,9 @@ _ORDERS: tuple[Any, ...] = ("<", ">")
 _POSITION = ("qform_code", "sform_code", "quatern", "qoffset", "srow")
 _MILLIMETERS = {1: 1e3, 3: 1e-3}  # in meters and micrometers
 _SPATIAL = 7  # the bits of the units that are those of space
+_FLOATS = {16: 4, 64: 8}  # datatype -> bytes of one
+_BEFORE = {b"n+1": 352, b"n+2": 544}  # bytes before the voxels of a single file
+_BLOCK = 1 << 22
 # ITK reads an sform only with axes that are perpendicular to 1e-4; half of it, to be safe.
 _ITK_SKEW = 5e-5
 
@@ -94,9 +97,13 @@ class Header:
 
     @property
     def offset(self) -> int:
-        """Where the voxels begin in their file, in bytes."""
+        """Where the voxels begin in their file, in bytes; some programs leave that 0 in a single file."""
+        return self._told_offset or _BEFORE.get(bytes(self.fields["magic"][:3]), 0)
+
+    @property
+    def _told_offset(self) -> int:
         offset = float(self.fields["vox_offset"])
-        return int(offset) if np.isfinite(offset) else 0
+        return int(offset) if np.isfinite(offset) and offset > 0 else 0
 
     @property
     def length(self) -> int:
@@ -132,13 +139,13 @@ class Header:
 
         Raises :class:`PromptSegError`, with ``name`` for the file, for positions of which none is usable.
         """
+        forms = self.forms()
+        if forms:
+            return next(iter(forms.values()))
         if not self._spaced:
             raise PromptSegError(
                 "{name} has a voxel spacing that is not positive; {advice}.", name=name, advice=_ADVICE
             )
-        forms = self.forms()
-        if forms:
-            return next(iter(forms.values()))
         if len(self.size) < 3 or max(self.fields["sform_code"], self.fields["qform_code"]) < 1:
             return None
         axes = self.fields["srow"][:, :3].astype(float)
@@ -183,10 +190,14 @@ class Header:
 
     @property
     def misread(self) -> bool:
-        """Whether ITK refuses the file or scales its voxels although the standard says not to."""
+        """Whether ITK refuses the file, looks for its voxels elsewhere, or scales them where the standard does not."""
         if self.fields["sizeof_hdr"] == _LARGEST or not (self._scaled or self.fields["scl_inter"] == 0):
             return True
+        if self.offset != self._told_offset or not self._spaced:
+            return True
         forms = self.forms()
+        if not forms and (self.fields["pixdim"][1 : 1 + len(self.spacing)] < 0).any():
+            return True
         sform = forms.get("sform")
         if sform is None and self.fields["sform_code"] > 0 and forms:
             return True  # the qform is good, but ITK may look at the other
@@ -196,6 +207,21 @@ class Header:
     def _scaled(self) -> bool:
         """Whether the voxels are to be scaled: a slope of 0 means that they are not."""
         return bool(np.isfinite(self.fields["scl_slope"]) and self.fields["scl_slope"] != 0)
+
+    def finite(self, path: Path) -> bool:
+        """Whether no voxel of the file ``path`` is NaN or infinite; raises ``OSError`` as files do."""
+        width = _FLOATS.get(int(self.fields["datatype"]))
+        if width is None:
+            return True
+        kind = np.dtype(f"f{width}").newbyteorder(self.fields.dtype["dim"].base.byteorder)
+        left = self.length - self.offset
+        with _unpacked(sibling(path, ".img")) as source:
+            source.seek(self.offset)
+            while left > 0 and (block := source.read(min(left, _BLOCK))):
+                left -= len(block)
+                if not np.isfinite(np.frombuffer(block[: len(block) // width * width], kind)).all():
+                    return False
+        return True
 
     def write_readable(self, path: Path, copy: Path) -> None:
         """Write a copy of the file ``path`` with this header that ITK reads: the voxels as the standard scales them,
@@ -214,7 +240,8 @@ class Header:
         if not self._scaled:
             fields["scl_slope"], fields["scl_inter"] = 1.0, 0.0
         fields["sizeof_hdr"], fields["magic"], fields["vox_offset"], fields["pixdim"] = 348, b"n+1", 352, 1.0
-        fields["pixdim"][:, 1 : 1 + len(self.spacing)] = self.spacing
+        if self._spaced:
+            fields["pixdim"][:, 1 : 1 + len(self.spacing)] = self.spacing
         with _unpacked(sibling(path, ".img")) as source, open(copy, "wb") as target:
             source.seek(self.offset)
             target.write(fields.tobytes() + bytes(4))
@@ -230,7 +257,10 @@ class Header:
             fields = np.frombuffer(head, other.fields.dtype, 1)  # a view: what is changed here is changed in the head
             for name in _POSITION:
                 fields[name] = self.fields[name]
-            fields["pixdim"][:, :4] = self.fields["pixdim"][:4]
+            if self._spaced:
+                fields["pixdim"][:, :4] = self.fields["pixdim"][:4]
+            else:
+                fields["qform_code"] = 0  # without distances of voxels it never was a position
             units = int(other.fields["xyzt_units"]) & ~_SPATIAL | int(self.fields["xyzt_units"]) & _SPATIAL
             fields["xyzt_units"] = units
             file.seek(0)
@@ -249,7 +279,16 @@ def sibling(path: Path, end: str) -> Path:
     return next((each for each in found if os.path.exists(each)), found[0])
 
 
-def _unpacked(path: Path) -> BinaryIO:
+def oddly_named(path: Path) -> bool:
+    """Whether ITK does not know a NIfTI file by the letters of its suffix, or takes what is packed for plain."""
+    suffix = path.name[-max(len(each) for each in SUFFIXES if path.name.lower().endswith(each)) :]
+    return not (suffix.islower() or suffix.isupper()) or (_packed(path) and not suffix.lower().endswith(".gz"))
+
+
+def _packed(path: Path) -> bool:
     with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path, "rb") if packed else open(path, "rb"))
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _unpacked(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb") if _packed(path) else open(path, "rb"))

@@ -6,10 +6,9 @@ import os
 import re
 import sys
 import tempfile
-import zlib
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional, Union
+from typing import Iterator, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,9 +18,10 @@ from ..files import check_name
 from . import nifti
 from .checking import check_kind, check_size, is_integer
 from .geometry import Grid, holds_directions
+from .intact import AGAIN, check_intact
 
-_KNOWN = (*nifti.SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
-_AGAIN = "copy or export it again"
+_META = (".mha", ".mhd")
+_KNOWN = (*nifti.SUFFIXES, *_META, ".nrrd", ".nhdr", ".dcm", ".vtk", ".h5", ".tif", ".tiff", ".mnc")
 # Labels that were scaled or stored in single precision are whole numbers but for this.
 _RELATIVE, _ABSOLUTE = 5e-7, 1e-4
 _ITK_ROUNDING = 1e-3  # voxels, by which ITK's single precision may move one
@@ -52,7 +52,7 @@ def read_annotation(path: Union[str, Path]) -> sitk.Image:
     """
     path = Path(path)
     with _opened(path) as (reader, grid):
-        segments = _segments(reader)
+        segments = _segments(reader, path.name)
         components = 1 if segments else reader.GetNumberOfComponents()
         check_kind(
             path.name, _size(reader), components, reader.GetPixelID() if not segments else sitk.sitkUInt8, thin=True
@@ -86,10 +86,18 @@ def _opened(path: Path) -> Iterator[tuple[sitk.ImageFileReader, Optional[Grid]]]
             "{path} cannot be read: {strerror}; check its permissions.", path=path, strerror=error.strerror or error
         ) from error
     header = nifti.Header.of(path)
+    if header and not header.finite(path):  # ITK would make them 0
+        raise PromptSegError(
+            "{name} has voxels that are NaN or infinite; replace them, for example with the lowest value.",
+            name=path.name,
+        )
     with ExitStack() as stack:
-        file = stack.enter_context(_readable(header, path)) if header and header.misread else path
+        again = header and (header.misread or nifti.oddly_named(path))
+        file = stack.enter_context(_readable(header, path)) if header and again else path
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(file))
+        if path.suffix.lower() in _META and path.suffix not in _META:
+            reader.SetImageIO("MetaImageIO")  # which ITK tells by small letters
         try:
             with quiet():
                 reader.ReadImageInformation()
@@ -149,25 +157,42 @@ def _load(reader: sitk.ImageFileReader, path: Path, grid: Optional[Grid]) -> sit
     return image
 
 
-def _segments(reader: sitk.ImageFileReader) -> list[tuple[int, int]]:
-    """(layer, label value) of each segment of a Slicer segmentation in several layers; else empty."""
-    if reader.GetNumberOfComponents() < 2:
+def _segments(reader: sitk.ImageFileReader, name: str) -> list[tuple[int, int]]:
+    """(layer, label value) of each segment of a Slicer segmentation in several layers; else empty.
+
+    Raises :class:`PromptSegError`, with ``name`` for the file, for layers and values that cannot be.
+    """
+    layers = reader.GetNumberOfComponents()
+    if layers < 2:
         return []
-    keys = [re.fullmatch(r"Segment(\d+)_LabelValue", key) for key in reader.GetMetaDataKeys()]
-    numbers = sorted(int(key.group(1)) for key in keys if key)
-    value = reader.GetMetaData
-    has = reader.HasMetaDataKey
-    return [
-        (int(value(f"Segment{n}_Layer")) if has(f"Segment{n}_Layer") else 0, int(value(f"Segment{n}_LabelValue")))
-        for n in numbers
-    ]
+    keys = [re.fullmatch(r"Segment([0-9]+)_LabelValue", key) for key in reader.GetMetaDataKeys()]
+    found = []
+    for number in sorted((key.group(1) for key in keys if key), key=int):
+        layer = f"Segment{number}_Layer"
+        words = (
+            reader.GetMetaData(layer) if reader.HasMetaDataKey(layer) else "0",
+            reader.GetMetaData(f"Segment{number}_LabelValue"),
+        )
+        numbers = [int(word) if re.fullmatch(r"\s*[0-9]{1,9}\s*", word) else -1 for word in words]
+        if not (0 <= numbers[0] < layers and numbers[1] > 0):
+            raise PromptSegError(
+                "{name} says of a segment that it is number {value} in layer {layer}; in Slicer, export the "
+                "segmentation to a labelmap and save that.",
+                name=name,
+                value=words[1][:20],
+                layer=words[0][:20],
+            )
+        found.append((numbers[0], numbers[1]))
+    return found
 
 
 def _flatten(image: sitk.Image, segments: list[tuple[int, int]]) -> sitk.Image:
     layers = sitk.GetArrayViewFromImage(image)  # (z, y, x, layer)
     labels = np.zeros(layers.shape[:3], layers.dtype)
     for layer, value in segments:
-        labels[layers[..., layer] == value] = value
+        where = layers[..., layer] == value
+        if where.any():  # a value beyond the type of the voxels is nowhere
+            labels[where] = value
     flat = sitk.GetImageFromArray(labels)
     flat.CopyInformation(image)
     return flat
@@ -188,106 +213,13 @@ def _whole_numbers(image: sitk.Image, path: Path) -> sitk.Image:
     return sitk.Cast(image, sitk.sitkInt16 if short else sitk.sitkInt32)
 
 
-def check_intact(path: Path) -> None:
-    """Refuse a truncated or damaged file that SimpleITK would read without a word, and a name that it cannot take.
-
-    It fills what is missing of a NIfTI file with zeros, and does not look at the checksums
-    of compressed NRRD and MetaImage files.
-    """
-    check_name(path)
-    name = path.name.lower()
-    if path.stat().st_size == 0:
-        raise PromptSegError("{path} is empty; {again}.", path=path, again=_AGAIN)
-    if name.endswith(nifti.SUFFIXES):
-        _check_nifti(path)
-        return
-    with open(path, "rb") as file:
-        if _compressed_data_follow(file, name):
-            _inflate(file, path)
-
-
-def _check_nifti(path: Path) -> None:
-    """Refuse a NIfTI file that is shorter than its header says, or that says nothing usable of where its voxels lie."""
-    file, data = nifti.sibling(path, ".hdr"), nifti.sibling(path, ".img")
-    for each in (file, data):
-        if not each.exists():
-            raise PromptSegError(
-                "{path} cannot be read without {name} beside it; copy both.", path=path, name=each.name
-            )
-    length, head = _contents(file)
-    header = nifti.Header.parsed(head)
-    if header is None:
-        return
-    if data != file:
-        length, _ = _contents(data)
-    if length < header.length:
-        raise PromptSegError(
-            "{data} is truncated ({arrived} of {announced} bytes); {again}.",
-            data=data,
-            arrived=length,
-            announced=header.length,
-            again=_AGAIN,
-        )
-    header.grid(path.name)
-
-
-def _contents(path: Path) -> tuple[int, bytes]:
-    """Length and first bytes of what a file holds, unpacked if it is packed."""
-    with open(path, "rb") as file:
-        head = file.read(544)
-        file.seek(0)
-        return _inflate(file, path) if head[:2] == b"\x1f\x8b" else (path.stat().st_size, head)
-
-
-def _compressed_data_follow(file: BinaryIO, name: str) -> bool:
-    """Leaves ``file`` behind the header of an NRRD or MetaImage file; whether compressed voxels follow there."""
-    compressed = False
-    if name.endswith(".nrrd"):
-        for line in file:
-            line = line.strip().lower()
-            if not line:
-                return compressed
-            if line.startswith(b"encoding:"):
-                compressed = line.split(b":", 1)[1].strip() in (b"gzip", b"gz")
-            elif line.startswith((b"data file:", b"datafile:", b"line skip:", b"byte skip:")):
-                return False
-    elif name.endswith(".mha"):
-        for line in file:
-            key, _, value = (part.strip().lower() for part in line.partition(b"="))
-            if key == b"compresseddata":
-                compressed = value == b"true"
-            elif key == b"elementdatafile":
-                return compressed and value == b"local"
-    return False
-
-
-def _inflate(file: BinaryIO, path: Path) -> tuple[int, bytes]:
-    """Length and first bytes of what a gzip or zlib stream holds; refuses a stream that is damaged or ends early."""
-    length, head = 0, b""
-    stream = zlib.decompressobj(47)  # gzip or zlib, told by its header
-    try:
-        while chunk := file.read(1 << 16):
-            data = stream.decompress(chunk)
-            while stream.eof and stream.unused_data[:2] == b"\x1f\x8b":  # compressed in parallel, in several members
-                rest = stream.unused_data
-                stream = zlib.decompressobj(47)
-                data += stream.decompress(rest)
-            head = head or data[:544]
-            length += len(data)
-    except zlib.error as error:
-        raise PromptSegError("{path} is damaged; {again}.", path=path, again=_AGAIN) from error
-    if not stream.eof:
-        raise PromptSegError("{path} is truncated; {again}.", path=path, again=_AGAIN)
-    return length, head
-
-
 def unreadable(path: Path, message: str) -> str:
     """One sentence for what SimpleITK said over several lines."""
     known = path.name.lower().endswith(_KNOWN)
     if "Unable to determine ImageIO" in message:
         if known:
             return Sentence(
-                "{path} is damaged, or not of the format that its name says; {again}.", path=path, again=_AGAIN
+                "{path} is damaged, or not of the format that its name says; {again}.", path=path, again=AGAIN
             )
         return Sentence("The format of {path} is not known; save the volume as .nrrd, .nii.gz or .mha.", path=path)
     if "orthonormal" in message or "determinant is 0" in message:
@@ -303,7 +235,7 @@ def unreadable(path: Path, message: str) -> str:
     short = short.replace(str(path), "the file").rstrip(".: ")[:100]
     if not short or "cannot be read" in short:
         short = "truncated or damaged" + (", or its data file is missing" if path.suffix in (".mhd", ".nhdr") else "")
-    return Sentence("{path} cannot be read ({short}); {again}.", path=path, short=short, again=_AGAIN)
+    return Sentence("{path} cannot be read ({short}); {again}.", path=path, short=short, again=AGAIN)
 
 
 @contextmanager

@@ -21,8 +21,9 @@ from ..models.backbone import Backbone, load_model
 from ..models.catalogue import find_sha256
 from ..models.feature_cache import FeatureCache
 from ..progress import ProgressHandle
-from ..prompts.store import Prompts
+from ..prompts.store import ClassPrompts, Prompts
 from .class_margins import Probabilities
+from .deciding import DICE, decided_for_dice
 from .field_of_view import FieldOfView, strokes_on
 from .islands import small_components_suppressed
 from .options import Region, SegmentationOptions
@@ -124,9 +125,12 @@ def _result(
     infos = [each.info for each in prompts.active]
     names = [info.name for info in infos]
     values = label_values(infos, chosen)
-    alone = view.coarse is None and not options.keep_islands
-    one_body = [row for row, name in enumerate(names) if alone and is_one_body(name)]
-    with small_components_suppressed(scores, one_body):
+    alone = view.coarse is None
+    one_body = [row for row, name in enumerate(names) if alone and not options.keep_islands and is_one_body(name)]
+    with (
+        decided_for_dice(scores, _rows_for_dice(prompts) if alone else []),
+        small_components_suppressed(scores, one_body),
+    ):
         fields = [(value, view.volume.grid) for value in scores]
         labels = view.labels(regions_before_scores(grown, fields) if grown is not None else fields, values, job)
     if options.region is not None:
@@ -146,14 +150,20 @@ def _result(
 
 def _known_classes(prompts: Prompts) -> set[int]:
     """Classes (from 1, as ``prompts.active`` has them) that the backbone was taught, as the tuning's record says."""
-    known = set()
-    for index, each in enumerate(prompts.active, 1):
-        record: Any = prompts.tuning.get(str(each.group))
-        for key in ("classes", each.info.name):
-            record = record.get(key) if isinstance(record, dict) else None
-        if not isinstance(record, dict) or record.get("new") is not True:
-            known.add(index)
-    return known
+    return {index for index, each in enumerate(prompts.active, 1) if _record(prompts, each).get("new") is not True}
+
+
+def _rows_for_dice(prompts: Prompts) -> list[int]:
+    """Rows of the classes that are decided for the expected Dice."""
+    return [row for row, each in enumerate(prompts.active) if _record(prompts, each).get("decision") == DICE]
+
+
+def _record(prompts: Prompts, each: ClassPrompts) -> dict[str, Any]:
+    """What prompts say of the making of a class; files may say anything."""
+    record: Any = prompts.tuning.get(str(each.group))
+    for key in ("classes", each.info.name):
+        record = record.get(key) if isinstance(record, dict) else None
+    return record if isinstance(record, dict) else {}
 
 
 class _Clock:

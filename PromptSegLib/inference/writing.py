@@ -55,14 +55,17 @@ def write_image(image: sitk.Image, path: Path, source: Optional[Path] = None) ->
         raise PromptSegError("Cannot tell the format of {path}; use {plain}.", path=path, plain=", ".join(_PLAIN))
     check_name(path.absolute())  # tempfile makes an absolute path of it
     with atomic_write(path) as temporary:
+        # ITK drops parts of names such as "scan.nii.nii.gz".
+        plain = temporary.with_name(f"image{next(each for each in SUFFIXES if path.name.endswith(each))}")
         try:
             header = Header.of(source) if source and path.name.endswith((".nii", ".nii.gz")) else None
             if header:
-                _write_nifti(image, temporary, header)
+                _write_nifti(image, plain, header)
             else:
                 with quiet():
-                    sitk.WriteImage(image, str(temporary), useCompression=True)
-            check_intact(temporary)  # on a full disk, ITK writes half a file without a word
+                    sitk.WriteImage(image, str(plain), useCompression=True)
+            check_intact(plain)  # on a full disk, ITK writes half a file without a word
+            plain.replace(temporary)
         except (RuntimeError, PromptSegError) as error:
             raise PromptSegError("Cannot write {path}; check the folder and the free disk space.", path=path) from error
 

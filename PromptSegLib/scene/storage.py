@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import slicer
 from ..errors import PromptSegError
 from ..files import atomic_write
 from .placement import label_of
+
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that XML 1.0 has no room for
 
 
 @cache
@@ -71,7 +74,7 @@ def save_scene(scene, path: Path) -> None:
         raise PromptSegError("Cannot save a scene as {name}; use a name that ends with .mrb.", name=path.name)
     with atomic_write(path) as temporary:
         try:
-            with _staying_in_folder(), _readable_file_names(scene):
+            with _staying_in_folder(), _readable_names(scene):
                 written = scene.WriteToMRB(str(temporary))
             if not written or not temporary.exists():
                 raise PromptSegError("Cannot write {path}; check the folder and the free disk space.", path=path)
@@ -106,25 +109,35 @@ def load_scene(path: Path):
 
 
 def spoils_scene(node) -> bool:
-    """Whether a scene that the application saves with this node can never be read again: a node without a file gets one
-    called as the node, and Slicer writes "&" as it is into the XML of the scene."""
+    """Whether a scene that the application saves with this node can never be read again.
+
+    Slicer writes names as they are into the XML of the scene, which has no room for control characters. And a node
+    without a file gets one called as the node, in whose name Slicer does not escape "&".
+    """
+    name = node.GetName() or ""
+    if not node.GetSaveWithScene():
+        return False
     storage = node.GetStorageNode()
     has_file = storage is not None and bool(storage.GetFileName())
-    return "&" in (node.GetName() or "") and bool(node.GetSaveWithScene()) and not has_file
+    return bool(_NOT_XML.search(name)) or ("&" in name and not has_file)
 
 
 @contextmanager
-def _readable_file_names(scene) -> Iterator[None]:
-    """File names without "&" for nodes that would spoil the scene."""
+def _readable_names(scene) -> Iterator[None]:
+    """For the time being, file names without "&" and names without control characters."""
     count = scene.GetNumberOfNodesByClass("vtkMRMLStorableNode")
-    named = []
+    named, called = [], []
     for node in [scene.GetNthNodeByClass(n, "vtkMRMLStorableNode") for n in range(count)]:
         if not spoils_scene(node):
             continue
+        name = node.GetName()
+        if _NOT_XML.search(name):
+            node.SetName(_NOT_XML.sub(" ", name))
+            called.append((node, name))
         if node.GetStorageNode() is None:
             node.AddDefaultStorageNode()
         storage = node.GetStorageNode()
-        if storage is not None:
+        if storage is not None and not storage.GetFileName():
             storage.SetFileName(node.GetName().replace("&", "and"))
             named.append(storage)
     try:
@@ -132,6 +145,8 @@ def _readable_file_names(scene) -> Iterator[None]:
     finally:
         for storage in named:
             storage.SetFileName("")
+        for node, name in called:
+            node.SetName(name)
 
 
 @contextmanager

@@ -196,7 +196,7 @@ def with_spoilers(notice: Notice, nodes: Sequence[Any]) -> Notice:
     if not spoiling:
         return notice
     text = Sentence(
-        '{said} Rename {names} before you save: Slicer cannot open a scene with "&" in a name without a file.',
+        "{said} Rename {names} before you save: with such a name, Slicer cannot open the scene again.",
         said=notice.text,
         names=", ".join(label_of(node) for node in spoiling),
     )

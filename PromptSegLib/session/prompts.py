@@ -56,6 +56,8 @@ class PromptsList:
         with self._actions.doing():
             if not name.strip():
                 raise PromptSegError("A name is empty; type at least one letter.")
+            if not name.strip().isprintable():
+                raise PromptSegError("A name has letters that cannot be written; type it instead of pasting it.")
             node_of(self._scene, key).SetName(name.strip())
 
     def delete(self, key: str) -> None:

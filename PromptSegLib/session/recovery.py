@@ -71,6 +71,11 @@ class Recovery:
                 self._thread.start()
             self._changed.notify_all()
 
+    def keys(self) -> list[str]:
+        """Of all that is kept, or is about to be."""
+        with self._changed:
+            return list(dict.fromkeys([*self._order, *self._waiting]))
+
     def forget(self, key: Optional[str] = None) -> None:
         """Let what is kept under ``key`` go, or all of it: it is saved elsewhere, or no longer wanted."""
         with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import Any, Optional
 
@@ -25,6 +26,7 @@ class Rescue:
     def __init__(self, scene: Any, recovery: Optional[Recovery], actions: Actions):
         self._scene, self._recovery, self._actions = scene, recovery, actions
         self._noted, self._stored = float("-inf"), scene.GetStoredTime()
+        self._due: dict[str, tuple[Any, Any]] = {}  # ID of a segmentation -> it and its volume
         self._found: list[salvage.Salvage] = []
         for content in recovery.find() if recovery is not None else []:
             with contextlib.suppress(PromptSegError):  # half of it is nothing
@@ -42,6 +44,7 @@ class Rescue:
         """Keep a segmentation as it is now, with its prompts; quick, the rest is done in a thread."""
         if self._recovery is None or not node_references.alive(self._scene, segmentation):
             return
+        self._due.pop(segmentation.GetID(), None)
         node = prompt_nodes.linked(segmentation)
         with contextlib.suppress(PromptSegError):  # what cannot be taken cannot be tuned on either
             prompts = prompt_nodes.bytes_of(node) if node is not None else b""
@@ -51,27 +54,47 @@ class Rescue:
         self._noted = time.monotonic()
 
     def note_strokes(self, segmentation: Any, volume: Any) -> None:
-        """As :meth:`note`, once in a while."""
-        if time.monotonic() - self._noted > _PAUSE:
+        """As :meth:`note`, once in a while; in between it is due, see :meth:`step`."""
+        if self._recovery is not None and node_references.alive(self._scene, segmentation):
+            self._due[segmentation.GetID()] = segmentation, volume
+            self.step()
+
+    @property
+    def wait(self) -> float:
+        """Seconds until :meth:`step` is to be called, infinite while nothing is due."""
+        return max(0.0, self._noted + _PAUSE - time.monotonic()) if self._due else math.inf
+
+    def step(self) -> None:
+        """Keep the strokes that are due: the last ones before the user rests are kept, too."""
+        if self.wait > 0:
+            return
+        for key, (segmentation, volume) in list(self._due.items()):
+            del self._due[key]
             self.note(segmentation, volume)
 
     def look_whether_saved(self) -> None:
-        """Let go what is kept when the scene was saved meanwhile, which no event of it says."""
-        if self._scene.GetStoredTime() != self._stored:
-            self._stored = self._scene.GetStoredTime()
-            self.saved()
+        """Let go what is kept when the scene was saved meanwhile, which no event of it says.
 
-    def saved(self) -> None:
-        """The scene was saved, or closed by the user: nothing of it is missing."""
-        if self._recovery is not None:
-            self._recovery.forget()
+        A scene may be saved without the files of some of its nodes: segmentations that were left out stay kept.
+        """
+        if self._scene.GetStoredTime() == self._stored:
+            return
+        self._stored = self._scene.GetStoredTime()
+        for key in self._recovery.keys() if self._recovery is not None else []:
+            node = self._scene.GetNodeByID(key)
+            if self._recovery is not None and (node is None or not node.GetModifiedSinceRead()):
+                self._recovery.forget(key)
 
     def removed(self, node: Any) -> None:
+        self._due.pop(node.GetID() or "", None)
         if self._recovery is not None and node.IsA("vtkMRMLSegmentationNode"):
             self._recovery.forget(node.GetID())
 
     def closing(self) -> None:
-        self.saved()
+        """The user closes the scene, and with it what was not saved."""
+        self._due.clear()
+        if self._recovery is not None:
+            self._recovery.forget()
 
     def recover(self) -> None:
         """Put what a killed application has left into the scene, beside what is there."""

@@ -257,6 +257,7 @@ class Session:
                     self.jobs.take(worker, event)
             self.jobs.next()
         self.jobs.tell_reports()
+        self.rescue.step()
         return self.busy
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from ..annotation.example import Example
 from ..annotation.strokes import fingerprint
 from ..errors import PromptSegError, Sentence
 from ..imaging.intensity import IntensityRule
+from ..inference.deciding import DICE
 from ..models import own
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import Entry
@@ -218,16 +219,7 @@ def _kept(
         },
         held_out=agreed,
     )
-    record = {
-        "examples": task.shapes,
-        "classes": {each: {"start": "the model itself", "new": False, "agreement": agreed} for each in task.classes},
-        "steps": training.step,
-        "seconds": round(training.spent, 1),
-        "seed": task.effort.seed,
-        "device": str(task.parent.device),
-        "held_out": [] if agreed is None else [agreed],
-        "notes": [*task.notes, _said(agreed)],
-    }
+    record = _record(task, training, agreed)
     infos = class_infos(task.classes, appearance)
 
     def prompts(sha256: str) -> Prompts:
@@ -246,6 +238,23 @@ def _kept(
         )
 
     return own.keep(name, net, task.backbone, card, prompts, cards.as_text(name, card))
+
+
+def _record(task: _Task, training: Training, agreed: Optional[float]) -> dict[str, Any]:
+    """How the prompts came about, as their file says."""
+    return {
+        "examples": task.shapes,
+        "classes": {
+            each: {"start": "the model itself", "new": False, "agreement": agreed, "decision": DICE}
+            for each in task.classes
+        },
+        "steps": training.step,
+        "seconds": round(training.spent, 1),
+        "seed": task.effort.seed,
+        "device": str(task.parent.device),
+        "held_out": [] if agreed is None else [agreed],
+        "notes": [*task.notes, _said(agreed)],
+    }
 
 
 def _said(agreed: Optional[float]) -> str:

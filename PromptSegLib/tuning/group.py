@@ -14,6 +14,7 @@ import torch
 from ..annotation.classes import ClassInfo
 from ..annotation.strokes import Strokes
 from ..imaging.intensity import IntensityRule
+from ..inference.deciding import DICE
 from ..models.backbone import Backbone
 from ..network.attention import PromptTensors
 from ..network.tokens import unstack
@@ -107,12 +108,14 @@ def _record(
 ) -> dict[str, Any]:
     """How prompts came about, as their file says; ``scores`` are agreements with what was learned from."""
     trial = shared.trial
+    new = [each.new or not lent for each, lent in zip(inits, warm.from_prompts)]
     return {
         "examples": shared.shapes,
         "classes": {
             name: {
                 "start": warm.origin[i] if trial is None else "a trial on all examples but the last",
-                "new": inits[i].new or not warm.from_prompts[i],
+                "new": new[i],
+                **({"decision": DICE} if new[i] else {}),
                 "agreement": _number(scores[i]),  # with what was learned from; no measure of quality
                 "held_back": _number(tuner.held_back[i]),
             }

@@ -108,7 +108,9 @@ class Tuner:
 
         A class that starts from prototypes and that the last map does not tell apart then gets tokens for all maps.
         """
-        self.token_steps = self.settings.token_steps if self.settings.steps != 0 else 0
+        if self.settings.steps == 0 or not method_called(self.settings.method).output_tokens:
+            return
+        self.token_steps = self.settings.token_steps
         if not self.token_steps:
             return
         self._fit(job.part(0.0, 0.5), until)

@@ -12,6 +12,7 @@ from ..annotation.checking import holds
 from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
 from ..inference.class_margins import class_margins
+from ..inference.deciding import decided_for_dice
 from ..inference.resample_to_image import winner
 from ..models.backbone import Backbone
 from ..models.feature_cache import FeatureCache
@@ -91,10 +92,12 @@ def best_of(
 def agreement_on(
     prompts: Prompts, example: Example, classes: Mapping[str, int], backbone: Backbone, feature_cache: FeatureCache
 ) -> float:
-    """Mean Dice over the whole of a completely annotated example, on the prompts' grid."""
+    """Mean Dice over the whole of a completely annotated example, on the prompts' grid, decided as a next patient."""
     own = backbone.working_at(prompts.preprocessing)
     volume = feature_cache.volume(example.image, own.preprocessing, prompts.intensity)
-    said = winner(class_margins(own, prompts, volume.array)).ravel()
+    margins = class_margins(own, prompts, volume.array)
+    with decided_for_dice(margins, range(len(margins))):
+        said = winner(margins).ravel()
     labels = labels_on_grid(example, classes, volume.grid).ravel()
     known = labels >= 0
     guess, truth = (torch.from_numpy(np.asarray(each[known], np.int64)) for each in (said, labels))

@@ -32,10 +32,10 @@ def write(path: Path, array: np.ndarray, grid: Grid = GRID, **options) -> Path:
 
 
 def nifti_without_spacing(path: Path, image: Path) -> Path:
-    """The image with a voxel size of 0 in its NIfTI header."""
+    """The image with a voxel size of 0 in its NIfTI header, and no sform."""
     sitk.WriteImage(sitk.ReadImage(str(image)), str(path))
     content = bytearray(gzip.decompress(path.read_bytes()))
-    content[80:92] = bytes(12)  # pixdim[1..3]
+    content[80:92], content[254:256] = bytes(12), bytes(2)  # pixdim[1..3]; no sform, which says it once more
     path.write_bytes(gzip.compress(content))
     return path
 

@@ -168,3 +168,10 @@ def test_a_folder_gives_its_volumes_in_order(images, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PromptSegError, match="has no volume"):
         images_in([str(tmp_path / "empty")])
+
+
+def test_a_folder_gives_pairs_of_files_and_nothing_hidden(images, tmp_path):
+    """macOS puts a hidden file beside each file on other disks."""
+    for name in ("pair.hdr", "pair.img", "._case0.nrrd", ".case9.nrrd"):
+        (images / name).write_bytes(b"x")
+    assert [path.name for path in images_in([str(images)])] == ["case0.nrrd", "case1.nrrd", "case2.nrrd", "pair.hdr"]

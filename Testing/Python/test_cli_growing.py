@@ -58,6 +58,14 @@ def test_bad_input_is_one_sentence_and_writes_nothing(phantom, tmp_path, capsys)
     assert [each.name for each in tmp_path.iterdir()] == ["empty.nrrd"]
 
 
+def test_a_background_that_no_stroke_has_is_told(phantom, tmp_path, capsys):
+    for value, told in ((255, False), (77, True)):
+        out = tmp_path / f"{value}.nrrd"
+        assert grow(phantom, "--quick", "-o", out, "--background", value) == 0
+        assert ("no stroke has the value 77 of --background." in capsys.readouterr().err) == told
+        assert out.is_file()
+
+
 def test_a_training_of_a_step_gives_a_network(phantom, tmp_path, capsys):
     for kind in ("image", "reference"):
         (tmp_path / f"one_{kind}.nrrd").write_bytes(getattr(phantom, kind).read_bytes())

@@ -271,3 +271,73 @@ def test_an_annotation_with_two_positions_of_which_one_fits(tmp_path):
     assert same and len(said) == 1 and "mask.nii holds two positions" in said[0]
     sentence(lambda: pair(tmp_path, (None, affine()), (affine(), OTHER)), "mask.nii holds two positions")
     sentence(lambda: pair(tmp_path, (affine(), THIRD), (affine(), OTHER)), "mask.nii holds two positions")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_no_numbers(tmp_path, suffix, dtype, value):
+    """ITK makes them 0 without a word, which is water in a CT."""
+    voxels = VOXELS.astype(dtype)
+    kind = nibabel.Nifti1Image if suffix.startswith(".nii") else nibabel.Nifti1Pair
+    header = kind(voxels, None).header.as_byteswapped(dtype[0])
+    image = kind(voxels, affine(), header)
+    path = tmp_path / f"scan{suffix}"
+    nibabel.save(image, path)
+    assert np.array_equal(values(read_image(path)), VOXELS)
+    voxels[3, 4, 5] = value
+    nibabel.save(kind(voxels, affine(), header), path)
+    for reads in (read_image, read_annotation):
+        sentence(lambda reads=reads: reads(path), "NaN or infinite")
+
+
+@pytest.mark.parametrize("name", ["scan.Nii", "scan.NII.gz", "scan.Nii.Gz", "scan.nii.GZ", "packed.nii", "PACKED.NII"])
+def test_names_that_itk_does_not_know(tmp_path, name):
+    nifti(tmp_path / "scan.nii.gz", sform=affine())
+    content = (tmp_path / "scan.nii.gz").read_bytes()
+    path = tmp_path / name
+    path.write_bytes(gzip.decompress(content) if name == "scan.Nii" else content)
+    image = read_image(path)
+    assert lies(image, affine())
+    assert np.array_equal(values(image), VOXELS)
+
+
+@pytest.mark.parametrize("distances", [0.0, np.nan, np.inf])
+def test_distances_that_are_none_beside_a_good_sform(tmp_path, distances):
+    path = nifti(tmp_path / "scan.nii.gz", sform=affine(), pixdim=[1, distances, distances, 3, 1, 1, 1, 1])
+    image = read_image(path)
+    assert lies(image, affine())
+    write_image(image, tmp_path / "result.nii.gz", path)
+    assert lies(read_image(tmp_path / "result.nii.gz"), affine())
+    result = nibabel.load(tmp_path / "result.nii.gz")
+    assert np.allclose(result.affine, affine(), atol=1e-4)
+    assert np.allclose(result.header.get_zooms(), SPACING)
+
+
+def test_distances_that_are_none_beside_a_qform(tmp_path):
+    path = nifti(tmp_path / "scan.nii.gz", qform=affine(), pixdim=[1, 0, 2, 3, 1, 1, 1, 1])
+    sentence(lambda: read_image(path), "not positive")
+
+
+def test_negative_distances_without_a_position(tmp_path):
+    """The standard has them positive; their sign says nothing."""
+    for name, sign in (("plain", 1), ("negative", -1)):
+        nifti(tmp_path / f"{name}.nii.gz", pixdim=[1, sign * 1, sign * 2, sign * 3, 1, 1, 1, 1])
+    plain, negative = (read_image(tmp_path / f"{name}.nii.gz") for name in ("plain", "negative"))
+    assert Grid.of(negative) == Grid.of(plain)
+    assert np.array_equal(values(negative), VOXELS)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_voxels_whose_place_in_the_file_is_left_out(tmp_path, kind):
+    path = nifti(tmp_path / "scan.nii", sform=affine(), kind=kind, vox_offset=0)
+    assert np.array_equal(values(read_image(path)), VOXELS)
+
+
+@pytest.mark.parametrize("name", ["scan.nii.nii.gz", "scan.nii.nii", "scan.hdr.nii", "scan.NII.nii.gz", ".nii.gz"])
+@pytest.mark.parametrize("source", [False, True])
+def test_names_of_which_itk_drops_a_part(tmp_path, name, source):
+    image = read_image(nifti(tmp_path / "image.nii.gz", sform=affine()))
+    write_image(image, tmp_path / name, tmp_path / "image.nii.gz" if source else None)
+    assert np.array_equal(values(read_image(tmp_path / name)), VOXELS)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, "image.nii.gz"])

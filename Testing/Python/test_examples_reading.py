@@ -211,3 +211,85 @@ def test_directions_that_are_none_are_refused_before_itk_looks_for_their_inverse
     path.write_bytes(data.replace(b"TransformMatrix = 1 0 0", f"TransformMatrix = 1 {number} 0".encode()))
     with pytest.raises(PromptSegError, match="no valid orientation|perpendicular"):
         reads(path)
+
+
+@pytest.mark.parametrize("name", ["SCAN.MHA", "scan.Mha", "SCAN.MHD", "SCAN.NRRD", "scan.Nrrd"])
+def test_capitals_in_a_suffix(volume, tmp_path, name):
+    small = tmp_path / f"scan{name[4:].lower()}"
+    sitk.WriteImage(volume, str(small))
+    small.rename(tmp_path / name)
+    assert np.array_equal(sitk.GetArrayFromImage(read_image(tmp_path / name)), sitk.GetArrayFromImage(volume))
+
+
+@pytest.mark.parametrize("suffix, data", [("mhd", "zraw"), ("nhdr", "raw.gz")])
+@pytest.mark.parametrize("wrong", ["cut", "changed"])
+def test_damaged_data_beside_a_header(volume, tmp_path, capfd, suffix, data, wrong):
+    path, beside = tmp_path / f"scan.{suffix}", tmp_path / f"scan.{data}"
+    sitk.WriteImage(volume, str(path), True)
+    content = bytearray(beside.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    beside.write_bytes(beside.read_bytes()[:-20] if wrong == "cut" else content)
+    sentence(lambda: read_image(path), "truncated" if wrong == "cut" else "damaged")
+    assert capfd.readouterr().err == ""
+
+
+def test_compressed_voxels_whose_length_is_left_out(volume, tmp_path):
+    """ITK would take the file's header for voxels."""
+    path = tmp_path / "scan.mha"
+    sitk.WriteImage(volume, str(path), True)
+    head, size, rest = path.read_bytes().partition(b"CompressedDataSize")
+    assert size
+    path.write_bytes(head + rest[rest.index(b"\n") + 1 :])
+    sentence(lambda: read_image(path), "damaged")
+
+
+@pytest.mark.parametrize("step", [b"none", b"(nan,nan,nan)", b"(nan,0,1)"])
+def test_an_axis_of_which_a_header_says_nothing(volume, tmp_path, step):
+    """ITK takes it for 1 mm. A list of values at each voxel is no axis of space."""
+    path = tmp_path / "scan.nrrd"
+    volume.SetSpacing((1, 1, 5))
+    sitk.WriteImage(volume, str(path))
+    content = path.read_bytes()
+    assert b"(0,0,5)" in content
+    path.write_bytes(content.replace(b"(0,0,5)", step, 1))
+    for reads in (read_image, read_annotation):
+        sentence(lambda reads=reads: reads(path), "how far apart")
+    directions = b"space directions: (1,0,0) (0,1,0) (0,0,5)"
+    assert directions in content
+    path.write_bytes(content.replace(directions, b"spacings: 1 nan 5", 1).replace(b"space", b"#", 1))
+    sentence(lambda: read_image(path), "how far apart")
+
+
+def test_a_damaged_file_of_dicom(tmp_path):
+    (tmp_path / "scan.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    sentence(lambda: read_image(tmp_path / "scan.dcm"), "damaged")
+
+
+@pytest.mark.parametrize(
+    "key, text",
+    [
+        ("LabelValue", "x"),
+        ("LabelValue", ""),
+        ("LabelValue", "0"),
+        ("LabelValue", "-1"),
+        ("LabelValue", "9" * 30),
+        ("Layer", "x"),
+        ("Layer", "-1"),
+        ("Layer", "9"),
+    ],
+)
+def test_a_damaged_list_of_segments(tmp_path, key, text):
+    layered(tmp_path / "s.seg.nrrd", [1, 2])
+    image = sitk.ReadImage(str(tmp_path / "s.seg.nrrd"))
+    image.SetMetaData(f"Segment1_{key}", text)
+    sitk.WriteImage(image, str(tmp_path / "s.seg.nrrd"))
+    sentence(lambda: read_annotation(tmp_path / "s.seg.nrrd"), "export the segmentation to a labelmap")
+
+
+def test_a_segment_whose_value_no_voxel_can_have_is_empty(tmp_path):
+    layered(tmp_path / "s.seg.nrrd", [1, 2])
+    image = sitk.ReadImage(str(tmp_path / "s.seg.nrrd"))
+    image.SetMetaData("Segment1_LabelValue", "70000")
+    sitk.WriteImage(image, str(tmp_path / "s.seg.nrrd"))
+    labels = sitk.GetArrayFromImage(read_annotation(tmp_path / "s.seg.nrrd"))
+    assert labels[:, 0, 0].tolist() == [1, 1, 1, 0]

@@ -101,5 +101,19 @@ def test_folders_in_which_nothing_came_to_be(tmp_path):
     with making(tmp_path / "a"):
         pass
     assert (tmp_path / "a").is_dir()  # it was there before
-    with pytest.raises(PromptSegError, match="Cannot make the folder"), making(tmp_path / "a" / "b.1" / "result"):
+    with pytest.raises(PromptSegError, match="result is a file, not a folder"), making(tmp_path / "a/b.1/result"):
+        pass
+
+
+def test_folders_behind_links(tmp_path):
+    (tmp_path / "link").symlink_to("there/a")
+    with pytest.raises(KeyError), making(tmp_path / "link"):
+        assert (tmp_path / "there" / "a").is_dir()
+        raise KeyError
+    assert [each.name for each in tmp_path.iterdir()] == ["link"]
+    with making(tmp_path / "link"):
+        (tmp_path / "link" / "result").write_bytes(b"kept")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "a" / "result").is_file()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(PromptSegError, match="link to itself"), making(tmp_path / "loop"):
         pass

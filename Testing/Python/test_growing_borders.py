@@ -39,7 +39,7 @@ def mask(box):
     return found
 
 
-@pytest.mark.parametrize(("slope", "shift"), [(1, 0), (-0.01, 3), (1000, -5000)])
+@pytest.mark.parametrize(("slope", "shift"), [(1, 0), (-0.01, 3), (1000, -5000), (1e25, 0), (1e-25, 0)])
 def test_a_border_on_the_edges_is_preferred_whatever_the_unit(slope, shift):
     array, strokes, truth = scene(slope, shift)
     ground = Ground.of(array, strokes, (1.0, 1.0, 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 
@@ -18,6 +19,7 @@ from harness.panel_fixtures import finish, process, said, tune
 from harness.session_harness import BRIEF, LONG
 from harness.slicer_stand_in import FileDialog
 from PromptSegLib.scene import node_references
+from PromptSegLib.session import rescue
 
 pytest_plugins = ["harness.panel_fixtures"]
 stand_in.as_in_pythonqt(sys.modules[__name__])
@@ -111,6 +113,19 @@ def test_what_is_painted_is_shown_while_painting(ready):
     ui.applyButton.click()
     finish(widget)
     assert said(widget).startswith("Applied ball, rod.")
+
+
+def test_strokes_before_a_rest_are_kept_for_recovery(ready, monkeypatch):
+    """No event comes any more, and nothing runs: a timer has to."""
+    widget, volume, segmentation, _reference = ready
+    monkeypatch.setattr(rescue, "_PAUSE", 0.3)
+    finish(widget)
+    kept = widget.panel.session.rescue
+    kept.note(segmentation, volume)
+    kept.note_strokes(segmentation, volume)
+    assert 0 < kept.wait < math.inf
+    widget.panel._keep_strokes()
+    process(lambda: kept.wait == math.inf)
 
 
 def test_examples_are_checked_in_a_list(app, ready):

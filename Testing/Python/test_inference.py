@@ -101,7 +101,7 @@ def test_probabilities_and_uncertainty_on_request(backbone, prompts):
     assert unsure.min() >= 0 and 0 < unsure.max() <= 1 + 1e-5
     labels = sitk.GetArrayFromImage(result.labels)
     ball = sitk.GetArrayFromImage(result.probabilities["ball"])
-    assert ball[labels == 5].min() > 1 / 3 - 1e-3
+    assert ball[labels == 5].min() > ball[labels == 0].mean()  # from where on, test_deciding.py says
     assert Grid.of(result.uncertainty) == Grid.of(image)
     plain = ps.segment(prompts, image, backbone)
     assert plain.probabilities is None and plain.uncertainty is None

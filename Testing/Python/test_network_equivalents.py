@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from PromptSegLib.network import softmax
+from PromptSegLib.network.convolution import pointwise
 from PromptSegLib.network.methods.method import ExtraKeys
 from PromptSegLib.network.norm import GroupNorm
 from PromptSegLib.network.punet import PUNet
@@ -128,3 +129,16 @@ def test_logits_are_interpolated_as_torch_does():
     logits = torch.randn(2, 3, 5, 6, 7, generator=torch.Generator().manual_seed(4))
     wanted = F.interpolate(logits, scale_factor=(1.0, 2.0, 2.0), mode="trilinear", align_corners=False)
     assert torch.allclose(PUNet().upsample(logits, (5, 12, 13)), wanted[..., :13], atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_a_matrix_at_every_voxel_is_a_convolution_of_one(layout):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 4, 5, 3, generator=draw).contiguous(memory_format=layout).requires_grad_()
+    weight = torch.randn(7, 6, generator=draw, requires_grad=True)
+    slope = torch.randn(2, 7, 4, 5, 3, generator=draw)
+    results = []
+    for found in (pointwise(x, weight), F.conv3d(x, weight[:, :, None, None, None])):
+        results.append((found, *torch.autograd.grad(found, (x, weight), slope)))
+    for mine, theirs in zip(*results):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

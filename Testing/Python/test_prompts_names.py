@@ -45,6 +45,13 @@ ALIKE = {
     "Cyrillic letters": ("aorta", "\u0430\u043ert\u0430"),
     "Greek capitals": ("NET", "\u039d\u0395\u03a4"),
     "two signs for one letter": ("\u03bcm", "\u00b5m"),
+    "a dash": ("T-cell", "T\u2013cell"),
+    "other quotes": ('the "left" one', "the \u201cleft\u201d one"),
+    "another slash": ("L4/L5", "L4\u2215L5"),
+    "a Greek letter": ("vein", "\u03bdein"),
+    "rare Cyrillic letters": ("haqw", "\u04bba\u051b\u051d"),
+    "Cyrillic letters with marks": ("l\u00ebsion", "l\u0451sion"),
+    "bold letters of mathematics": ("A1", "\U0001d400\U0001d7cf"),
     "an invisible Hangul letter": ("liver", "liver\u3164"),
 }
 DIFFERENT = [

@@ -22,7 +22,7 @@ from PromptSegLib.scene import node_references, prompt_nodes, salvage, slice_vie
 from PromptSegLib.scene.placement import image_to_world, to_vtk  # noqa: E402
 from PromptSegLib.scene.preview import Preview  # noqa: E402
 from PromptSegLib.scene.segmentations import segments_by_name  # noqa: E402
-from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
+from PromptSegLib.scene.storage import load_scene, new_scene, save_scene, spoils_scene  # noqa: E402
 
 NAMES = {
     "plain": "plain",
@@ -166,6 +166,19 @@ def test_our_own_saving_gives_a_new_volume_a_readable_file(tmp_path):
     save_scene(scene, tmp_path / "a & b.mrb")
     assert load_scene(tmp_path / "a & b.mrb").GetFirstNodeByName("Smith & Jones") is not None
     assert not volume.GetStorageNode().GetFileName()
+
+
+@pytest.mark.parametrize("name", ["a\x07b", "\x1b[31m", "a\ufffe & b"])
+def test_our_own_saving_leaves_out_what_xml_has_no_room_for(tmp_path, name):
+    scene, segmentation, ball, reference = a_scene("CT", "S", "ball")
+    volume = scene.GetFirstNodeByName("CT")
+    assert not spoils_scene(volume)
+    for node in (volume, segmentation, prompt_nodes.linked(segmentation)):
+        node.SetName(name)
+        assert spoils_scene(node)
+    save_scene(scene, tmp_path / "x.mrb")
+    check(load_scene(tmp_path / "x.mrb"), ball, reference, "ball")
+    assert volume.GetName() == segmentation.GetName() == name
 
 
 # Scenes of the version before, which kept the memory in hidden labelmap volumes and prompts as long texts

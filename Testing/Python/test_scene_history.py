@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -221,3 +223,69 @@ def test_a_result_elsewhere_leaves_the_editor_and_its_states_alone():
     assert editor.node is shown and first.can_undo and second.can_undo
     assert first.undo() and state_of(shown) == 0 and state_of(other) == 60
     assert second.undo() and state_of(other) == 0 and state_of(shown) == 0
+
+
+class Walk:
+    """Two segmentations and one editor, with what each must be after every step.
+
+    :ivar states: of each segmentation, those that can be gone back and forth to; ``at``: where each is.
+    """
+
+    def __init__(self):
+        self.editor, self.value, self.log = Editor(), 30, []
+        self.nodes = [user_segmentation()[1] for _ in range(2)]
+        self.orders = [OneOrder(node, Shown(self.editor, node)) for node in self.nodes]
+        self.states, self.at, self.first = [[state_of(node)] for node in self.nodes], [0, 0], [0, 0]
+
+    @property
+    def shown(self):
+        return next((n for n, node in enumerate(self.nodes) if self.editor.node is node), None)
+
+    def show(self, which):
+        left = self.shown
+        if which == left:
+            return
+        if left is not None:
+            order = self.orders[left]
+            if not (order._older.can_undo or order._older.can_redo):  # as ever when nothing older is kept
+                self.first[left] = self.at[left]
+                del self.states[left][self.at[left] + 1 :]
+            order.leave()
+        self.editor.show(None if which is None else self.nodes[which])
+
+    def change(self, which, save):
+        save()
+        self.value += 1
+        stroke(self.nodes[which], self.value)
+        del self.states[which][self.at[which] + 1 :]
+        self.states[which].append(self.value)
+        self.at[which] += 1
+
+    def go(self, which, by):
+        wanted = self.at[which] + by
+        possible = self.first[which] <= wanted < len(self.states[which])
+        order = self.orders[which]
+        assert (order.undo() if by < 0 else order.redo()) == possible, self.log
+        self.at[which] += by * possible
+        now = [states[at] for states, at in zip(self.states, self.at)]
+        assert [state_of(node) for node in self.nodes] == now, self.log
+
+    def step(self, rng):
+        which, action = rng.randrange(2), rng.choice("pprrsuudh")
+        self.log.append((action, which))
+        if action == "p" and self.shown is not None:
+            self.change(self.shown, self.editor.kept.save)
+        elif action == "r":
+            self.change(which, self.orders[which].save)
+        elif action in "sh":
+            self.show(which if action == "s" else None)
+        elif action in "ud":
+            self.go(which, -1 if action == "u" else 1)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_order_of_strokes_results_and_views(seed):
+    """(p)aint, a (r)esult, (s)how, (h)ide, (u)ndo, re(d)o, of either of two segmentations."""
+    walk, rng = Walk(), random.Random(seed)
+    for _ in range(14):
+        walk.step(rng)

@@ -213,3 +213,10 @@ def test_names_with_which_slicer_cannot_open_a_scene_again_are_told(desk, tmp_pa
     desk.paint("rod", box_in(desk.mask("rod")), "erase")
     desk.tuned()
     assert "Rename" not in desk.notice
+    desk.volume.SetName("CT\x07")  # whatever has a file
+    desk.paint("rod", box_in(desk.mask("rod")), "erase")
+    desk.tuned()
+    assert "Rename Volume 'CT\x07' before you save" in desk.notice
+    key = desk.own_key()
+    desk.session.prompts.rename(key, "mine\x07")
+    assert desk.level == "error" and "written" in desk.notice

@@ -22,6 +22,7 @@ from PromptSegLib.scene.roles import role_of, set_role
 from PromptSegLib.scene.segmentations import segments, segments_by_name
 from PromptSegLib.scene.storage import new_scene, save_scene
 from PromptSegLib.session import recovery as recovery_module
+from PromptSegLib.session import rescue
 from PromptSegLib.session.recovery import Recovery
 
 HERE = Path(__file__).parent
@@ -269,5 +270,78 @@ def test_what_is_not_wanted_goes(models, tmp_path, how):
         scene.RemoveNode(segmentation)
     else:
         scene.Clear(0)
+    assert not list(tmp_path.rglob("*.salvage"))
+    session.close()
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(rescue.time, "monotonic", lambda: self.now)
+
+
+def test_the_last_strokes_before_a_rest_are_kept(models, tmp_path, monkeypatch):
+    """Only so often, so that painting stays quick; but what comes in between must not wait for a further stroke."""
+    clock = Clock(monkeypatch)
+    scene, volume, segmentation = a_scene()
+    session = a_session(scene, models, tmp_path)
+    session.inputs.choose_volume(volume)
+    assert session.rescue.wait == float("inf")
+    session.history.segmentation_changed()
+    assert session.rescue.wait == float("inf")  # kept at once
+    clock.now += 5
+    ball = segmentation.GetSegmentation().GetSegment(segments_by_name(segmentation)["ball"])
+    ball.SetName("renamed")
+    session.history.segmentation_changed()
+    assert session.rescue.wait == pytest.approx(15)
+    clock.now += 14
+    session.poll()
+    assert session.rescue.wait == pytest.approx(1)
+    clock.now += 2
+    session.rescue.step()
+    assert session.rescue.wait == float("inf") and session.rescue._recovery.flush()
+    leave(session)
+    session.close()
+    found = Recovery(tmp_path).find()
+    names = [each["name"] for each in salvage.Salvage.from_bytes(found[0]).described["segments"]]
+    assert len(found) == 1 and "renamed" in names
+
+
+@pytest.mark.parametrize("how", ["deleted", "scene closed"])
+def test_what_is_due_goes_with_its_node(models, tmp_path, monkeypatch, how):
+    clock = Clock(monkeypatch)
+    scene, volume, segmentation = a_scene()
+    session = a_session(scene, models, tmp_path)
+    session.inputs.choose_volume(volume)
+    session.history.segmentation_changed()
+    clock.now += 1
+    session.history.segmentation_changed()
+    assert session.rescue.wait < float("inf")
+    scene.RemoveNode(segmentation) if how == "deleted" else scene.Clear(False)
+    clock.now += 60
+    session.rescue.step()
+    assert session.rescue.wait == float("inf") and session.rescue._recovery.flush()
+    assert not list(tmp_path.rglob("*.salvage"))
+    session.close()
+
+
+def test_a_segmentation_that_was_left_out_of_a_saved_scene_stays_kept(models, tmp_path):
+    """The application's dialog saves a scene without the files that the user does not tick."""
+    scene, volume, segmentation = a_scene()
+    session = a_session(scene, models, tmp_path / "recovery")
+    session.inputs.choose_volume(volume)
+    session.history.segmentation_changed()
+    assert session.rescue._recovery.flush()
+    scene.SetRootDirectory(str(tmp_path))
+    assert scene.Commit(str(tmp_path / "scene.mrml"))
+    session.view()
+    assert len(list(tmp_path.rglob("*.salvage"))) == 1
+    segmentation.AddDefaultStorageNode()
+    segmentation.GetStorageNode().SetFileName(str(tmp_path / "strokes.seg.nrrd"))
+    assert segmentation.GetStorageNode().WriteData(segmentation)
+    assert scene.Commit(str(tmp_path / "scene.mrml"))
+    session.view()
     assert not list(tmp_path.rglob("*.salvage"))
     session.close()

@@ -141,6 +141,12 @@ def test_training_learns_the_next_image(backbone):
         assert 2 * both / ((found == value).sum() + (truth == value).sum()) > 0.6
 
 
+@pytest.mark.parametrize(("method", "steps"), [("side", 0), ("linear", 0), ("punet", BRIEF.token_steps)])
+def test_only_methods_with_output_tokens_spend_time_on_them(backbone, method, steps):
+    prompts = ps.tune([complete()], CLASSES, backbone, settings=replace(BRIEF, method=method))
+    assert prompts.tuning["0"]["token_steps"] == steps
+
+
 # The working grid
 
 

@@ -254,6 +254,14 @@ _case(
 
 # NIfTI
 
+
+def _nan_nifti(folder: Path, shown: Phantom) -> Path:
+    """Of which ITK makes 0."""
+    values = shown.image.astype("f4")
+    values[3, 4, 5] = np.nan
+    return write_nifti(folder / "scan.nii.gz", values, shown.matrix)
+
+
 _TURNED = Place(turn=(20, -35, 50))
 _ELSE = Place(turn=(-10, 5, 0), middle=(5, 6, 7)).matrix
 for _lean in (1e-4, 4e-4, 1.5e-3, 1.9e-3):
@@ -273,7 +281,9 @@ _case(
 _case("NIfTI", "distances beside the sform are wrong", nifti(_TURNED, pixdim=[1, 9, 9, 9, 1, 1, 1, 1]))
 _case("NIfTI", "sform of NaN, qform right", nifti(_TURNED, qform=True, srow_x=np.nan))
 _case("NIfTI", "sform of zeros", nifti(_TURNED, srow_x=0, srow_y=0, srow_z=0), "no valid orientation")
-_case("NIfTI", "distances of 0", nifti(_TURNED, pixdim=0), "not positive")
+_case("NIfTI", "distances of 0 beside the sform", nifti(_TURNED, pixdim=0))
+_case("NIfTI", "distances of 0 beside the qform", nifti(_TURNED, sform=None, qform=True, pixdim=0), "not positive")
+_case("NIfTI", "the place of the voxels left out", nifti(_TURNED, ".nii", vox_offset=0))
 _case("NIfTI", "slope 0, intercept 3", nifti(_TURNED, scl_slope=0, scl_inter=3))
 _case("NIfTI", "slope NaN, intercept 3", nifti(_TURNED, scl_slope=np.nan, scl_inter=3))
 _case("NIfTI", "slope 0.5, intercept -100", nifti(_TURNED, image={"scl_slope": 0.5, "scl_inter": -100}))
@@ -285,6 +295,9 @@ _case("NIfTI", "plain", nifti(_TURNED, ".nii"))
 _case("NIfTI", "NIfTI-2", nifti(_TURNED, kind=nibabel.Nifti2Image))
 _case("NIfTI", "a pair of files", nifti(_TURNED, ".img", kind=nibabel.Nifti1Pair))
 _case("NIfTI", "a pair of packed files", nifti(_TURNED, ".img.gz", kind=nibabel.Nifti1Pair))
+_case("NIfTI", "a voxel of NaN", by(_nan_nifti), "NaN")
+_case("NIfTI", "one capital in the suffix", by(lambda f, p: nifti(p.place)(f).image.rename(f / "scan.Nii.gz")))
+_case("NIfTI", "packed, as .nii", by(lambda f, p: nifti(p.place)(f).image.rename(f / "scan.nii")))
 _case("NIfTI", "capitals in the suffix", by(lambda f, p: nifti(p.place)(f).image.rename(f / "SCAN.NII.GZ")))
 
 
@@ -350,6 +363,8 @@ _case(
     by(_bare_nrrd, _bare_nrrd_mask, Place(flips=(-1, -1, 1), middle=(-52.5, -52.5, 52.5))),
 )
 _case("file", "NRRD of half a place", _header(lambda b: b.replace(b"space: left", b"# space: left")), "cannot be read")
+_case("file", "NRRD that leaves an axis open", _header(lambda b: b.replace(b"(0,0,3)", b"none", 1)), "how far apart")
+_case("file", "MetaImage in capitals", by(lambda f, p: write(f / "x.mha", p.image, p.matrix).rename(f / "X.MHA")))
 _case("file", "MetaImage", on(_TURNED, ".mha"))
 _case("file", "MetaImage in two files", on(_TURNED, ".mhd"))
 _case("file", "VTK, an image of no orientation", on(Place(flips=(-1, -1, 1)), ".vtk"))

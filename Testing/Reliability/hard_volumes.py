@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
+import platform
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -86,7 +89,7 @@ def judged(case: Case, files: Files, folder: Path, model: Optional[str]) -> Outc
         kept = prompts.read_bytes() == b"as it was" and len(list(out.iterdir())) == 1
         one = said.count("\n") == 1 and said.endswith(".\n") and "Traceback" not in said
         good = kept and one and case.refusal is not None and case.refusal in said
-        return Outcome(case, good, f"refused: {said.strip()}".replace(f"{folder}/", ""))
+        return Outcome(case, good, f"refused: {said.strip().removeprefix('promptseg: ')}".replace(f"{folder}/", ""))
     results = [result, result.with_name(f"grown-{result.name}")]
     if code == 0:
         words = ["segment", prompts, files.image, "-o", result, "--device", "cpu"]
@@ -101,7 +104,8 @@ def judged(case: Case, files: Files, folder: Path, model: Optional[str]) -> Outc
     (corners, _, strokes), (others, middles, kept) = (measured(each, files) for each in results)
     corners, strokes = max(corners, others), min(strokes, kept)
     good = not case.refusal and corners < HALF and middles < HALF and strokes == 1
-    told = f"; told: {' '.join(said.split())}" if said else ""
+    lines = dict.fromkeys(line.removeprefix("promptseg: ").strip() for line in said.splitlines())
+    told = f"; told: {' '.join(lines)}" if said else ""
     text = f"right: corners {corners:.3f}, middles {middles:.2f} voxels off, strokes {strokes:.1%}{told}"
     return Outcome(case, good, (text if good else text.replace("right", "WRONG")).replace(f"{folder}/", ""))
 
@@ -164,6 +168,25 @@ def position(image: nibabel.Nifti1Image) -> np.ndarray:
     return np.diag([scale, scale, scale, 1]) @ form[0]
 
 
+def commit() -> str:
+    """The commit that is checked out here, marked where files differ from it."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> str:
+    """The model of the processor, where the system says it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
 def row(outcome: Outcome) -> str:
     said = outcome.said.replace("|", "\\|").replace("\n", " ")
     return f"| {outcome.case.kind} | {outcome.case.name} | {said} | {'yes' if outcome.good else '**no**'} |"
@@ -176,7 +199,8 @@ def table(outcomes: list[Outcome], title: str = "Hard volumes", script: str = "h
         [
             f"# {title}",
             "",
-            f"Written by `make hard-volumes`; see `Testing/Reliability/{script}` for what is done and measured.",
+            f"Written by `make hard-volumes` at commit {commit()}, on {cores()} cores of {machine()}; see",
+            f"`Testing/Reliability/{script}` for what is done and measured.",
             "",
             "| kind | case | what came of it | as it must |",
             "|---|---|---|---|",

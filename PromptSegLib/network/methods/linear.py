@@ -45,13 +45,15 @@ class LinearHead(Method):
     def output_logits(self, net: PUNet, features: Sequence[Tensor], prompts: Mapping[str, Tensor]) -> Optional[Tensor]:
         from torch.nn import functional as F
 
+        from ..convolution import pointwise
+
         bias = prompts["output.head_bias"].float()  # (K, 1)
         grid = features[0].shape[2:]
         total = bias.view(1, -1, 1, 1, 1)
         for each, map_ in zip(net.config.output_maps, features):
             weights = prompts[f"{each.name}.head"].float() * each.channels**0.5  # (K, C)
             # Normalized after the weighting, which makes few maps of many.
-            value = F.conv3d(map_.float(), weights[:, :, None, None, None])
+            value = pointwise(map_.float(), weights)
             value = value / map_.float().norm(dim=1, keepdim=True).clamp_min(1e-12)
             if value.shape[2:] != grid:
                 value = F.interpolate(value, size=grid, mode="trilinear", align_corners=False)

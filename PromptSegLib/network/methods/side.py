@@ -120,17 +120,21 @@ class _Pass:
         """A matrix for each class, at every voxel."""
         from torch.nn import functional as F
 
+        from ..convolution import pointwise
+
         weight = self.prompts[f"side.{name}.side_meet"].flatten(0, 1)
+        if self.classes == 1:
+            return pointwise(x, weight)
         return F.conv3d(x, weight[:, :, None, None, None], groups=self.classes)
 
     def taken_in(self, x: Tensor, features: Sequence[Tensor], level: int, coarsest: bool) -> Tensor:
         """x with those maps of the body that belong to this level; to the coarsest belong all that are coarser, too."""
-        from torch.nn import functional as F
+        from ..convolution import pointwise
 
         for each, map_ in zip(self.net.config.output_maps, features):
             if each.level == level or (coarsest and each.level > level):
                 weight = self.prompts[f"side.{each.name}.side_maps"].flatten(0, 1)
-                x = x + _as_large(F.conv3d(map_.to(x.dtype), weight[:, :, None, None, None]), x)
+                x = x + _as_large(pointwise(map_.to(x.dtype), weight), x)
         return x
 
 
