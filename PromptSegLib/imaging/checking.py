@@ -54,7 +54,7 @@ def check_kind(
         raise PromptSegError("{name} has complex values; save its magnitude as a scalar volume.", name=name)
     if components > 1:
         raise PromptSegError(
-            "{name} has {components} values per voxel (colour or vectors), not one; convert it to a scalar volume.",
+            "{name} has {components} values per voxel (color or vectors), not one; convert it to a scalar volume.",
             name=name,
             components=components,
         )

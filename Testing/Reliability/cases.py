@@ -246,7 +246,7 @@ _case("values", "one value everywhere", typed("i2", 0, 7), "same intensity", in_
 _case("values", "complex", by(lambda f, p: write(f / "scan.nrrd", p.image.astype("c8"), p.matrix)), "complex")
 _case(
     "values",
-    "colour",
+    "color",
     by(lambda f, p: write(f / "scan.nrrd", np.stack([p.image.astype("u1")] * 3, -1), p.matrix, vector=True)),
     "3 values per voxel",
 )
