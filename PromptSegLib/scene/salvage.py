@@ -23,6 +23,7 @@ from ..prompts.store import Prompts
 from . import links
 from .labelmaps import BINARY, labelmap_of
 from .painting import Painting, snapshot
+from .placement import in_xml
 from .volumes import voxels_of_volume
 
 _PREFIX = "PromptSeg."
@@ -123,9 +124,8 @@ def put_back(scene, salvage: Salvage, volume_node=None):
     Raises :class:`PromptSegError` when nothing can be made of it.
     """
     described = salvage.described
-    node = scene.AddNewNodeByClass(
-        "vtkMRMLSegmentationNode", scene.GenerateUniqueName(f"{salvage.name.replace('&', 'and')} (recovered)")
-    )
+    name = in_xml(f"{salvage.name.replace('&', 'and')} (recovered)")
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
     node.GetSegmentation().SetSourceRepresentationName(BINARY)
     if volume_node is not None:
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
