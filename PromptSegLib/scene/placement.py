@@ -16,7 +16,7 @@ from ..errors import PromptSegError
 from ..imaging.geometry import PERPENDICULAR, skew
 
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def in_xml(text: str) -> str:

@@ -182,7 +182,7 @@ def test_our_own_saving_leaves_out_what_xml_has_no_room_for(tmp_path, name):
     assert volume.GetName() == segmentation.GetName() == name
 
 
-@pytest.mark.parametrize("name", ["a\x07b", "\x1b[31m", "a\ufffe"])
+@pytest.mark.parametrize("name", ["a\x07b", "\x1b[31m", "a\ufffe", "half \ud83e"])
 def test_prompts_from_anywhere_do_not_spoil_a_scene(tmp_path, name):
     """Names of examples are what somebody else has written; names of nodes are made of others'."""
     scene, segmentation, ball, reference = a_scene("CT", "S", "ball")
