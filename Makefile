@@ -110,8 +110,8 @@ bench-throughput: $(READY)
 	$(RUN) Testing/Benchmark/throughput.py
 
 hard-volumes: $(READY)
-	$(RUN) Testing/Reliability/hard_volumes.py --write hard-volumes.md
-	$(RUN) Testing/Reliability/hard_scenes.py --write hard-scenes.md
+	$(RUN) Testing/Reliability/hard_volumes.py --write docs/hard-volumes.md
+	$(RUN) Testing/Reliability/hard_scenes.py --write docs/hard-scenes.md
 
 clean:
 	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json bench-loop.json bench-loop.png test-times.json

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, Union
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError
@@ -22,9 +23,16 @@ def read_pair(
 
     An annotation that lies where the image's qform says, or where its sform says, is taken as painted on the image's
     own voxels, whichever of them counts. Where only one of them fits, ``tell`` gets a sentence for the user; where
-    what fits is a position of the annotation that does not count, it is refused.
+    what fits is a position of the annotation that does not count, it is refused, and so is a copy of the image.
     """
     image, annotation = read_image(image_path), read_annotation(annotation_path)
+    same = image.GetSize() == annotation.GetSize()
+    if same and np.array_equal(sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(annotation)):
+        raise PromptSegError(
+            "{annotation} holds the voxels of the image {image} itself; give the file with what was painted on it.",
+            annotation=Path(annotation_path).name,
+            image=Path(image_path).name,
+        )
     return image, fitted(annotation, Path(annotation_path), image, Path(image_path), tell)
 
 

@@ -34,7 +34,8 @@ def images_in(names: Sequence[str]) -> list[Path]:
             found.append(path)
             continue
         try:
-            files = sorted(each for each in path.iterdir() if each.is_file())
+            # A link that leads nowhere was meant as a volume, too: it is one that fails, not one that is passed over.
+            files = sorted(each for each in path.iterdir() if each.is_file() or not each.exists())
         except OSError as error:
             raise PromptSegError(
                 "Cannot read the folder {path}: {strerror}.", path=path, strerror=error.strerror or error

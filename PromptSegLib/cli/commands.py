@@ -74,6 +74,8 @@ def models(options: argparse.Namespace) -> None:
 def tune(options: argparse.Namespace) -> None:
     classes = parse_classes(options.classes)
     output = Path(options.output)
+    if not output.name:
+        raise PromptSegError("The name of the prompts is empty; give a file that ends with .safetensors.")
     if output.suffix != ".safetensors":
         raise PromptSegError("Prompts are saved as .safetensors; {name} ends otherwise.", name=output.name)
     check_writable(output)

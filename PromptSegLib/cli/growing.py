@@ -10,13 +10,13 @@ from ..annotation.classes import describe
 from ..errors import PromptSegError
 from ..prompts.store import parse_classes
 from .commands import progress, tell, tell_of_background
-from .outputs import Outputs, keep_apart, targets
+from .outputs import Outputs, keep_apart, same_file, targets
 
 
 def grow(options: argparse.Namespace) -> None:
     classes = parse_classes(options.classes)
     image_path = Path(options.image)
-    if Path(options.strokes).resolve() == image_path.resolve():
+    if same_file(options.strokes, image_path):
         raise PromptSegError(
             "What is given as --strokes is the image itself; give the file with what was painted on it."
         )

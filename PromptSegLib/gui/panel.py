@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, Callable
 
@@ -21,6 +20,7 @@ from .editor_section import EditorSection
 from .history import EditorHistory
 from .input_section import InputSection
 from .installation import Installation
+from .keeping import Keeping
 from .look_section import LookSection
 from .model_list import ModelFiles
 from .options_section import OptionsSection
@@ -67,7 +67,7 @@ class Panel:
         self._poll_timer = _timer(_POLL_MS, self._poll, repeat=True)
         self._render_timer = _timer(0, self.render)
         self._stroke_timer = _timer(_STROKE_MS, self._stroke_ended)
-        self._rescue_timer = _timer(0, self._keep_strokes)
+        self.keeping = Keeping(self.session.rescue, _timer)
         self.input, self.editor, self.segments = InputSection(self), EditorSection(self), SegmentsSection(self)
         self.actions = ActionSection(self)
         self.sections: list[Any] = [
@@ -130,7 +130,7 @@ class Panel:
             return
         self._closed = True
         self.exit()
-        for timer in (self._poll_timer, self._render_timer, self._stroke_timer, self._rescue_timer):
+        for timer in (self._poll_timer, self._render_timer, self._stroke_timer, self.keeping.timer):
             timer.stop()
         self.set_parameters(None)
         for watch in (self._segments_watch, self._volume_watch, self._scene_watch):
@@ -231,22 +231,13 @@ class Panel:
     def _stroke_ended(self) -> None:
         """Something was painted: grow it, and let the worker get ready while the user goes on."""
         self.session.history.segmentation_changed()
-        self._keep_strokes()
+        self.keeping.keep()
         if not self.setup.blocks(self.parameters):
             self.session.painted()
         found = listed(self.scene, self.parameters.segmentation)
         if anything_painted(found) and not self._view().reasons["segment"]:
             self.session.growing.prepare()
         self.render()
-
-    def _keep_strokes(self) -> None:
-        """Keep what was painted for the case that the application is killed, now or when it is time."""
-        if self._closed:
-            return
-        self.session.rescue.step()
-        if math.isfinite(self.session.rescue.wait):
-            self._rescue_timer.interval = int(1000 * self.session.rescue.wait) + 1
-            self._rescue_timer.start()
 
 
 def _timer(milliseconds: int, slot: Callable[[], None], repeat: bool = False) -> Any:

@@ -12,8 +12,9 @@ import SimpleITK as sitk
 from ..errors import PromptSegError
 from ..files import atomic_write, check_name
 from ..imaging.geometry import nonzero_extent
+from ..imaging.intact import check_intact
 from ..imaging.nifti import Header
-from ..imaging.reading import check_intact, quiet
+from ..imaging.reading import quiet
 from .result import Segmentation
 
 _PLAIN = (".nii.gz", ".nii", ".nrrd")

@@ -12,7 +12,8 @@ import SimpleITK as sitk
 from ..errors import PromptSegError, Sentence
 from ..imaging.checking import check_grid, check_kind
 from ..imaging.geometry import Grid, upright_grid
-from ..imaging.reading import check_intact, quiet, read_annotation, unreadable
+from ..imaging.intact import check_intact
+from ..imaging.reading import quiet, read_annotation, unreadable
 from .finding import CaseFile, case_key, listed
 from .recipe import Recipe
 

@@ -11,7 +11,7 @@ import vtk
 
 from ..errors import PromptSegError
 from .labelmaps import BINARY, is_blank, matrix_of, voxels_of
-from .placement import label_of, node_to_world, volume_to_world
+from .placement import in_xml, label_of, node_to_world, volume_to_world
 
 SEGMENTATION_ROLE = "PromptSegSegmentation"
 _PREFIX = "PromptSeg."
@@ -72,7 +72,7 @@ def new_segmentation(scene, volume_node, name: str):
     volume_to_world(volume_node)
     if volume_node.GetImageData() is None:
         raise PromptSegError("{label_of} has no voxels; load or choose another volume.", label_of=label_of(volume_node))
-    name = name.replace("&", "and")
+    name = in_xml(name.replace("&", "and"))
     if scene.GetFirstNodeByName(name):
         name = scene.GenerateUniqueName(name)
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)

@@ -5,6 +5,7 @@ Matrices are (4, 4) numpy arrays that map voxel indices (i, j, k, 1) or points t
 
 from __future__ import annotations
 
+import re
 from typing import Sequence
 
 import numpy as np
@@ -15,6 +16,13 @@ from ..errors import PromptSegError
 from ..imaging.geometry import PERPENDICULAR, skew
 
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def in_xml(text: str) -> str:
+    """A text without the characters that XML 1.0 has no room for: Slicer writes names and attributes as they are, and
+    can then never open the scene again."""
+    return _NOT_XML.sub(" ", text)
 
 
 def label_of(node) -> str:

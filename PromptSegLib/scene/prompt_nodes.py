@@ -15,6 +15,7 @@ import slicer
 from ..errors import PromptSegError
 from ..prompts.store import Prompts
 from ..prompts.teachers import taught_by
+from .placement import in_xml
 
 PROMPTS_ROLE = "PromptSegPrompts"
 _MARK = "PromptSeg.Prompts"
@@ -29,6 +30,7 @@ _LONGEST_TEXT = 200  # a text node of 256 letters gets a file
 def add_prompts(scene, prompts: Prompts, name: str):
     """A new ``vtkMRMLTextNode`` with prompts; its name is made unique in the scene."""
     node = slicer.vtkMRMLTextNode()
+    name = in_xml(name)
     node.SetName(scene.GenerateUniqueName(name) if scene.GetFirstNodeByName(name) else name)
     node.SetAttribute(_MARK, "1")
     update_prompts(node, prompts)
@@ -48,7 +50,7 @@ def update_prompts(node, prompts: Prompts) -> None:
         node.SetAttribute(_BACKBONE, prompts.backbone)
         node.SetAttribute(_SHA256, prompts.sha256)
         node.SetAttribute(_CLASSES, ", ".join(prompts.names))
-        node.SetAttribute(_TAUGHT, taught_by(prompts))
+        node.SetAttribute(_TAUGHT, in_xml(taught_by(prompts)))  # names of images of anybody
     finally:
         node.EndModify(was_modifying)
 

@@ -22,6 +22,7 @@ from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
 from . import node_references
 from .labelmaps import BINARY, labelmap_of
+from .placement import in_xml
 from .segment_snapshot import SegmentSnapshot, snapshot
 from .volumes import voxels_of_volume
 
@@ -123,9 +124,8 @@ def put_back(scene, salvage: Salvage, volume_node=None):
     Raises :class:`PromptSegError` when nothing can be made of it.
     """
     described = salvage.described
-    node = scene.AddNewNodeByClass(
-        "vtkMRMLSegmentationNode", scene.GenerateUniqueName(f"{salvage.name.replace('&', 'and')} (recovered)")
-    )
+    name = in_xml(f"{salvage.name.replace('&', 'and')} (recovered)")
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
     node.GetSegmentation().SetSourceRepresentationName(BINARY)
     if volume_node is not None:
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -15,9 +14,7 @@ import slicer
 
 from ..errors import PromptSegError
 from ..files import atomic_write
-from .placement import label_of
-
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that XML 1.0 has no room for
+from .placement import in_xml, label_of
 
 
 @cache
@@ -119,7 +116,7 @@ def spoils_scene(node) -> bool:
         return False
     storage = node.GetStorageNode()
     has_file = storage is not None and bool(storage.GetFileName())
-    return bool(_NOT_XML.search(name)) or ("&" in name and not has_file)
+    return in_xml(name) != name or ("&" in name and not has_file)
 
 
 @contextmanager
@@ -131,8 +128,8 @@ def _readable_names(scene) -> Iterator[None]:
         if not spoils_scene(node):
             continue
         name = node.GetName()
-        if _NOT_XML.search(name):
-            node.SetName(_NOT_XML.sub(" ", name))
+        if in_xml(name) != name:
+            node.SetName(in_xml(name))
             called.append((node, name))
         if node.GetStorageNode() is None:
             node.AddDefaultStorageNode()

@@ -225,8 +225,18 @@ def test_strokes_that(kind, phantom, tmp_path, refuse, labels):
     assert word in refuse("segment", SHIPPED, phantom.image, "--strokes", path, *more, "-o", labels)
 
 
-def test_strokes_that_are_the_image(phantom, refuse, labels):
-    assert "the image itself" in refuse("segment", SHIPPED, phantom.image, "--strokes", phantom.image, "-o", labels)
+@pytest.mark.parametrize("way", ["itself", "a link", "a hard link", "a copy"])
+def test_strokes_that_are_the_image(phantom, tmp_path, refuse, labels, out, way):
+    other = phantom.image if way == "itself" else tmp_path / "strokes.nrrd"
+    if way == "a link":
+        other.symlink_to(phantom.image)
+    elif way == "a hard link":
+        os.link(phantom.image, other)
+    elif way == "a copy":
+        other.write_bytes(phantom.image.read_bytes())
+    for words in (["segment", SHIPPED, phantom.image], ["grow", phantom.image, "--classes", "liver=6"]):
+        assert "itself" in refuse(*words, "--strokes", other, "-o", labels)
+    assert "itself" in refuse(*tune(phantom.image, other, out))
 
 
 def test_one_class_alone(phantom, tmp_path, refuse, out):

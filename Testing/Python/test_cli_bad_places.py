@@ -51,6 +51,7 @@ def test_places_that_take_no_file(phantom, tmp_path, refuse):
 
 def test_names_that_are_no_results(phantom, tmp_path, refuse, labels):
     assert ".safetensors" in refuse(*tune(phantom.image, phantom.annotation, tmp_path / "p.pt"))
+    assert "is empty" in refuse(*tune(phantom.image, phantom.annotation, ""))
     assert "o.mhd" in refuse("segment", SHIPPED, phantom.image, "-o", tmp_path / "o.mhd")
     for nothing in ("", " "):  # as of a variable that is not set
         assert "empty" in refuse("segment", SHIPPED, phantom.image, "-o", nothing)

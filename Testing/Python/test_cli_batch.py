@@ -175,3 +175,14 @@ def test_a_folder_gives_pairs_of_files_and_nothing_hidden(images, tmp_path):
     for name in ("pair.hdr", "pair.img", "._case0.nrrd", ".case9.nrrd"):
         (images / name).write_bytes(b"x")
     assert [path.name for path in images_in([str(images)])] == ["case0.nrrd", "case1.nrrd", "case2.nrrd", "pair.hdr"]
+
+
+def test_a_link_that_leads_nowhere_is_a_failure_of_its_own(model, images, capsys):
+    for name, target in (("lost.nrrd", "gone.nrrd"), ("loop.nrrd", "loop.nrrd"), ("folder.nrrd", ".")):
+        (images / name).symlink_to(target)
+    (images / "case1.nrrd").unlink()
+    code, out, report = segment(model, images, "--report", str(images.parent / "volumes.csv"))
+    assert code == 2 and "2 of 4 images were not segmented" in capsys.readouterr().err
+    reasons = {row["image"].rpartition("/")[2]: row["reason"] for row in rows_of(report)}
+    assert [name for name, reason in reasons.items() if "does not exist" in reason] == ["loop.nrrd", "lost.nrrd"]
+    assert sorted(path.name for path in out.iterdir()) == ["case0.seg.nrrd", "case2.seg.nrrd"]

@@ -241,7 +241,8 @@ THIRD = affine((1, 2, 3), origin=(500, 6, 7))
 
 def pair(tmp_path, image, annotation):
     """What is read of an image and an annotation with (sform, qform) each, and what is said."""
-    files = [nifti(tmp_path / f"{n}.nii", *each, codes=(2, 1)) for n, each in (("scan", image), ("mask", annotation))]
+    given = (("scan", image, VOXELS), ("mask", annotation, VOXELS // 50))
+    files = [nifti(tmp_path / f"{name}.nii", *each, codes=(2, 1), voxels=voxels) for name, each, voxels in given]
     said: list[str] = []
     one, two = read_pair(*files, said.append)
     assert all(each.endswith(".") and ". " not in each for each in said)

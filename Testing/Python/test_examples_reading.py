@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from harness.refusals import sentence
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.imaging.reading import check_intact, read_annotation, read_image
+from PromptSegLib.imaging.intact import check_intact
+from PromptSegLib.imaging.reading import read_annotation, read_image
 
 FORMATS = ("nii", "nii.gz", "nrrd", "mha")
 

@@ -124,7 +124,7 @@ def test_strokes_before_a_rest_are_kept_for_recovery(ready, monkeypatch):
     kept.note(segmentation, volume)
     kept.note_strokes(segmentation, volume)
     assert 0 < kept.wait < math.inf
-    widget.panel._keep_strokes()
+    widget.panel.keeping.keep()
     process(lambda: kept.wait == math.inf)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,25 @@ def test_our_own_saving_leaves_out_what_xml_has_no_room_for(tmp_path, name):
     save_scene(scene, tmp_path / "x.mrb")
     check(load_scene(tmp_path / "x.mrb"), ball, reference, "ball")
     assert volume.GetName() == segmentation.GetName() == name
+
+
+@pytest.mark.parametrize("name", ["a\x07b", "\x1b[31m", "a\ufffe", "half \ud83e"])
+def test_prompts_from_anywhere_do_not_spoil_a_scene(tmp_path, name):
+    """Names of examples are what somebody else has written; names of nodes are made of others'."""
+    scene, segmentation, ball, reference = a_scene("CT", "S", "ball")
+    some = some_prompts("liver", "spleen")
+    record = {"examples": [{"name": name, "complete": False}]}
+    strange = replace(some, tuning={"0": record})
+    node = prompt_nodes.add_prompts(scene, strange, f"{name} prompts")
+    volume = scene.GetFirstNodeByName("CT")
+    made = node_references.new_segmentation(scene, volume, f"{name} segmentation")
+    taken = salvage.take(segmentation, volume)
+    recovered = salvage.put_back(scene, replace(taken, described={**taken.described, "name": name}), volume)
+    assert not any(spoils_scene(each) for each in (node, made, recovered))
+    assert scene.WriteToMRB(str(tmp_path / "x.mrb"))
+    opened = load_scene(tmp_path / "x.mrb")
+    check(opened, ball, reference, "ball")
+    assert prompt_nodes.prompts_of(opened.GetNodeByID(node.GetID())).tuning == strange.tuning
 
 
 # Scenes of the version before, which kept the memory in hidden labelmap volumes and prompts as long texts
