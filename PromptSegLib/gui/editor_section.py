@@ -16,7 +16,14 @@ _TAG = "PromptSegEditor"
 # What strokes and corrections need, in one row of buttons: the Segment Editor module has the others.
 _EFFECTS = ("Threshold", "Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
 # Its list of segments with what belongs to that, and undo: the panel has its own, which never scroll.
-_INSTEAD = ("SegmentsTableView", "AddSegmentButton", "RemoveSegmentButton", "Show3DButton", "UndoRedoGroupBox")
+_INSTEAD = (
+    "SegmentsTableResizableFrame",
+    "SegmentsTableView",
+    "AddSegmentButton",
+    "RemoveSegmentButton",
+    "Show3DButton",
+    "UndoRedoGroupBox",
+)
 
 
 class EditorSection:

@@ -103,6 +103,17 @@ def test_a_round_needs_no_scrolling(app, widget):
         assert QtCore.QRect(0, 0, ui.workArea.width, ui.workArea.height).contains(seen), part
 
 
+def test_nothing_stands_between_the_effects_and_their_options(app, widget):
+    """The editor's own list is in a frame that takes all the room that it gets, empty or not."""
+    app.window.resize(452, 1100)
+    name(widget, "liver")
+    process()
+    editor = widget.ui.segmentEditorWidget
+    parts = [editor.findChild(QtWidgets.QWidget, each) for each in ("Paint", "OptionsGroupBox")]
+    paint, options = (each.mapTo(editor, QtCore.QPoint(0, 0)).y() for each in parts)
+    assert options - paint - parts[0].height < 20
+
+
 def test_nothing_that_one_works_with_moves(app, widget):
     """Neither a sentence, nor a job, nor an effect, nor one more segment."""
     before = places(widget)
