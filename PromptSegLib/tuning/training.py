@@ -189,8 +189,11 @@ class Trainer(Tuner):
 
     def best(self, first: list[float], job: ProgressHandle) -> tuple[PromptTensors, list[float]]:
         """The prompts that agreed best with the held-out parts; without any, as a tuner has it."""
-        if self.held is None or not (self.step or self.token_steps):
+        if self.held is None:
             return super().best(first, job)
+        if not (self.step or self.token_steps):  # how well the start does is worth knowing, too
+            self._check(self.warm.prompts)
+            return self.warm.prompts, first
         final = self.trusted()
         began = mean(self._on_crops(self.warm.prompts, ProgressHandle(), self.held))
         self._check(final)

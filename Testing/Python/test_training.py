@@ -147,6 +147,14 @@ def test_only_methods_with_output_tokens_spend_time_on_them(backbone, method, st
     assert prompts.tuning["0"]["token_steps"] == steps
 
 
+def test_where_there_was_time_for_no_step_the_start_is_looked_at(backbone):
+    prompts = ps.tune(
+        [complete(), complete(seed=1)], CLASSES, backbone, settings=replace(BRIEF, method="side", steps=0)
+    )
+    record = prompts.tuning["0"]
+    assert record["steps"] == 0 and len(record["held_out"]) == 1
+
+
 # The working grid
 
 
