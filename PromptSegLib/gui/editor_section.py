@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import qt
 import slicer
 
+from ..scene.looking import bring_into_view
 from ..session.view import View
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class EditorSection:
             self.editor.setSegmentationNode(parameters.segmentation)
         if self.editor.sourceVolumeNode() is not parameters.volume:
             self.editor.setSourceVolumeNode(parameters.volume)
+            if parameters.volume is not None:
+                bring_into_view(self.panel.scene, parameters.volume)
 
     def _make_narrow(self) -> None:
         """One row of effects with their options below it, not beside: so wide would be no panel on a laptop.

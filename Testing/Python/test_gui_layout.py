@@ -172,6 +172,22 @@ def test_input_is_one_line_once_it_is_chosen(app, widget):
     assert not ui.inputCollapsibleButton.collapsed and ui.inputCollapsibleButton.text == "Input"
 
 
+def test_turning_back_to_a_volume_shows_it(app, widget):
+    """The views go black where the other one lies elsewhere."""
+    first = widget.panel.parameters.volume
+    view = app.scene.AddNewNodeByClass("vtkMRMLSliceNode")
+    view.SetDimensions(200, 200, 1)
+    view.JumpSliceByCentering(5000.0, 0.0, 0.0)
+    add_volume(app.scene, "other")
+    second = app.scene.GetFirstNodeByName("other")
+    for each in (second, first):
+        widget.ui.volumeSelector.setCurrentNode(each)
+        process()
+    bounds = [0.0] * 6
+    first.GetRASBounds(bounds)
+    assert view.GetSliceToRAS().GetElement(0, 3) == pytest.approx((bounds[0] + bounds[1]) / 2)
+
+
 def test_what_is_next_is_bold(widget):
     ui = widget.ui
 
