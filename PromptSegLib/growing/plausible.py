@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 BEYOND = 0.5  # times the distance of a stroke to what is there (and, erased, to what is not): so far a class may change
 MORE = 1.0  # times the exactness of growing, beyond that
 RIM = 1.9  # times the exactness of growing: how thin a layer is that no erasure away from it takes off
+MOST = 0.5  # of a class: who erases a leak leaves the organ; what loses more has never been grown from the strokes
 _SLACK = 1e-6  # of a distance: bounds are exclusive
 _TOUCHING = np.ones((3, 3, 3), bool)
 
@@ -49,7 +50,9 @@ def is_plausible(
         there = accepted == value
         lost = changed & there & (grown != value)
         plausible |= _within(lost, ~there, touched & there, spacing, exact)
-        plausible |= lost & ~_rim(lost, there & (grown == value), spacing, RIM * exact)
+        leak = lost & ~_rim(lost, there & (grown == value), spacing, RIM * exact)
+        if np.count_nonzero(leak) <= MOST * np.count_nonzero(there):
+            plausible |= leak
     return plausible
 
 

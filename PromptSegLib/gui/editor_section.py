@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import qt
 import slicer
 
+from ..scene.slice_views import bring_into_view
 from ..session.view import View
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _INSTEAD = (
     "UndoRedoGroupBox",
 )
 
+_AROUND = 26  # pixels left and right of the options of an effect
+
 
 class EditorSection:
     """SegmentSnapshot."""
@@ -37,6 +40,7 @@ class EditorSection:
         self.editor.setEffectNameOrder(_EFFECTS)
         self.editor.unorderedEffectsVisible = False
         self._make_narrow()
+        self._keep_width()
 
     def enter(self) -> None:
         """Keys and mouse of the views go to the editor while the module is open."""
@@ -60,6 +64,8 @@ class EditorSection:
             self.editor.setSegmentationNode(parameters.segmentation)
         if self.editor.sourceVolumeNode() is not parameters.volume:
             self.editor.setSourceVolumeNode(parameters.volume)
+            if parameters.volume is not None:
+                bring_into_view(self.panel.scene, parameters.volume)
 
     def _make_narrow(self) -> None:
         """One row of effects with their options below it, not beside: so wide would be no panel on a laptop.
@@ -75,6 +81,13 @@ class EditorSection:
         beside = self.editor.findChild(qt.QHBoxLayout, "horizontalLayout")
         if beside is not None and beside.count() == 2:
             beside.setDirection(qt.QBoxLayout.TopToBottom)
+
+    def _keep_width(self) -> None:
+        """As wide from the beginning as any effect will need, and a scroll bar beside it: Erase asks for the most."""
+        frames = [each.optionsFrame() for each in map(self.editor.effectByName, _EFFECTS) if each is not None]
+        widest = max((int(frame.minimumSizeHint.width()) for frame in frames), default=0)
+        bar = self.panel.ui.workArea.verticalScrollBar()
+        self.panel.ui.workArea.minimumWidth = widest + _AROUND + int(bar.sizeHint.width())
 
     def _select_editor_node(self) -> None:
         scene = self.panel.scene

@@ -80,6 +80,8 @@ class SegmentsSection:
         self.panel.act(lambda: made.append(self.session.segments.name(typed)))
         if made and made[0]:
             self.ui.segmentNameEdit.clear()
+            self._completions.setStringList([])  # a list that is open would complete what was cleared
+            qt.QTimer.singleShot(0, self.ui.segmentNameEdit.clear)
             self.paint_in(made[0])
 
     def remove(self, *_args: Any) -> None:

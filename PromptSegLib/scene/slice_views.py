@@ -48,6 +48,23 @@ def point_out(scene, point_lps: Sequence[float]) -> None:
     crosshair.SetCrosshairRAS(list(ras))
 
 
+def bring_into_view(scene, volume_node) -> None:
+    """Fit a volume into the slice views whose middle does not lie in it: they would show nothing of it, or a rim."""
+    box = node_bounds(volume_node)
+    low, high = box[::2], box[1::2]
+    if (high <= low).any():
+        return
+    for view in _nodes(scene, "vtkMRMLSliceNode"):
+        width, height = view.GetDimensions()[:2]
+        middle = (to_array(view.GetXYToRAS()) @ [width / 2, height / 2, 0.0, 1.0])[:3]
+        if (low <= middle).all() and (middle <= high).all():
+            continue
+        across, up = np.abs(to_array(view.GetSliceToRAS())[:3, :2]).T @ (high - low)
+        wide = max(across, up * width / height)
+        view.JumpSliceByCentering(*((low + high) / 2))
+        view.SetFieldOfView(wide, wide * height / width, view.GetFieldOfView()[2])
+
+
 def center_3d(scene, *segmentation_nodes) -> None:
     """Turn the cameras of all 3D views to what segmentations show there, from where they look at it now, and so far
     away that it can be seen as a whole."""

@@ -14,6 +14,7 @@ from ..scene.segmentations import check_writable, segments
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
 from . import learned, specializing
+from . import prompts as prompts_list
 from .actions import Actions, unexpected
 from .applied import current_tag
 from .applying import repainted
@@ -285,7 +286,9 @@ class JobRunner:
         active.note = str(event.values.get("note", ""))
         if final:
             if job.volume is self._inputs.volume:
-                self._uncertainty.remember(job.volume, raw.places, map_of(event), raw.place_classes)
+                self._uncertainty.remember(
+                    job.volume, raw.places, map_of(event), _called_as_now(active, raw.place_classes)
+                )
             text = _done(job, time.monotonic() - active.began)
             text += f" {_MISSED}" if active.missed else ""
             self._end(Notice() if job.direct else active.told(" ".join([text, *raw.notes])))
@@ -313,3 +316,12 @@ def _same_voxels(job: Job) -> bool:
         return image_of(job.volume).key == job.image_key
     except PromptSegError:
         return False
+
+
+def _called_as_now(active: ActiveJob, classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes, of those whose segments were renamed while the job ran the new ones."""
+    request = active.request
+    if request is None:
+        return tuple(classes)
+    new = prompts_list.renamed_since(active.job.segmentation, request.segment_ids, request.numbers)
+    return tuple(new.get(name, name) for name in classes)

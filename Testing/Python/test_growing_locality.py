@@ -182,6 +182,20 @@ def test_a_class_that_collapses_where_something_was_erased_stays(accepted, value
     assert (result == 1)[5:18, 10:25, 10:18].all()
 
 
+@pytest.mark.parametrize("value", [0, excluded_label(1)], ids=["background", "erased"])
+def test_what_never_grew_from_the_strokes_is_no_leak(accepted, value):
+    """As of a tuned organ with one stroke, of which something is erased at the far end: half of it and more is left."""
+    grown = accepted.copy()
+    grown[5:18, 10:25, 14:25] = 0  # all that grows is around the stroke
+    painted = nothing_painted()
+    painted[10, 12:20, 11] = 1
+    painted[10, 14:18, 23:25] = value
+    result = near_corrections(accepted, grown, painted)
+    assert not (result == 1)[10, 14:18, 23:25].any()
+    lost = (accepted == 1) & (result != 1)
+    assert lost.sum() < 0.3 * (accepted == 1).sum()
+
+
 def test_a_leak_that_touches_a_correction_and_swallows_strokes_of_background_is_not_taken(accepted):
     painted = strokes_in_the_first_organ()
     painted[12, 30, 12:50:2] = 0

@@ -12,7 +12,7 @@ import pytest
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 pytest.importorskip("PySide6")
 
-from PySide6 import QtCore, QtGui, QtWidgets
+from PySide6 import QtCore, QtGui, QtTest, QtWidgets
 
 from harness import slicer_stand_in as stand_in
 from harness.mrml_fixtures import add_volume, paint_strokes
@@ -24,7 +24,7 @@ from PromptSegLib.session.view import Notice
 stand_in.as_in_pythonqt(sys.modules[__name__])
 
 # Size of the module panel, as it was seen at 1366 x 768 (the least of it) and at 1920 x 1080.
-SCREENS = {"laptop": (452, 434), "desktop": (452, 776)}
+SCREENS = {"laptop": (470, 434), "desktop": (470, 776)}
 LONG = "This sentence is about something that takes many words to be told, and then some more. " * 4
 
 
@@ -137,7 +137,7 @@ def test_nothing_that_one_works_with_moves(app, widget):
 def test_the_width_never_changes(app, widget):
     """The application makes its panel as wide as the module asks for, at the least."""
     before = widget.panel.widget.minimumSizeHint.width()
-    assert before <= 420
+    assert before <= 470
     name(widget, "a structure with a name that is as long as the names of structures ever become in practice")
     widget.ui.segmentEditorWidget.setActiveEffectByName("Paint")
     widget.panel.parameters.volume.SetName("a volume with a very long name, as some of them have it from DICOM tags")
@@ -150,6 +150,16 @@ def test_the_width_never_changes(app, widget):
     assert widget.panel.widget.minimumSizeHint.width() == before
 
 
+@pytest.mark.parametrize("effect", stand_in.EFFECTS)
+def test_nothing_of_an_effect_is_cut_off(app, widget, effect):
+    """Beside the scroll bar, which comes with the options of an effect, there is room for the widest of them."""
+    app.window.resize(widget.panel.widget.minimumSizeHint.width(), app.window.height)
+    name(widget, "liver")
+    widget.ui.segmentEditorWidget.setActiveEffectByName(effect)
+    process()
+    assert widget.ui.workArea.horizontalScrollBar().maximum == 0
+
+
 def test_input_is_one_line_once_it_is_chosen(app, widget):
     ui = widget.ui
     assert ui.inputCollapsibleButton.collapsed
@@ -160,6 +170,22 @@ def test_input_is_one_line_once_it_is_chosen(app, widget):
     ui.volumeSelector.setCurrentNode(None)
     process()
     assert not ui.inputCollapsibleButton.collapsed and ui.inputCollapsibleButton.text == "Input"
+
+
+def test_turning_back_to_a_volume_shows_it(app, widget):
+    """The views go black where the other one lies elsewhere."""
+    first = widget.panel.parameters.volume
+    view = app.scene.AddNewNodeByClass("vtkMRMLSliceNode")
+    view.SetDimensions(200, 200, 1)
+    view.JumpSliceByCentering(5000.0, 0.0, 0.0)
+    add_volume(app.scene, "other")
+    second = app.scene.GetFirstNodeByName("other")
+    for each in (second, first):
+        widget.ui.volumeSelector.setCurrentNode(each)
+        process()
+    bounds = [0.0] * 6
+    first.GetRASBounds(bounds)
+    assert view.GetSliceToRAS().GetElement(0, 3) == pytest.approx((bounds[0] + bounds[1]) / 2)
 
 
 def test_what_is_next_is_bold(widget):
@@ -236,6 +262,22 @@ def test_names_are_completed(widget):
     assert model.stringList()[0].startswith("l")
     edit.textEdited.emit("")
     assert model.stringList() == []
+
+
+def test_a_name_that_was_completed_is_cleared_as_well(app, widget):
+    """While the list of completions is open, Enter goes to the list and to the field."""
+    app.window.activateWindow()
+    edit = widget.ui.segmentNameEdit
+    edit.setFocus()
+    QtTest.QTest.keyClicks(edit, "liv")
+    process()
+    popup = edit.completer().popup()
+    assert popup.visible
+    QtTest.QTest.keyClick(popup, QtCore.Qt.Key.Key_Down)
+    QtTest.QTest.keyClick(popup, QtCore.Qt.Key.Key_Return)
+    process()
+    assert edit.text == "" and not popup.visible
+    assert [each.name for each in segments(widget.panel.parameters.segmentation)] == ["background", "liver"]
 
 
 def test_what_is_no_name_is_refused(widget):

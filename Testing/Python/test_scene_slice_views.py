@@ -17,10 +17,12 @@ from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.scene.placement import image_to_world, to_array  # noqa: E402
 from PromptSegLib.scene.slice_views import (  # noqa: E402
+    bring_into_view,
     center_3d,
     hide_map,
     in_volume,
     in_world,
+    node_bounds,
     point_out,
     sequence_frame_name,
     show_map,
@@ -56,6 +58,36 @@ def test_a_place_is_pointed_out_and_a_view_that_shows_it_is_not_panned():
     assert holds(axial, (97, -2, 48)) and to_array(axial.GetSliceToRAS())[:3, 3] == pytest.approx([97, -2, 48])
     assert all(holds(view, (97, -2, 48)) for view in views)
     point_out(new_scene(), (0, 0, 0))  # no view
+
+
+def test_a_volume_that_is_not_seen_is_brought_into_the_views():
+    """As when two volumes lie far from each other, and one turns to the one and back to the other."""
+    scene, volume, _segmentation = setup_nodes()
+    views = [view for view, _ in add_views(scene)]
+    low, high = node_bounds(volume).reshape(3, 2).T
+    for view in views:
+        view.SetDimensions(200, 100, 1)
+        view.SetFieldOfView(20.0, 10.0, 1.0)
+        view.UpdateMatrices()
+        view.JumpSliceByCentering(*(low + high) / 2 + 1.0)
+    before = [to_array(view.GetXYToRAS()) for view in views]
+    bring_into_view(scene, volume)  # it is seen: nothing moves
+    assert all((to_array(view.GetXYToRAS()) == each).all() for view, each in zip(views, before))
+    for view in views:
+        view.JumpSliceByCentering(900.0, -900.0, 900.0)
+    bring_into_view(scene, volume)
+    for view in views:
+        view.UpdateMatrices()
+        into = np.linalg.inv(to_array(view.GetXYToRAS()))
+        corners = np.array(
+            [[x, y, z, 1.0] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])]
+        )
+        seen = corners @ into.T
+        assert seen[:, 0].min() > -1 and seen[:, 0].max() < 201 and seen[:, 1].min() > -1 and seen[:, 1].max() < 101
+        assert max(np.ptp(seen[:, 0]) / 200, np.ptp(seen[:, 1]) / 100) == pytest.approx(1.0, abs=0.02)  # fills the view
+        assert holds(view, (low + high) / 2)
+    bring_into_view(scene, scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"))  # without voxels
+    bring_into_view(new_scene(), volume)  # no view
 
 
 def test_cameras_turn_to_what_is_shown_and_see_it_whole():

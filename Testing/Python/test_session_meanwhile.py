@@ -13,6 +13,7 @@ from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import node_references
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import segments_by_name
+from PromptSegLib.scene.slice_views import kept_classes
 from PromptSegLib.scene.storage import load_scene, save_scene
 
 
@@ -72,6 +73,14 @@ def test_renamed_while_it_runs(desk, tmp_path):
     assert sorted(Prompts.load(tmp_path / "a.safetensors").names) == ["sphere", "stick"]
     desk.tune()
     assert set(desk.last_job.values["classes"]) == {"sphere", "stick"}
+
+
+def test_where_to_look_next_knows_the_new_names(desk):
+    desk.session.tune()
+    rename(desk, "ball", "sphere")
+    rename(desk, "rod", "stick")
+    run(desk.session)
+    assert kept_classes(desk.volume) and set(kept_classes(desk.volume)) <= {"sphere", "stick"}
 
 
 def test_names_that_were_exchanged_while_it_ran(desk):

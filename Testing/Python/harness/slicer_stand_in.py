@@ -28,7 +28,7 @@ from PySide6.QtCore import Property, Signal
 ROOT = Path(__file__).resolve().parents[3]
 MODULE_FILE = ROOT / "PromptSeg" / "PromptSeg.py"
 EFFECTS = ("Threshold", "Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
-OPTIONS = (400, 96)  # pixels: about what Paint's options ask for
+OPTIONS, ERASE = (384, 72), 417  # pixels that the options of Paint ask for, and the width of those of Erase
 TRANSLATED: set[str] = set()  # every text that went through tr()
 
 
@@ -281,7 +281,18 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         right.addWidget(around)
         self._options = QtWidgets.QGroupBox("Options")
         self._options.setObjectName("OptionsGroupBox")
-        self._options.setMinimumSize(*OPTIONS)
+        inside = QtWidgets.QVBoxLayout(self._options)
+        inside.setContentsMargins(8, 4, 8, 4)  # with what is around the group in the application
+        self._frames = {}
+        for name in EFFECTS:
+            self._frames[name] = QtWidgets.QFrame()
+            part = QtWidgets.QWidget()
+            part.setFixedSize(ERASE if name == "Erase" else OPTIONS[0], OPTIONS[1])
+            around_it = QtWidgets.QVBoxLayout(self._frames[name])
+            around_it.setContentsMargins(0, 0, 0, 0)
+            around_it.addWidget(part)
+            inside.addWidget(self._frames[name])
+            self._frames[name].hide()
         self._options.hide()
         right.addWidget(self._options)
         self._undo.clicked.connect(self.undo)
@@ -304,6 +315,9 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def activeEffect(self) -> Any:
         return self._effect
+
+    def effectByName(self, name: str) -> Any:
+        return SimpleNamespace(optionsFrame=lambda: self._frames[name]) if name in self._frames else None
 
     def _lay_out(self) -> None:
         for number, button in enumerate(self._buttons_of):
@@ -392,6 +406,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def setActiveEffect(self, effect: Any) -> None:
         self._effect = effect
+        for name, frame in self._frames.items():
+            frame.setVisible(name == effect)
         self._options.setVisible(effect is not None)
 
     def updateWidgetFromMRML(self) -> None:
