@@ -24,7 +24,13 @@ from .undo import UndoHistory
 from .view import Notice
 
 # What a preview is, a few words, by what it shows.
-WORDS = {"": "", "grown": "Grown from strokes; Tune prompts refines it", "early": "Preview", "final": "Result"}
+WORDS = {
+    "": "",
+    "grown": "Grown from strokes; Tune prompts refines it",
+    "corrected": "Grown from strokes; Retune refines it",
+    "early": "Preview",
+    "final": "Result",
+}
 
 
 class Results:
