@@ -127,7 +127,9 @@ class SegmentsSection:
         color = qt.QTableWidgetItem()
         pixmap = qt.QPixmap(14, 14)
         pixmap.fill(qt.QColor(*row.color))
-        color.setIcon(qt.QIcon(pixmap))
+        icon = qt.QIcon(pixmap)
+        icon.addPixmap(pixmap, qt.QIcon.Selected)  # else that of the selected line would be tinted
+        color.setIcon(icon)
         color.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
         color.setToolTip(_("Double-click for another color."))
         table.setItem(index, _COLOR, color)
