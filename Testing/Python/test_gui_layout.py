@@ -280,7 +280,7 @@ def test_a_name_that_was_completed_is_cleared_as_well(app, widget):
     QtTest.QTest.keyClick(popup, QtCore.Qt.Key.Key_Down)
     QtTest.QTest.keyClick(popup, QtCore.Qt.Key.Key_Return)
     process()
-    assert edit.text == "" and not popup.visible
+    assert edit.text == "" and not popup.visible and not edit.undoAvailable
     assert [each.name for each in segments(widget.panel.parameters.segmentation)] == ["background", "liver"]
 
 
