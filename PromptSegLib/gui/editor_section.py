@@ -26,6 +26,7 @@ _INSTEAD = (
     "UndoRedoGroupBox",
 )
 
+_FILLED = ("verticalLayout_3", "verticalLayout")  # what were columns, with room at their ends
 _AROUND = 26  # pixels left and right of the options of an effect
 
 
@@ -81,6 +82,12 @@ class EditorSection:
         beside = self.editor.findChild(qt.QHBoxLayout, "horizontalLayout")
         if beside is not None and beside.count() == 2:
             beside.setDirection(qt.QBoxLayout.TopToBottom)
+        for name in _FILLED:
+            column = self.editor.findChild(qt.QVBoxLayout, name)
+            for number in range(column.count() if column is not None else 0):
+                spacer = column.itemAt(number).spacerItem()
+                if spacer is not None:
+                    spacer.changeSize(0, 0)
 
     def _keep_width(self) -> None:
         """As wide from the beginning as any effect will need, and a scroll bar beside it: Erase asks for the most."""

@@ -79,10 +79,13 @@ class SegmentsSection:
         made: list[str] = []
         self.panel.act(lambda: made.append(self.session.segments.name(typed)))
         if made and made[0]:
-            self.ui.segmentNameEdit.clear()
+            self._empty_field()
             self._completions.setStringList([])  # a list that is open would complete what was cleared
-            qt.QTimer.singleShot(0, self.ui.segmentNameEdit.clear)
+            qt.QTimer.singleShot(0, self._empty_field)
             self.paint_in(made[0])
+
+    def _empty_field(self) -> None:
+        self.ui.segmentNameEdit.text = ""  # not clear(): Ctrl+Z in the field would bring the name back
 
     def remove(self, *_args: Any) -> None:
         if self.current:
@@ -127,7 +130,9 @@ class SegmentsSection:
         color = qt.QTableWidgetItem()
         pixmap = qt.QPixmap(14, 14)
         pixmap.fill(qt.QColor(*row.color))
-        color.setIcon(qt.QIcon(pixmap))
+        icon = qt.QIcon(pixmap)
+        icon.addPixmap(pixmap, qt.QIcon.Selected)  # else that of the selected line would be tinted
+        color.setIcon(icon)
         color.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
         color.setToolTip(_("Double-click for another color."))
         table.setItem(index, _COLOR, color)

@@ -81,10 +81,15 @@ def annotation_from_segmentation(segmentation_node, volume_node, roles: Mapping[
 
 
 def show_surfaces(segmentation_node) -> None:
-    """Make the closed surfaces of a segmentation and show them in 3D views. It takes its time."""
+    """Make the closed surfaces of a segmentation and show them in 3D views, but for the background's, which are
+    strokes and stand before what one wants to see. It takes its time."""
     segmentation_node.CreateClosedSurfaceRepresentation()
-    if segmentation_node.GetDisplayNode() is not None:
-        segmentation_node.GetDisplayNode().SetVisibility3D(True)
+    display = segmentation_node.GetDisplayNode()
+    if display is not None:
+        for segment_id in segmentation_node.GetSegmentation().GetSegmentIDs():
+            if role_of(segmentation_node, segment_id) == "background":
+                display.SetSegmentVisibility3D(segment_id, False)
+        display.SetVisibility3D(True)
 
 
 def check_writable(segmentation_node, volume_node) -> None:

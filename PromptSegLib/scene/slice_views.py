@@ -22,6 +22,7 @@ _BEFORE = "PromptSeg.Before"  # on a composite node: its foreground's opacity an
 _COLORS = "PromptSeg warm"
 _OPACITY = 0.5
 _RIM = 0.1  # of a view's width: what lies there is brought to the middle
+_CORNER = 0.05  # of a volume's size: whose middle lies no further inside, shows a corner of it
 _VISIBLE = 0.35  # of the largest value; below, the map is transparent: a little doubt is everywhere
 
 
@@ -49,15 +50,16 @@ def point_out(scene, point_lps: Sequence[float]) -> None:
 
 
 def bring_into_view(scene, volume_node) -> None:
-    """Fit a volume into the slice views whose middle does not lie in it: they would show nothing of it, or a rim."""
+    """Fit a volume into the slice views whose middle does not lie in it: they would show nothing of it, or a corner."""
     box = node_bounds(volume_node)
     low, high = box[::2], box[1::2]
     if (high <= low).any():
         return
+    rim = _CORNER * (high - low)
     for view in _nodes(scene, "vtkMRMLSliceNode"):
         width, height = view.GetDimensions()[:2]
         middle = (to_array(view.GetXYToRAS()) @ [width / 2, height / 2, 0.0, 1.0])[:3]
-        if (low <= middle).all() and (middle <= high).all():
+        if (low + rim <= middle).all() and (middle <= high - rim).all():
             continue
         across, up = np.abs(to_array(view.GetSliceToRAS())[:3, :2]).T @ (high - low)
         wide = max(across, up * width / height)

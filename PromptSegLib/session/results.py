@@ -41,6 +41,7 @@ WORDS = {  # what a preview is, a few words
     Shows.EARLY: "Preview",
     Shows.FINAL: "Result",
 }
+GROWN_FROM_CORRECTIONS = "Grown from strokes; Retune refines it"  # once there is a result
 
 
 class Results:

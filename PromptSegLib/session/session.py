@@ -25,7 +25,7 @@ from .job_requests import learning_of, request_of
 from .parameters import Parameters
 from .recovery import Recovery
 from .rescue import Rescue
-from .results import WORDS, Results, Shows
+from .results import GROWN_FROM_CORRECTIONS, WORDS, Results, Shows
 from .runner import CANCELLED, JobRunner
 from .segment_edits import SegmentEdits
 from .uncertainty import UncertaintyNavigator
@@ -111,7 +111,7 @@ class Session:
         active, segmentation, volume = self.jobs.active, self.inputs.segmentation, self.inputs.volume
         tuned = segmentation is not None and current_tag(segmentation) and prompt_nodes.linked(segmentation) is not None
         tuning = active is not None and active.job.kind is JobKind.TUNE
-        result = self.results.result
+        result, shows = self.results.result, self.results.shows
         return View(
             busy=active is not None,
             tune_text="Cancel" if active is not None else "Retune" if tuned else "Tune prompts",
@@ -120,9 +120,9 @@ class Session:
             seconds_left=active.seconds_left if active else None,
             curve=tuple(active.curve) if active and tuning else self.jobs.curve,
             notice=self.actions.notice,
-            preview=WORDS[self.results.shows],
+            preview=GROWN_FROM_CORRECTIONS if shows is Shows.GROWN and tuned else WORDS[shows],
             remarks=self.results.remarks,
-            shows=self.results.shows,
+            shows=shows,
             doing=active.doing if active else "",
             frame=slice_views.sequence_frame_name(self.parameters.volume) if volume is not None else "",
             device=self.engine.device,

@@ -112,6 +112,10 @@ def test_nothing_stands_between_the_effects_and_their_options(app, widget):
     parts = [editor.findChild(QtWidgets.QWidget, each) for each in ("Paint", "OptionsGroupBox")]
     paint, options = (each.mapTo(editor, QtCore.QPoint(0, 0)).y() for each in parts)
     assert options - paint - parts[0].height < 20
+    editor.setActiveEffect(None)
+    process()
+    ends = parts[0].mapTo(widget.ui.workArea, QtCore.QPoint(0, parts[0].height)).y()
+    assert widget.ui.liveCheckBox.mapTo(widget.ui.workArea, QtCore.QPoint(0, 0)).y() - ends < 20
 
 
 def test_nothing_that_one_works_with_moves(app, widget):
@@ -276,7 +280,7 @@ def test_a_name_that_was_completed_is_cleared_as_well(app, widget):
     QtTest.QTest.keyClick(popup, QtCore.Qt.Key.Key_Down)
     QtTest.QTest.keyClick(popup, QtCore.Qt.Key.Key_Return)
     process()
-    assert edit.text == "" and not popup.visible
+    assert edit.text == "" and not popup.visible and not edit.undoAvailable
     assert [each.name for each in segments(widget.panel.parameters.segmentation)] == ["background", "liver"]
 
 
@@ -326,6 +330,14 @@ def test_segments_are_selected_renamed_hidden_and_removed(widget):
     widget.panel.session.history.undo()
     process()
     assert "hepar" in segments_by_name(segmentation)
+
+
+def test_the_color_of_the_selected_line_is_that_of_its_segment(widget):
+    name(widget, "liver")
+    icon, color = widget.ui.segmentsTable.item(0, 0).icon(), segments(widget.panel.parameters.segmentation)[-1].color
+    for mode in (QtGui.QIcon.Mode.Normal, QtGui.QIcon.Mode.Selected):
+        shown = icon.pixmap(QtCore.QSize(14, 14), mode).toImage().pixelColor(7, 7)
+        assert (shown.red(), shown.green(), shown.blue()) == tuple(round(255 * each) for each in color)
 
 
 def test_a_renamed_background_stays_one(widget):

@@ -14,7 +14,7 @@ from harness.tiny_model import CLASSES
 from PromptSegLib.annotation.partial_labels import contradicted
 from PromptSegLib.session import growing
 
-GROWN = "Grown from strokes; Tune prompts refines it"
+GROWN, CORRECTED = "Grown from strokes; Tune prompts refines it", "Grown from strokes; Retune refines it"
 
 
 def stroke(desk: Desk) -> None:
@@ -192,7 +192,7 @@ def test_after_a_tuning_a_correction_is_grown_and_the_prompts_stay(desk):
     added[15:18, 4:8, 40:46] = True
     desk.paint("ball", added)
     stroke(desk)
-    assert desk.session.view().preview == GROWN and desk.session.view().tune_text == "Retune"
+    assert desk.session.view().preview == CORRECTED and desk.session.view().tune_text == "Retune"
     assert shown(desk, "ball")[added].all()
     changed = shown(desk, "rod") != (rod & ~shown(desk, "ball"))
     assert changed.sum() < 0.1 * rod.sum()  # what borders on the correction may change with it

@@ -152,3 +152,6 @@ def test_what_is_shown_in_3d_is_in_the_middle_of_the_view(desk):
     desk.session.results.show_opacity()
     assert desk.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
     assert camera.GetFocalPoint() != (1, 2, 3)
+    display = desk.segmentation.GetDisplayNode()
+    shown = {name: display.GetSegmentVisibility3D(desk.id_of(name)) for name in ("ball", "rod", "background")}
+    assert display.GetVisibility3D() and shown == {"ball": True, "rod": True, "background": False}

@@ -252,6 +252,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         left, right = QtWidgets.QVBoxLayout(), QtWidgets.QVBoxLayout()
         beside.addLayout(left)
         beside.addLayout(right)
+        for column, named in ((left, "verticalLayout_3"), (right, "verticalLayout")):
+            column.setObjectName(named)
         self._grid, self._buttons_of = QtWidgets.QGridLayout(), []
         for name in ("None", *EFFECTS):
             button = QtWidgets.QToolButton()
@@ -295,6 +297,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
             self._frames[name].hide()
         self._options.hide()
         right.addWidget(self._options)
+        for column in (left, right):
+            column.addItem(QtWidgets.QSpacerItem(20, 40))
         self._undo.clicked.connect(self.undo)
         self._redo.clicked.connect(self.redo)
         self._buttons()
