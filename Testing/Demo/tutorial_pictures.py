@@ -329,6 +329,7 @@ def other_patient(tour: Tour, patient: Patient, path: Path) -> None:
     tour.settle()
     ui.largestComponentCheckBox.checked = True
     ui.volumesCollapsibleButton.collapsed = False
+    tour.wait(lambda: not tour.session.busy)  # prompts for other volumes are tuned on what was applied
     ui.volumesList.item(0).setCheckState(qt.Qt.Checked)
     own = ui.promptsTree.topLevelItem(ui.promptsTree.topLevelItemCount - 1)
     ui.promptsTree.setCurrentItem(own)
