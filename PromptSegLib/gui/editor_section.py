@@ -31,7 +31,7 @@ _AROUND = 26  # pixels left and right of the options of an effect
 
 
 class EditorSection:
-    """SegmentSnapshot."""
+    """Painting, with Slicer's own Segment Editor."""
 
     def __init__(self, panel: Panel):
         self.panel, self.editor = panel, panel.ui.segmentEditorWidget

@@ -21,7 +21,7 @@ _LARGE = 2_000_000  # voxels on the model's grid from which a preview looks only
 
 
 class Kept:
-    """One backbone at a time, the images that jobs name, and a feature_cache for both."""
+    """One backbone at a time, the images that jobs name, and a cache of features for both."""
 
     def __init__(self) -> None:
         self._images: dict[str, Union[Message, sitk.Image]] = {}

@@ -98,7 +98,7 @@ def run(budget: ps.Settings, second_budget: ps.Settings) -> None:
         backbone = ps.load_model()
     setup = clock.seconds.popitem()[1]
 
-    with clock.stage("SegmentSnapshot scribbles"):
+    with clock.stage("painting scribbles"):
         first = scribble(reference, CLASSES, BACKGROUND, background_share=0.005)
         segments = _segments()
         ids = paint(strokes, volume, first, segments)
