@@ -128,7 +128,7 @@ def _blended(backbone: Backbone, array: np.ndarray, predict: Callable[..., Tenso
 
 
 def encode_tiles(backbone: Backbone, array: np.ndarray, maps: EncoderMaps, job: ProgressHandle) -> None:
-    """Encode the tiles of a volume (z, y, x) as :func:`evidence` will ask for them, while there is room for them."""
+    """Encode tiles of a volume (z, y, x) as :func:`class_margins` will ask for them, while there is room for them."""
     tile = backbone.tile
     places = starts(array.shape, tile, steps(array.shape, tile))
     for done, start in enumerate(places):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
 from scipy.special import expit, logit
 
 from ..imaging.geometry import bounding_box
+from ..prompts.store import ClassPrompts, Prompts
 
 DICE = "expected Dice"  # in the record of classes that are decided so; prompts without segment as they did
 _BINS = 512  # of probability
@@ -36,6 +37,19 @@ def best_threshold(margins: np.ndarray) -> float:
     return float(np.clip(edge, _LEAST, 0.5))
 
 
+def rows_for_dice(prompts: Prompts) -> list[int]:
+    """Rows of the classes (as ``prompts.active`` has them) that are decided for the expected Dice."""
+    return [row for row, each in enumerate(prompts.active) if making_of(prompts, each).get("decision") == DICE]
+
+
+def making_of(prompts: Prompts, each: ClassPrompts) -> dict[str, Any]:
+    """What prompts say of the making of a class; files may say anything."""
+    record: Any = prompts.tuning.get(str(each.group))
+    for key in ("classes", each.info.name):
+        record = record.get(key) if isinstance(record, dict) else None
+    return record if isinstance(record, dict) else {}
+
+
 @contextmanager
 def decided_for_dice(scores: np.ndarray, rows: Sequence[int]) -> Iterator[None]:
     """Inside the block, ``rows`` of the margins (classes, z, y, x) are above zero where that makes the expected Dice
@@ -54,10 +68,8 @@ def decided_for_dice(scores: np.ndarray, rows: Sequence[int]) -> Iterator[None]:
         wider = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
         before = scores[row][wider].copy()
         kept.append((row, wider, before))
-        parts, count = ndimage.label(before > -shift)
-        sure = np.zeros(count + 1, bool)
-        sure[parts[before > 0]] = True
-        raised = ndimage.binary_dilation(sure[parts])
+        taken = ndimage.binary_propagation(before > 0, mask=before > -shift)
+        raised = ndimage.binary_dilation(taken)
         scores[row][wider] = np.where(raised, before + shift, before)
     try:
         yield

@@ -73,7 +73,7 @@ def keep_accepted(
     """Numbers of classes (z, y, x) as they were accepted, but where corrections change them.
 
     :param numbers: as they would be now; not changed.
-    :param painted: what is painted, on the same grid, labeled as in ``examples.annotation``.
+    :param painted: what is painted, on the same grid, labeled as in ``annotation.labels``.
     :param lookup: number -> value in ``accepted``; what has another value is no class and stays.
     """
     before = numbers_of(accepted, native, lookup)

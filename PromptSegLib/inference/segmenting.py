@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional, Sequence, Union
+from typing import Optional, Sequence, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,9 +21,9 @@ from ..models.backbone import Backbone, load_model
 from ..models.catalogue import find_sha256
 from ..models.feature_cache import FeatureCache
 from ..progress import ProgressHandle
-from ..prompts.store import ClassPrompts, Prompts
+from ..prompts.store import Prompts
 from .class_margins import Probabilities
-from .deciding import DICE, decided_for_dice
+from .deciding import decided_for_dice, making_of, rows_for_dice
 from .field_of_view import FieldOfView, strokes_on
 from .islands import small_components_suppressed
 from .options import Region, SegmentationOptions
@@ -128,7 +128,7 @@ def _result(
     alone = view.coarse is None
     one_body = [row for row, name in enumerate(names) if alone and not options.keep_islands and is_one_body(name)]
     with (
-        decided_for_dice(scores, _rows_for_dice(prompts) if alone else []),
+        decided_for_dice(scores, rows_for_dice(prompts) if alone else []),
         small_components_suppressed(scores, one_body),
     ):
         fields = [(value, view.volume.grid) for value in scores]
@@ -150,20 +150,7 @@ def _result(
 
 def _known_classes(prompts: Prompts) -> set[int]:
     """Classes (from 1, as ``prompts.active`` has them) that the backbone was taught, as the tuning's record says."""
-    return {index for index, each in enumerate(prompts.active, 1) if _record(prompts, each).get("new") is not True}
-
-
-def _rows_for_dice(prompts: Prompts) -> list[int]:
-    """Rows of the classes that are decided for the expected Dice."""
-    return [row for row, each in enumerate(prompts.active) if _record(prompts, each).get("decision") == DICE]
-
-
-def _record(prompts: Prompts, each: ClassPrompts) -> dict[str, Any]:
-    """What prompts say of the making of a class; files may say anything."""
-    record: Any = prompts.tuning.get(str(each.group))
-    for key in ("classes", each.info.name):
-        record = record.get(key) if isinstance(record, dict) else None
-    return record if isinstance(record, dict) else {}
+    return {index for index, each in enumerate(prompts.active, 1) if making_of(prompts, each).get("new") is not True}
 
 
 class _Clock:

@@ -12,7 +12,7 @@ from ..annotation.checking import holds
 from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
 from ..inference.class_margins import class_margins
-from ..inference.deciding import decided_for_dice
+from ..inference.deciding import decided_for_dice, rows_for_dice
 from ..inference.resample_to_image import winner
 from ..models.backbone import Backbone
 from ..models.feature_cache import FeatureCache
@@ -96,7 +96,7 @@ def agreement_on(
     own = backbone.working_at(prompts.preprocessing)
     volume = feature_cache.volume(example.image, own.preprocessing, prompts.intensity)
     margins = class_margins(own, prompts, volume.array)
-    with decided_for_dice(margins, range(len(margins))):
+    with decided_for_dice(margins, rows_for_dice(prompts)):
         said = winner(margins).ravel()
     labels = labels_on_grid(example, classes, volume.grid).ravel()
     known = labels >= 0
