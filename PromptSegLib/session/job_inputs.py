@@ -61,6 +61,7 @@ class Plan:
     :param start: prompts to go on from, their classes called as the segments are now; None to begin anew.
     :param prompts: to segment with, instead of tuning.
     :param notes: sentences for the user: what further examples do not teach.
+    :param grown: whether what is painted is seen grown already.
     """
 
     parts: list[Part]
@@ -71,6 +72,7 @@ class Plan:
     infos: dict[str, ClassInfo] = field(default_factory=dict)
     segment_ids: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    grown: bool = False
 
     @classmethod
     def for_prompts(cls, volume, segmentation, result: Optional[AppliedResult], prompts: Prompts) -> Plan:

@@ -86,6 +86,7 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         appearance=[replace(plan.infos[name], value=values[name]) for name in names],
         start=start,
         accepted=accepted,
+        grown=plan.grown,
     )
     return Request(
         request,

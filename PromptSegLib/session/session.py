@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, Optional, Sequence, Union
 
@@ -166,6 +167,7 @@ class Session:
                 self.results.drop()  # what was grown is looked at until there is something better
             result = self.results.before(segmentation)
             plan = plan_tuning(self.parameters, volume, segmentation, result, self.inputs.examples)
+            plan = replace(plan, grown=self.results.shows is Shows.GROWN)
             self.jobs.begin(Job.of(JobKind.TUNE, volume, segmentation, plan.parts[0]), partial(request_of, plan))
 
     def learn(self) -> None:

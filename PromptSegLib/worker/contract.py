@@ -65,6 +65,8 @@ class Tune:
     :param appearance: names, colors and terminology of new classes.
     :param start: prompts to go on from.
     :param accepted: a result that is corrected, as label values: what nobody corrected stays as it is.
+    :param grown: whether what is painted is seen grown already; if not, that is the first preview, before a model is
+        even loaded.
     """
 
     name: ClassVar[str] = "tune"
@@ -79,6 +81,7 @@ class Tune:
     previews: bool = True
     start: Optional[Prompts] = None
     accepted: Optional[sitk.Image] = None
+    grown: bool = False
 
     def pack(self) -> Packed:
         values: dict[str, Any] = {
@@ -89,6 +92,7 @@ class Tune:
             "others": list(self.others),
             "appearance": packed_infos(self.appearance),
             "previews": self.previews,
+            "grown": self.grown,
             "examples": [each.values() for each in self.examples],
         }
         if self.wanted is not None:
@@ -112,6 +116,7 @@ class Tune:
             bool(values.get("previews", True)),
             prompts_of(arrays["start"]) if "start" in arrays else None,
             _unpack_image("accepted", values, arrays),
+            bool(values.get("grown", False)),
         )
 
 

@@ -131,21 +131,24 @@ class JobHandlers:
 
         remaining, seconds = Remaining(), self._settings(request).seconds
         remaining.expect(None if seconds is None else seconds + _GRACE)
-        backbone = self.kept.backbone(request, self._thrift, remaining.told(job.part(0.0, 0.02)))
         examples = [self.kept.example(each) for each in request.examples]
         # Strokes of classes that are not tuned now are known not to be those that are.
         teaching = [without(each, request.others) for each in examples]
         check_examples(teaching, request.classes)  # before anything is shown
         wanted = list(request.classes if request.wanted is None else request.wanted)
-        silent = ProgressHandle(None, job.is_cancelled)
+        silent, again = ProgressHandle(None, job.is_cancelled), self._tuned is not None
+        known = request.start is not None and all(name in request.start.names for name in request.classes)
+        if request.previews and not (again or known or request.grown):
+            self._show_grown(examples[0], _shown(request), silent, emit)
+        backbone = self.kept.backbone(request, self._thrift, remaining.told(job.part(0.0, 0.02)))
 
         def preview(prompts: Prompts) -> None:
             result = self._segmented(backbone, prompts, examples[0], wanted, silent, around=True)
             emit(*Reply(retuned(result, examples[0], request.accepted, wanted).local, prompts).pack())
 
         began, looked = time.monotonic(), None
-        if request.previews and self._tuned is None:
-            if request.start is not None and all(name in request.start.names for name in request.classes):
+        if request.previews and not again:
+            if request.start is not None and known:
                 preview(request.start)
             else:
                 self._look(backbone, examples[0], _shown(request), silent, emit)
@@ -218,6 +221,12 @@ class JobHandlers:
             left = settings.seconds - (time.monotonic() - self._began)
             settings = replace(settings, seconds=max(left, settings.seconds / 2))
         return settings
+
+    def _show_grown(self, example: Example, infos: list[ClassInfo], job: ProgressHandle, emit: Emit) -> None:
+        """Send what is painted, grown in haste: it takes a second, where a look with the model takes five."""
+        from ..inference.stroke_regions import segment_strokes
+
+        emit(*Reply(segment_strokes(example, infos, quick=True, job=job)).pack())
 
     def _look(self, backbone, example: Example, infos: list[ClassInfo], job: ProgressHandle, emit: Emit) -> None:
         """Send the first look, if the model ships something to look with."""

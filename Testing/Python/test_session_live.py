@@ -140,7 +140,7 @@ def test_tuning_goes_first_and_the_grown_preview_stays_until_its_own(desk):
     desk.begin_long(until=lambda session: session.view().stage not in ("", "preparing"))
     assert desk.session.growing.active is None and not desk.session.growing.busy
     run(desk.session, until=shows_tuned)
-    assert desk.session.view().preview == "Preview"
+    assert desk.session.view().preview == "Preview" and desk.last_job.values["grown"]
     desk.session.cancel()
     run(desk.session)
     assert not desk.session.view().preview
@@ -150,6 +150,7 @@ def test_tuning_goes_first_and_the_grown_preview_stays_until_its_own(desk):
 
 def test_strokes_during_a_tuning_are_told_and_its_result_is_not_replaced(desk):
     desk.begin_long(until=shows_tuned)
+    assert not desk.last_job.values["grown"]  # nothing was seen: the tuning grows what is painted first
     count = len(jobs(desk))
     desk.session.painted()  # nothing was painted
     assert not desk.session.jobs.active.missed

@@ -73,14 +73,22 @@ def test_a_tuning_reports_and_previews_and_gives_what_it_gives_without_a_worker(
     assert [each["step"] for each in figures] == list(range(1, BRIEF["steps"] + 1))
     assert all({"loss", "agreement"} <= set(each) for each in figures)
     stages = [event.values.get("stage") for event in events]
-    assert kinds.index("preview") < stages.index("reading examples")  # the first look waits for nothing
+    assert kinds.index("preview") < stages.index("loading the model")  # what is painted is grown at once
     previews = [event for event in events if event.kind == "preview"]
+    looks = [kind for kind in kinds[: stages.index("reading examples")] if kind == "preview"]
+    assert len(looks) == 2  # the look with the model waits for no tuning
     for preview in previews:
         assert {info.name for info in infos_of(preview.values["classes"])} == set(CLASSES)
         assert set(np.unique(labels_of(preview, case.image))) <= {0, *CLASSES.values()}
-        if preview is not previews[0]:
+        if preview not in previews[:2]:
             assert set(CLASSES) == set(prompts_of(preview.arrays["prompts"]).names)
     assert is_expected(events[-1], expected, case)
+
+
+def test_what_is_seen_grown_already_is_not_grown_in_haste_again(worker, models, case):
+    events = worker.until("done", tuning(worker, models / "tiny0.safetensors", case, "grown", grown=True))
+    stages, kinds = [event.values.get("stage") for event in events], [event.kind for event in events]
+    assert stages.index("loading the model") < kinds.index("preview") < stages.index("reading examples")
 
 
 def test_previews_are_not_made_when_nobody_wants_them(worker, models, case, expected):
