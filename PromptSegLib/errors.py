@@ -35,6 +35,16 @@ class Sentence(str):
             return text
         return made if made == text else text
 
+    def renamed(self, names: Mapping[str, str]) -> Sentence:
+        """The sentence with names in its fields, alone or in a list with commas, replaced: old name -> new."""
+
+        def now(value: Any) -> Any:
+            if not isinstance(value, str):
+                return value
+            return names.get(value) or ", ".join(names.get(each, each) for each in value.split(", "))
+
+        return Sentence(self.template, **{key: now(value) for key, value in self.fields.items()})
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; fields that it does not know become text, numpy's numbers plain ones."""
         plain = {key: value.item() if hasattr(value, "item") else value for key, value in self.fields.items()}

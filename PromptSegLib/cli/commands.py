@@ -17,6 +17,7 @@ from ..errors import PromptSegError
 from ..files import check_writable
 from ..inference.options import SegmentationOptions
 from ..models import catalogue
+from ..models.further import find_further
 from ..network.config import outputs_of
 from ..progress import ProgressHandle, Report
 from ..prompts.beside import place
@@ -69,6 +70,8 @@ def models(options: argparse.Namespace) -> None:
             print(f"  time      {times} for 512 x 512 x 600 voxels and all classes")
         print(f"  installed {_presence(entry)}")
         print(f"  where     {entry.path}")
+        for each in entry.further:
+            print(f"  prompts   {each.name}: {each.title} ({', '.join(each.classes)})")
 
 
 def tune(options: argparse.Namespace) -> None:
@@ -266,11 +269,15 @@ def _presence(entry: catalogue.Entry) -> str:
 
 
 def _prompts_file(name: str) -> Path:
-    """A prompts file by its path, or by the name of the model that ships it.
+    """A prompts file by its path, or by its own name or that of the model that ships it.
 
     Raises :class:`PromptSegError` for a model that is not downloaded, or that ships none.
     """
-    if all(entry.name != name for entry in catalogue.entries()):
+    entries = catalogue.entries()
+    further = find_further(entries, name)
+    if further is not None:
+        return further.path
+    if all(entry.name != name for entry in entries):
         return Path(name)
     prompts = catalogue.find(name).prompts
     if prompts is None:

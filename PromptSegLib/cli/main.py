@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_score,
         _add_info,
         _add_pretrain,
+        _add_pretrain_prompts,
         _add_train,
         _add_worker,
     ):
@@ -152,7 +153,11 @@ def _add_tune(subparsers: Any) -> None:
 
 def _add_segment(subparsers: Any) -> None:
     segment = subparsers.add_parser("segment", help="segment images with prompts")
-    segment.add_argument("prompts", metavar="PROMPTS", help="prompts file, or a model's name for its shipped prompts")
+    segment.add_argument(
+        "prompts",
+        metavar="PROMPTS",
+        help="prompts file, or the name of a model or of prompts that come along (see promptseg models)",
+    )
     segment.add_argument("images", nargs="+", metavar="IMAGE", help="images, or folders of images")
     segment.add_argument(
         "-o", "--output", required=True, metavar="OUT", help=".nii.gz, .nrrd, .seg.nrrd, or a folder for many images"
@@ -221,6 +226,16 @@ def _add_pretrain(subparsers: Any) -> None:
     pretrain.add_argument("--bundle", action="store_true", help="put the result into this checkout's catalogue")
     _device(pretrain, "auto, cpu or cuda")
     pretrain.set_defaults(run=pretraining.pretrain)
+
+
+def _add_pretrain_prompts(subparsers: Any) -> None:
+    further = subparsers.add_parser("pretrain-prompts", help="learn prompts that come along, from a recipe")
+    further.add_argument("recipe", metavar="CONFIG", help="recipe (JSON), or the name of a bundled one")
+    further.add_argument("-o", "--output", metavar="DIR", help="for prompts and card (default: the recipe's name)")
+    further.add_argument("--threads", type=_count, default=0, help="CPU threads of this process")
+    further.add_argument("--bundle", action="store_true", help="put the result into this checkout's catalogue")
+    _device(further, "auto, cpu or cuda")
+    further.set_defaults(run=pretraining.pretrain_prompts)
 
 
 def _add_train(subparsers: Any) -> None:

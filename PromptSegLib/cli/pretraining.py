@@ -67,6 +67,28 @@ def pretrain(options: argparse.Namespace) -> None:
     print(json.dumps(entry, indent=2))
 
 
+def pretrain_prompts(options: argparse.Namespace) -> None:
+    from ..models.backbone import load_model
+    from ..pretraining import further_prompts as further
+    from .commands import progress
+
+    bundled = Path(__file__).parents[1] / "pretraining" / "recipes" / f"{options.recipe}.json"
+    recipe = further.PromptsRecipe.load(bundled if bundled.is_file() else Path(options.recipe))
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    backbone = load_model(recipe.model, options.device)
+    with progress() as job:
+        prompts, card = further.further_prompts(recipe, backbone, job=job)
+    card["command"] = shlex.join(["python", "-m", "PromptSegLib", "pretrain-prompts", options.recipe])
+    folder = catalogue.FOLDER / "weights" if options.bundle else Path(options.output or recipe.name)
+    entry = further.publish(prompts, card, recipe.name, folder)
+    if options.bundle:
+        further.register(entry, recipe.model)
+    print(json.dumps(entry, indent=2))
+
+
 def launched() -> bool:
     """Whether this is one of several processes, started by torchrun or a launcher that sets what it sets."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))

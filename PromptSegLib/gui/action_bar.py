@@ -33,12 +33,12 @@ def _next_step(view: View) -> str:
 
 def _status(view: View) -> Notice:
     if view.busy:
-        told = [_progress(view), said(view.notice.text), said(view.remarks)]
+        told = [_progress(view), said(view.notice.text), *map(said, view.remarks)]
         return Notice(" ".join(filter(None, told)), view.notice.level)
     if view.notice.text:
         return view.notice
     if view.preview:
-        told = [_("{preview}.").format(preview=said(view.preview)), said(view.remarks)]
+        told = [_("{preview}.").format(preview=said(view.preview)), *map(said, view.remarks)]
         return Notice(" ".join(filter(None, told)))
     reason = view.reasons.get("tune", "")
     return Notice(reason)

@@ -7,15 +7,15 @@ from typing import Optional, Sequence
 from ..errors import Sentence
 
 
-def agreement_note(names: Sequence[str], agreements: Sequence[Optional[float]]) -> str:
-    """One or two sentences on painted slices that were held back; "" where nobody looked.
+def agreement_notes(names: Sequence[str], agreements: Sequence[Optional[float]]) -> tuple[Sentence, ...]:
+    """One or two sentences on painted slices that were held back; none where nobody looked.
 
     :param agreements: for each name the Dice in 0..1 on strokes that were held back, None where none could be; empty
         where nobody looked.
     """
     told = {name: each for name, each in zip(names, agreements) if each is not None}
     rest = ", ".join(name for name, each in zip(names, agreements) if each is None)
-    said = []
+    said: list[Sentence] = []
     if told:
         percent, lowest = 100 * sum(told.values()) / len(told), min(told, key=lambda name: told[name])
         if len(told) == 1:
@@ -33,4 +33,4 @@ def agreement_note(names: Sequence[str], agreements: Sequence[Optional[float]]) 
         said.append(
             Sentence("Nothing was held back to check {names}; that takes strokes on two slices or more.", names=rest)
         )
-    return " ".join(said)
+    return tuple(said)

@@ -16,7 +16,7 @@ from ..growing.model import growing_network
 from ..imaging.geometry import Grid
 from ..progress import ProgressHandle
 from .class_margins import Probabilities
-from .held_back import agreement_note
+from .held_back import agreement_notes
 from .resample_to_image import interpolated
 
 _UNPAINTED = 1.0  # the highest score of a class that is known to the network but not painted
@@ -95,11 +95,10 @@ def notes_of(names: Sequence[str], grown: Grown) -> tuple[str, ...]:
     one."""
     agreements = enumerate(grown.agreements)  # None of a class that is painted on several slices: nobody has looked
     told = [i for i, each in agreements if each is not None or (i + 1 in grown.once and grown.regions[i].painted)]
-    agreed = agreement_note([names[index] for index in told], [grown.agreements[index] for index in told])
+    notes = [*agreement_notes([names[index] for index in told], [grown.agreements[index] for index in told])]
     verdicts = grown.verdicts
     plain = ", ".join(name for name, each in zip(names, verdicts) if each is Verdict.PLAIN)
     alone = ", ".join(name for name, each in zip(names, verdicts) if each is Verdict.LEARNED_ALONE)
-    notes = [agreed] if agreed else []
     if plain:
         notes.append(
             Sentence(

@@ -14,6 +14,7 @@ from ..annotation.classes import is_name
 from ..errors import PromptSegError
 from ..imaging.preprocessing import Preprocessing
 from .folders import model_folders
+from .further import FurtherPrompts, further_of
 
 FOLDER = Path(__file__).parent
 CATALOGUE = FOLDER / "catalogue.json"
@@ -51,6 +52,7 @@ class Entry:
     :param weights_download: where to get the weights; None for a bundled entry.
     :param prompts_download: where to get the shipped prompts; None where there are none, and for a bundled entry.
     :param own: a file of the user's, so not one of the catalogue.
+    :param further: prompts that come along beside the shipped ones.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Entry:
     weights_download: Optional[Download] = None
     prompts_download: Optional[Download] = None
     own: bool = False
+    further: tuple[FurtherPrompts, ...] = ()
 
     @property
     def url(self) -> str:
@@ -237,6 +240,7 @@ def _entry(item: Mapping[str, Any], files: Mapping[int, list[Path]]) -> Entry:
         item.get("expected_seconds", {}),
         weights_download,
         prompts_download,
+        further=further_of(item.get("further", []), FOLDER),
     )
 
 

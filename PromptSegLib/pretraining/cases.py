@@ -79,18 +79,19 @@ def read_case(recipe: Recipe, file: CaseFile) -> Case:
             clipped = None if array is None else np.clip(array, -1, 1)
             case.regions = regions_of(clipped, voxels, np.random.default_rng(recipe.seed))
             case.synthetic = source.synthetic
-            case.alike = _alike(case, [index[name] for name in source.classes if len(source.values_of(name)) > 1])
+            several = [index[name] for name in source.classes if len(source.values_of(name)) > 1]
+            case.alike = alike_of(case.regions, [case.label == k for k in several])
     if array is not None:
         case.image = array.astype(np.float16)
         case.limits = float(case.image.min()), float(case.image.max())
     return case
 
 
-def _alike(case: Case, classes: list[int]) -> np.ndarray:
-    """:attr:`Case.alike`, of the classes (from 1) that have several label values."""
+def alike_of(regions: np.ndarray, classes: Sequence[np.ndarray]) -> np.ndarray:
+    """:attr:`Case.alike`, of regions uint8 (z, y, x) and of where the classes of several label values are, bool."""
     alike = np.arange(256)
-    for k in classes:
-        parts = np.unique(case.regions[case.label == k]) if case.regions is not None else alike[:0]
+    for where in classes:
+        parts = np.unique(regions[where])
         alike[parts] = parts[:1]
     return alike
 

@@ -10,6 +10,7 @@ from ..prompts.teachers import agreement_elsewhere, examples_of, taught_by
 from ..scene import prompt_nodes
 from ..worker.client import Event
 from ..worker.contract import Taught
+from ..worker.packing import notes_of
 from .applied import current_tag
 
 ROLE = "PromptSegLearned"  # of the reference from a segmentation
@@ -49,7 +50,7 @@ def taken(scene: Any, segmentation: Any, tag: str, event: Event) -> list[str]:
         node=node.GetName(),
         examples=taught_by(prompts),
     )
-    return [text, *event.values.get("notes", [])]
+    return [text, *notes_of(event.values.get("notes", []))]
 
 
 def note(node: Any, prompts: Prompts, tag: str) -> None:

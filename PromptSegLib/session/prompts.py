@@ -12,6 +12,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence, Union
 from ..annotation.classes import check_names, is_name, matching_name
 from ..errors import PromptSegError, Sentence
 from ..models import catalogue
+from ..models.further import find_further
 from ..prompts import beside
 from ..prompts.store import Prompts
 from ..scene import node_references, prompt_nodes
@@ -81,8 +82,10 @@ def rows(scene, model: str, segmentation=None) -> tuple[PromptsRow, ...]:
     titles, own = _titles(known), _chosen_sha256(model)
     found = []
     for entry in known:
-        if entry.prompts is not None and entry.sha256 == own and entry.installed:
-            found.append(PromptsRow(SHIPPED + entry.name, f"{entry.title} (shipped)", entry.classes, True))
+        if entry.sha256 != own or not entry.installed:
+            continue
+        for each in ([entry] if entry.prompts is not None else []) + list(entry.further):
+            found.append(PromptsRow(SHIPPED + each.name, f"{each.title} (shipped)", each.classes, True))
     current = prompt_nodes.linked(segmentation) if segmentation is not None else None
     for node in prompt_nodes.prompt_nodes(scene):
         backbone, sha256 = prompt_nodes.backbone_of(node)
@@ -107,6 +110,9 @@ def node_of(scene, key: str):
 def prompts_of(scene, key: str) -> Prompts:
     """The prompts of a row; raises :class:`PromptSegError` when they are gone or damaged."""
     if key.startswith(SHIPPED):
+        further = find_further(catalogue.entries(), key[len(SHIPPED) :])
+        if further is not None:
+            return Prompts.load(further.path)
         entry = catalogue.find(key[len(SHIPPED) :])
         if entry.prompts is None:
             raise PromptSegError("The model {name} ships no prompts; tune some.", name=entry.name)

@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional
 import SimpleITK as sitk
 
 from ..choice import Choice
+from ..errors import Sentence
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
@@ -86,11 +87,14 @@ class Results:
         return Shows.FINAL if self.result.final else Shows.EARLY
 
     @property
-    def remarks(self) -> str:
-        """On what the preview shows: how good it is as far as that can be told, what is unusual; "" for none."""
+    def remarks(self) -> tuple[str, ...]:
+        """On what the preview shows: how good it is as far as that can be told, what is unusual; classes are called as
+        their segments are now."""
         if self.result is None or self.shows is Shows.FINAL:  # these were said when it came
-            return ""
-        return " ".join(self.result.raw.notes)
+            return ()
+        request = self.result.request
+        new = prompts_list.renamed_since(self.result.job.segmentation, request.segment_ids, request.numbers)
+        return tuple(each.renamed(new) if isinstance(each, Sentence) else each for each in self.result.raw.notes)
 
     def before(self, segmentation: Any) -> Optional[AppliedResult]:
         """What was applied to a segmentation last, with the prompts that it goes on with; None for nothing."""

@@ -28,7 +28,9 @@ class Names:
 
     def suggestions(self) -> tuple[str, ...]:
         """Names to complete what is typed: what the models know first, then the terminologies', each once."""
-        shipped = [name for entry in catalogue.entries() for name in entry.classes]
+        entries = catalogue.entries()
+        shipped = [name for entry in entries for name in entry.classes]
+        shipped += [name for entry in entries for each in entry.further for name in each.classes]
         listed: dict[str, str] = {}
         for name in (*shipped, *known_names(), *self._further()):
             listed.setdefault(canonical_name(name).lower(), name)

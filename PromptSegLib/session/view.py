@@ -47,7 +47,7 @@ class Notice:
 class PromptsRow:
     """A line of the list of prompts.
 
-    :param key: ``shipped:<model>`` or the ID of the node.
+    :param key: ``shipped:<model>``, ``shipped:<further prompts>`` or the ID of the node.
     :param reason: why they cannot be used with the chosen model; "" when they can.
     :param current: whether the segmentation goes on with them.
     :param taught: what they have learned from, a few words; "" where that is not known.
@@ -72,7 +72,7 @@ class View:
     :param curve: (share, loss, agreement) of the running or last tuning; nan where unknown.
     :param recovery: what a killed application has left, one sentence; "" for nothing.
     :param preview: what the preview shows, a few words; "" without one.
-    :param remarks: on what the preview shows: how good it is as far as that can be told, what is unusual; "" for none.
+    :param remarks: on what the preview shows: how good it is as far as that can be told, what is unusual.
     :param shows: of the preview: ``grown``, ``early`` (a tuning is still at it), ``final``; "" without one.
     :param keeps: whether the preview leaves what nobody corrected as it was.
     :param specialize: why a model of its own is worth its time, one sentence; "" where none is offered.
@@ -87,7 +87,7 @@ class View:
     curve: tuple[tuple[float, float, float], ...] = ()
     notice: Notice = Notice()
     preview: str = ""
-    remarks: str = ""
+    remarks: tuple[str, ...] = ()
     shows: str = ""
     doing: str = ""
     device: str = ""

@@ -19,6 +19,8 @@ from ..progress import ProgressHandle
 from .crops import Crop, cover
 from .training import Annotated
 
+MANY = 4  # times as many crops as wanted at most: a training sees all volumes anyway, later
+
 
 @dataclass
 class LearningSet:
@@ -66,9 +68,21 @@ def covering_crops(
     volumes: Sequence[Annotated], classes: int, tile: tuple[int, int, int], most: int, rng: np.random.Generator
 ) -> list[Crop]:
     """Crops that hold what is annotated: ``most`` of all volumes together, but one more than there are classes of
-    each. Raises :class:`PromptSegError` where there are none."""
+    each; of very many volumes, some give none. Raises :class:`PromptSegError` where there are none."""
+    volumes = _some(volumes, classes, max(1, MANY * most // (classes + 1)))
     limit = max(most // len(volumes), classes + 1)
     crops = [crop for each in volumes for crop in cover(each.array, each.labels, tile, limit, rng)]
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
     return crops
+
+
+def _some(volumes: Sequence[Annotated], classes: int, most: int) -> list[Annotated]:
+    """At most ``most`` volumes, evenly spread, and of a class that none of these shows one more that does."""
+    if len(volumes) <= most:
+        return list(volumes)
+    chosen = list(volumes[:: -(-len(volumes) // most)])
+    for index in range(1, classes + 1):
+        if not any((each.labels == index).any() for each in chosen):
+            chosen += [each for each in volumes if (each.labels == index).any()][:1]
+    return chosen

@@ -21,7 +21,17 @@ from ..imaging.geometry import Grid
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
 from .annotated import Annotated, Arrays
-from .packing import grid_of, grid_values, infos_of, packed_infos, packed_labels, packed_prompts, prompts_of
+from .packing import (
+    grid_of,
+    grid_values,
+    infos_of,
+    notes_of,
+    packed_infos,
+    packed_labels,
+    packed_notes,
+    packed_prompts,
+    prompts_of,
+)
 
 Packed = tuple[dict[str, Any], dict[str, np.ndarray]]
 
@@ -269,7 +279,7 @@ class Reply:
             "classes": packed_infos(self.result.classes),
             "places": self.result.places,
             "place_classes": list(self.result.place_classes),
-            "notes": list(self.result.notes),
+            "notes": packed_notes(self.result.notes),
         }
         arrays = {"labels": labels}
         if self.result.uncertainty is not None:
@@ -287,7 +297,7 @@ class Reply:
         """The uncertainty comes as uint8, 0..255, on the model's grid."""
         labels = grid_of(values["grid"]).image(arrays["labels"])
         places = tuple((float(x), float(y), float(z)) for x, y, z in values.get("places", []))
-        notes = tuple(str(each) for each in values.get("notes", []))
+        notes = notes_of(values.get("notes", []))
         unsure = grid_of(values["map_grid"]).image(arrays["map"]) if "map" in arrays else None
         about = tuple(str(each) for each in values.get("place_classes", []))
         infos = infos_of(values["classes"])
@@ -303,7 +313,7 @@ class Taught:
     prompts: Prompts
 
     def pack(self) -> Packed:
-        return {"notes": list(self.prompts.notes)}, {"prompts": packed_prompts(self.prompts)}
+        return {"notes": packed_notes(self.prompts.notes)}, {"prompts": packed_prompts(self.prompts)}
 
     @classmethod
     def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Taught:
@@ -324,12 +334,12 @@ class Specialized:
 
     def pack(self) -> Packed:
         arrays = {f"file{kind}": np.frombuffer(content, np.uint8) for kind, content in self.files.items()}
-        return {"called": self.called, "sha256": self.sha256, "notes": list(self.notes)}, arrays
+        return {"called": self.called, "sha256": self.sha256, "notes": packed_notes(self.notes)}, arrays
 
     @classmethod
     def unpack(cls, values: Mapping[str, Any], arrays: Arrays) -> Specialized:
         files = {name[4:]: array.tobytes() for name, array in arrays.items() if name.startswith("file")}
-        notes = tuple(str(each) for each in values.get("notes", []))
+        notes = notes_of(values.get("notes", []))
         return cls(str(values["called"]), str(values["sha256"]), files, notes)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.classes import ClassInfo
+from ..errors import Sentence
 from ..imaging.geometry import Grid, holds_directions, nonzero_extent
 from ..prompts.store import Prompts
 
@@ -39,6 +40,16 @@ def packed_labels(labels: sitk.Image) -> tuple[dict[str, list], np.ndarray]:
     i, i_end, j, j_end, k, k_end = extent if extent is not None else (0, 0, 0, 0, 0, 0)
     part = voxels[k : k_end + 1, j : j_end + 1, i : i_end + 1].copy()
     return grid_values(grid.part((i, j, k), (i_end + 1, j_end + 1, k_end + 1))), part
+
+
+def packed_notes(notes: Sequence[str]) -> list[Any]:
+    """Sentences for the user, with what they were made of, so that they can be said in another language."""
+    return [each.to_dict() if isinstance(each, Sentence) else str(each) for each in notes]
+
+
+def notes_of(values: Sequence[Any]) -> tuple[str, ...]:
+    """Undo :func:`packed_notes`."""
+    return tuple(Sentence.from_dict(each) if isinstance(each, dict) else str(each) for each in values)
 
 
 def packed_infos(infos) -> list[dict]:

@@ -37,10 +37,12 @@ from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.progress import ProgressHandle
 from PromptSegLib.specializing.adaptations import adaptation, trained_parameters
 from PromptSegLib.specializing.training import Training
+from PromptSegLib.tuning.settings import AUTO
 from PromptSegLib.tuning.training import Annotated, RandomCrops
 from PromptSegLib.tuning.working_grid import working_preprocessing
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+METHODS = (AUTO, *offered())
 COMPARATORS = ("bias", "LoRA", "decoder fine-tuning", "full fine-tuning", "DynUNet")
 IDENTITY = ("model", "method", "set", "volumes", "seed", "seconds")
 
@@ -97,7 +99,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--model", help="name or path of the backbone (default: the catalogue's first)")
-    parser.add_argument("--methods", nargs="+", default=[*offered(), *COMPARATORS], choices=[*offered(), *COMPARATORS])
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *COMPARATORS], choices=[*METHODS, *COMPARATORS])
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--volumes", nargs="+", type=int, default=[1, 3, 5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -149,7 +151,7 @@ def measure(
     """Teach with the first ``volumes`` cases, segment the others; what came of it."""
     examples = [ps.Example(*_read(data, of, case), complete=True, name=case) for case in of.teach[:volumes]]
     began = time.monotonic()
-    if method in offered():
+    if method in METHODS:
         settings = ps.Settings(method=method, seconds=seconds, seed=seed)
         prompts = ps.tune(examples, of.classes, backbone, settings=settings)
         trained = sum(tensor.size for each in prompts.active for tensor in each.tensors.values())

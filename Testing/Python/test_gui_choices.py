@@ -102,7 +102,7 @@ def test_what_is_painted_is_shown_while_painting(ready):
     finish(widget)
     assert ui.tuneButton.text == "Tune prompts" and ui.tuneButton.enabled and ui.applyButton.enabled
     assert not ui.tuneProgressBar.visible and said(widget).startswith("Grown from strokes; Tune prompts refines it.")
-    assert session.view().remarks and said(widget).endswith(session.view().remarks)
+    assert session.view().remarks and said(widget).endswith(" ".join(session.view().remarks))
     assert content(segmentation) == before
     ui.liveCheckBox.click()
     assert not widget.panel.parameters.live

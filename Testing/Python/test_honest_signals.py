@@ -19,7 +19,7 @@ from PromptSegLib.cli.commands import _held_back
 from PromptSegLib.growing import grow, guard
 from PromptSegLib.growing.guard import Verdict, held_back
 from PromptSegLib.gui.action_bar import action_bar
-from PromptSegLib.inference.held_back import agreement_note
+from PromptSegLib.inference.held_back import agreement_notes
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.inference.stroke_regions import segment_strokes
 from PromptSegLib.progress import ProgressHandle, Report
@@ -104,12 +104,12 @@ def test_a_class_that_hidden_slices_decide_about_is_compared_once(monkeypatch):
 
 
 def test_a_note_names_the_least():
-    assert agreement_note(["a"], [0.876]) == "Held-back slices agree to 88 %."
-    assert agreement_note(["a", "b", "c"], [0.9, 0.5, None]) == (
+    assert agreement_notes(["a"], [0.876]) == ("Held-back slices agree to 88 %.",)
+    assert " ".join(agreement_notes(["a", "b", "c"], [0.9, 0.5, None])) == (
         "Held-back slices agree to 70 % (least: b, 50 %). "
         "Nothing was held back to check c; that takes strokes on two slices or more."
     )
-    assert agreement_note([], []) == ""
+    assert agreement_notes([], []) == ()
 
 
 # Tuning
@@ -277,14 +277,17 @@ def test_without_a_budget_nothing_is_told():
 
 def test_what_there_is_to_say_of_a_preview_stands_in_the_status_line():
     held, unlike = "Held-back slices agree to 87 %.", "The model knows CT in Hounsfield units; this image is MR."
-    grown = action_bar(View(preview="Grown from strokes", shows="grown", remarks=held)).status
+    grown = action_bar(View(preview="Grown from strokes", shows="grown", remarks=(held,))).status
     assert grown.text == f"Grown from strokes. {held}" and grown.level == "info"
-    early = View(busy=True, preview="Preview", shows="early", doing="Tuning prompts", seconds_left=12.3, remarks=unlike)
+    early = View(
+        busy=True, preview="Preview", shows="early", doing="Tuning prompts", seconds_left=12.3, remarks=(unlike,)
+    )
     assert action_bar(early).status.text == f"Tuning prompts, about 12 s left. {unlike}"
     assert action_bar(View(busy=True, doing="Tuning prompts")).status.text == "Tuning prompts..."
 
 
 def test_a_preview_carries_what_is_unusual_about_its_image(monkeypatch):
+    monkeypatch.setattr("PromptSegLib.session.prompts.renamed_since", lambda *_: {})
     results = Results(*[None] * 3, SimpleNamespace(), None, None)  # type: ignore[arg-type]
     notes = ("The model knows CT.", "Held-back slices agree to 87 %.")
     for kind, final, shows in (
@@ -292,9 +295,10 @@ def test_a_preview_carries_what_is_unusual_about_its_image(monkeypatch):
         (JobKind.GROW, True, "grown"),
         (JobKind.TUNE, True, "final"),
     ):
+        job, request = SimpleNamespace(kind=kind, segmentation=None), SimpleNamespace(segment_ids={}, numbers={})
         raw = SimpleNamespace(notes=notes)
-        results.result = SimpleNamespace(job=SimpleNamespace(kind=kind), raw=raw, final=final)  # type: ignore
+        results.result = SimpleNamespace(job=job, request=request, raw=raw, final=final)  # type: ignore
         assert results.shows == shows
-        assert results.remarks == ("" if shows == "final" else " ".join(notes))  # these were said with it
+        assert results.remarks == (() if shows == "final" else notes)  # these were said with it
     results.result = None
-    assert results.remarks == ""
+    assert results.remarks == ()

@@ -102,7 +102,7 @@ def test_bundled_files_stay_inside_the_catalogues_folder():
     ],
 )
 def test_the_modality_of_a_published_model_is_one_of_the_schemas(sources, modality):
-    assert list(catalogue.MODALITIES) == SCHEMA["$defs"]["model"]["properties"]["modality"]["enum"]
+    assert list(catalogue.MODALITIES) == SCHEMA["$defs"]["modality"]["enum"]
     made = tuple(
         Source(str(index), ".", "{case}.nii", kind, "none", label and "{case}_label.nii", {"x": 1})
         for index, (kind, label) in enumerate(sources)

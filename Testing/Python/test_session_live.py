@@ -131,6 +131,15 @@ def test_erasing_all_strokes_takes_the_preview_away(desk):
     assert not desk.session.view().preview and not desk.notice
 
 
+def test_what_is_said_of_a_preview_calls_segments_as_they_are_called_now(desk):
+    stroke(desk)
+    before = " ".join(desk.session.view().remarks)
+    told = next(name for name in CLASSES if name in before)
+    segments = desk.segmentation.GetSegmentation()
+    segments.GetSegment(segments.GetSegmentIdBySegmentName(told)).SetName("femur")
+    assert " ".join(desk.session.view().remarks) == before.replace(told, "femur")
+
+
 def test_tuning_goes_first_and_the_grown_preview_stays_until_its_own(desk):
     stroke(desk)
     more = np.zeros(desk.strokes.shape, bool)

@@ -17,6 +17,7 @@ from PromptSegLib.annotation.labels import UNKNOWN, excluded_label, painted_on_g
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.network.methods.registry import offered
+from PromptSegLib.tuning.reading import covering_crops
 from PromptSegLib.tuning.training import Annotated, RandomCrops, hold_out
 from PromptSegLib.tuning.working_grid import MOST_VOXELS, upright_spacing, working_preprocessing
 
@@ -44,6 +45,15 @@ def volumes(count: int = 2) -> list[Annotated]:
             labels[15:17, 30:33, 28:31] = 2
         made.append(Annotated((0.5 * labels - 0.5).astype(np.float32), labels))
     return made
+
+
+def test_of_very_many_volumes_the_start_looks_at_some_and_at_every_class():
+    many = volumes(40)
+    many[1], many[0] = many[0], many[1]  # the only one with class 2 is not among those that are evenly spread
+    crops = covering_crops(many, 2, (8, 40, 36), 3, np.random.default_rng(0))
+    assert len(crops) < 20 and any((each.labels == 2).any() for each in crops)
+    few = covering_crops(many[:4], 2, (20, 40, 36), 3, np.random.default_rng(0))
+    assert len(few) == 4
 
 
 def test_every_class_is_centered_on_equally_often_whatever_its_size():
