@@ -8,6 +8,7 @@
 # make bench-loop  the loop of painting, correcting and tuning, timed through the session (needs data; goes on where it stopped)
 # make bench-novel  structures that the backbone does not know, and phantoms (most need data; goes on where it stopped)
 # make hard-volumes  what other people's files look like, through the whole command line
+# make bench-features  what prompts do to the decoder's features and to probabilities (needs data)
 # make study  methods of prompt tuning on several sets, next patients (needs data, hours; goes on where it stopped)
 # make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
 
@@ -20,7 +21,7 @@ READY := $(VENV)/.ready
 RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
 .PHONY: demo test test-slow test-times lint bench bench-shipped bench-large bench-interactive bench-protocol \
-  bench-levers bench-loop bench-novel bench-throughput study hard-volumes fault-campaign fuzz load clean
+  bench-features bench-levers bench-loop bench-novel bench-throughput study hard-volumes fault-campaign fuzz load clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -102,6 +103,9 @@ bench-loop: $(READY)
 # NOVEL="--test" opens the test set; NOVEL="--sets vessel teeth --seeds 0" is short.
 bench-novel: $(READY)
 	$(RUN) Testing/Benchmark/novel.py --json bench-novel.json $(NOVEL)
+
+bench-features: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/features.py
 
 study: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/study.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
@@ -59,3 +60,18 @@ def test_the_cases_are_there(study):
         for case in (*each.teach, *each.test):
             for pattern in (each.image, each.label):
                 assert (study.DATA / each.folder / f"{pattern.format(case)}.nii.gz").is_file()
+
+
+def test_scatter_and_calibration_are_what_they_are_called(benchmark_module):
+    features = benchmark_module("features")
+    labels = np.repeat([0, 1], 50)
+    spread = np.random.default_rng(0).normal(0, 1, (100, 3))
+    apart = spread + 10.0 * labels[:, None]
+    found = features.scatters(apart, labels)
+    assert found["within"] == pytest.approx(3, abs=0.6) and found["between"] == pytest.approx(75, rel=0.1)
+    assert found["Fisher ratio"] == pytest.approx(found["between"] / found["within"])
+    assert features.scatters(spread, labels)["Fisher ratio"] < 0.1
+    truths = np.r_[np.zeros(80, int), np.ones(20, int)]
+    honest, sure = np.tile([0.8, 0.2], (100, 1)), np.tile([1.0, 0.0], (100, 1))
+    assert features.calibration(honest, truths) == {"ECE": pytest.approx(0), "Brier": pytest.approx(0.32)}
+    assert features.calibration(sure, truths) == {"ECE": pytest.approx(0.2), "Brier": pytest.approx(0.4)}
