@@ -59,8 +59,17 @@ class Bench:
         return self.folder / "mine.safetensors"
 
     @property
+    def worker(self) -> client.Worker:
+        """The one that was lent last."""
+        worker = self.desk.workers.worker
+        assert worker is not None
+        return worker
+
+    @property
     def pid(self) -> int:
-        return self.desk.workers.worker.pid
+        pid = self.worker.pid
+        assert pid is not None
+        return pid
 
     def ready(self) -> Bench:
         self.desk.session.tune()
@@ -116,8 +125,8 @@ def stage(*names: str) -> Callable[[Any], bool]:
 
 
 def killed_while_loading(bench: Bench) -> str:
-    bench.desk.workers.worker.kill()  # a fresh one has to load
-    bench.begin(lambda session: bool(session.jobs.active.number and not bench.desk.workers.worker.gone and bench.pid))
+    bench.worker.kill()  # a fresh one has to load
+    bench.begin(lambda session: bool(session.jobs.active.number and not bench.worker.gone and bench.worker.pid))
     return bench.strike()
 
 
@@ -167,7 +176,7 @@ def killed_behind_a_launcher(bench: Bench) -> str:
         f"sys.exit(min(subprocess.call([{sys.executable!r}, *sys.argv[1:]]) % 256, 1))\n"
     )
     launcher.chmod(0o755)
-    bench.desk.workers.worker.kill()
+    bench.worker.kill()
     with mock.patch.dict(os.environ, {"PROMPTSEG_PYTHON": str(launcher)}):
         bench.begin(MOMENTS["tuning"])
         told = bench.strike()
@@ -204,7 +213,7 @@ def out_of_memory(megabytes: int, job: str) -> Callable[[Bench], str]:
             told = bench.told()
             assert "emory" in told or told.startswith(("Done", "Segmented")), told
         finally:
-            bench.desk.workers.worker.kill()  # the limit was the fault's
+            bench.worker.kill()  # the limit was the fault's
         return told
 
     return fault
@@ -293,7 +302,7 @@ def shared_memory_full(bench: Bench) -> str:
     """What /dev/shm is used for goes through the stream."""
     with mounted(bench.folder / "shm", "64k") as small:
         filled(small)
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         folder = small / "arrays"
         with contextlib.suppress(OSError):
             folder.mkdir()
@@ -302,13 +311,13 @@ def shared_memory_full(bench: Bench) -> str:
             run(bench.desk.session)
             told = bench.told()
             assert told.startswith("Done"), told
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         return told
 
 
 def shared_memory_fills_up_while_tuning(bench: Bench) -> str:
     with mounted(bench.folder / "shm", "16m") as small:
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         folder = small / "arrays"
         folder.mkdir()
         with mock.patch.object(client, "shared_folder", lambda: folder):
@@ -318,7 +327,7 @@ def shared_memory_fills_up_while_tuning(bench: Bench) -> str:
             run(bench.desk.session)
             told = bench.told()
             assert told.startswith("Done"), told
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         return told
 
 
@@ -369,7 +378,7 @@ def the_model_is_replaced_while_it_is_used(bench: Bench) -> str:
     thread = threading.Thread(target=replaces)
     thread.start()
     try:
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         bench.desk.session.tune()
         run(bench.desk.session)
     finally:
@@ -399,12 +408,12 @@ def clock_jumps_in_the_worker(bench: Bench) -> str:
         python, option, code, *rest = local_command(folder)
         return [python, option, before + code, *rest]
 
-    bench.desk.workers.worker.kill()
+    bench.worker.kill()
     with mock.patch.object(engine, "local_command", command_of):
         bench.desk.session.tune()
         run(bench.desk.session)
         told = bench.told()
-    bench.desk.workers.worker.kill()
+    bench.worker.kill()
     assert told.startswith("Done"), told
     return told
 

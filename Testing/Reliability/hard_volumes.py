@@ -21,7 +21,7 @@ import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import nibabel
 import numpy as np
@@ -101,8 +101,8 @@ def judged(case: Case, files: Files, folder: Path, model: Optional[str]) -> Outc
         said += "" if more in said else more
     if code != 0:
         return Outcome(case, False, f"exit code {code}: {said.strip()}")
-    (corners, _, strokes), (others, middles, kept) = (measured(each, files) for each in results)
-    corners, strokes = max(corners, others), min(strokes, kept)
+    (corners, _, strokes), (others, middles, stayed) = (measured(each, files) for each in results)
+    corners, strokes = max(corners, others), min(strokes, stayed)
     good = not case.refusal and corners < HALF and middles < HALF and strokes == 1
     lines = dict.fromkeys(line.removeprefix("promptseg: ").strip() for line in said.splitlines())
     told = f"; told: {' '.join(lines)}" if said else ""
@@ -148,8 +148,8 @@ def measured(result: Path, files: Files) -> tuple[float, float, float]:
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels (k, j, i) and matrix (RAS) of a result; NIfTI by another reader than the one under test."""
     if path.name.endswith(".nii.gz"):
-        image = nibabel.load(path)
-        return np.asarray(image.dataobj).T, position(image)
+        file: Any = nibabel.load(path)
+        return np.asarray(file.dataobj).T, position(file)
     image = sitk.ReadImage(str(path))
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
