@@ -307,12 +307,12 @@ class Scene:
         )
 
     def _apply(self, change: tuple) -> None:
-        from PromptSegLib.scene import node_references
+        from PromptSegLib.scene import segment_tags
 
         nodes = [self.volume, self.segmentation, self.node, *self.memory]
         kind = change[0]
         if kind == "tag":
-            node_references.set_tag(self.segmentation, self.ids[change[1]], change[2], change[3])
+            segment_tags.set_tag(self.segmentation, self.ids[change[1]], change[2], change[3])
         elif kind == "attribute":
             nodes = [self.segmentation, *self.memory]
             nodes[change[1] % len(nodes)].SetAttribute(change[2], change[3])
