@@ -107,7 +107,7 @@ class PromptSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = PromptSegLogic()
-        self.panel = Panel(uiWidget, slicer.mrmlScene)
+        self.panel = Panel(uiWidget, slicer.mrmlScene, self.resourcePath("requirements.txt"))
         self.ui = self.panel.ui
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)

@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 import tokenize
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = "PromptSegLib"
@@ -52,7 +52,8 @@ def arrows_back(edges: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
     for circle in filter(None, circles):
         inner = [edge for edge in edges if set(edge) <= circle]
         orders = itertools.permutations(sorted(circle))
-        back += min(([e for e in inner if order.index(e[0]) > order.index(e[1])] for order in orders), key=len)
+        fewest = min(([e for e in inner if order.index(e[0]) > order.index(e[1])] for order in orders), key=len)
+        back += fewest
     return back
 
 
@@ -74,7 +75,7 @@ def code_lines(path: Path) -> int:
     return len(code - docstrings)
 
 
-def nodes(paths: list[Path], kinds: tuple) -> Iterator[tuple[str, ast.AST]]:
+def nodes(paths: list[Path], kinds: tuple) -> Iterator[tuple[str, Any]]:
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, kinds):

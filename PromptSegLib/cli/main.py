@@ -116,15 +116,7 @@ def _add_specialize(subparsers: Any) -> None:
 
 def _add_tune(subparsers: Any) -> None:
     tune = subparsers.add_parser("tune", help="tune class prompts on annotated images")
-    tune.add_argument(
-        "--example",
-        nargs=2,
-        action="append",
-        required=True,
-        metavar=("IMAGE", "ANNOTATION"),
-        help="an image and its label volume (0 unknown); repeat for several",
-    )
-    tune.add_argument("--classes", nargs="+", required=True, metavar="NAME=VALUE", help="classes to tune, e.g. liver=6")
+    specializing.add_examples(tune, "(0 unknown); repeat for several", "classes to tune")
     unpainted = tune.add_mutually_exclusive_group()
     unpainted.add_argument("--background", type=int, metavar="VALUE", help="annotation value of known background")
     unpainted.add_argument("--complete", action="store_true", help="the annotations are complete: 0 is background")

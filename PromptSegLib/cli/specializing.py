@@ -54,20 +54,25 @@ def add(source: str) -> None:
     print(f"{entry.name}  {entry.path}")
 
 
-def add_command(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """The command ``specialize``."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "specialize", help="make a model of its own from three or more completely annotated images"
-    )
+def add_examples(parser: argparse.ArgumentParser, what: str, classes: str) -> None:
+    """The arguments that say what is learned from."""
     parser.add_argument(
         "--example",
         nargs=2,
         action="append",
         required=True,
         metavar=("IMAGE", "ANNOTATION"),
-        help="an image and its label volume (0 background); repeat for each, three at least",
+        help=f"an image and its label volume {what}",
     )
-    parser.add_argument("--classes", nargs="+", required=True, metavar="NAME=VALUE", help="classes, e.g. liver=6")
+    parser.add_argument("--classes", nargs="+", required=True, metavar="NAME=VALUE", help=f"{classes}, e.g. liver=6")
+
+
+def add_command(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """The command ``specialize``."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "specialize", help="make a model of its own from three or more completely annotated images"
+    )
+    add_examples(parser, "(0 background); repeat for each, three at least", "classes")
     parser.add_argument("--name", required=True, metavar="NAME", help="of the new model, in the catalogue")
     parser.add_argument("--title", default="", help="what lists show (default: the name)")
     parser.add_argument("--model", help="name or path of the backbone it begins as (default: the catalogue's first)")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 
-from ..scene import node_references
+from ..scene import scene_nodes
 from ..session.view import View
 from . import model_list, volume_list
 from .choices import DEVICES
@@ -131,7 +131,7 @@ class InputSection:
             self.choose_volume(volume)
 
     def _no_volume(self) -> None:
-        if self.ui.volumeSelector.currentNode() is None and node_references.alive(
+        if self.ui.volumeSelector.currentNode() is None and scene_nodes.alive(
             self.panel.scene, self.panel.parameters.volume
         ):
             self.choose_volume(None)
@@ -147,7 +147,7 @@ class InputSection:
 
     def _no_segmentation(self) -> None:
         gone = self.ui.segmentationSelector.currentNode() is None
-        if gone and node_references.alive(self.panel.scene, self.panel.parameters.segmentation):
+        if gone and scene_nodes.alive(self.panel.scene, self.panel.parameters.segmentation):
             self.panel.act(self.session.inputs.choose_segmentation, None)
 
     def _model_chosen(self, key: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any, Callable
 
 import qt
 import slicer
 
+from ..installation.installing import Installer
 from ..session.recovery import Recovery
 from ..session.session import Session
 from ..session.view import Level, Notice
@@ -19,7 +21,7 @@ from .choices import CLEAN_UP, LOOK, ParameterProxy
 from .editor_section import EditorSection
 from .history import EditorHistory
 from .input_section import InputSection
-from .installation import Installation
+from .installation import blocks, gate
 from .keeping import Keeping
 from .look_section import LookSection
 from .model_list import ModelFiles
@@ -29,6 +31,7 @@ from .segments_section import SegmentsSection
 from .segments_table import anything_painted, listed
 from .setup_section import SetupSection
 from .shortcuts import Shortcuts
+from .slicer_tools import SlicerTools
 from .specializing_section import SpecializingSection
 
 _POLL_MS = 50
@@ -40,17 +43,13 @@ class Panel:
 
     :param ui_widget: what ``slicer.util.loadUI`` gave.
     :param scene: vtkMRMLScene.
-    :param tools: how packages are installed; the application's own by default.
+    :param requirements: the file that lists what has to be installed.
     """
 
-    def __init__(self, ui_widget: Any, scene: Any, tools: Any = None):
-        if tools is None:
-            from .slicer_tools import SlicerTools
-
-            tools = SlicerTools()
+    def __init__(self, ui_widget: Any, scene: Any, requirements: str):
         self.widget, self.scene = ui_widget, scene
         self.ui = slicer.util.childWidgetVariables(ui_widget)
-        self.setup, self.models = Installation(tools), ModelFiles()
+        self.setup, self.models = Installer(SlicerTools(), Path(requirements)), ModelFiles()
         self.parameters = ParameterProxy()
         self.session = Session(
             scene,
@@ -190,7 +189,7 @@ class Panel:
             self._poll_timer.start()
 
     def _view(self) -> Any:
-        return self.setup.gate(self.session.view(), self.parameters)
+        return gate(self.session.view(), self.setup, self.parameters)
 
     # What happens by itself
 
@@ -214,7 +213,7 @@ class Panel:
             self.session.results.show_opacity()
         if changed & CLEAN_UP:
             self.session.results.clean_up()
-        if "live" in changed and not self.setup.blocks(self.parameters):
+        if "live" in changed and not blocks(self.setup, self.parameters):
             self.session.live_changed()
         if changed:
             self.render_soon()
@@ -232,7 +231,7 @@ class Panel:
         """Something was painted: grow it, and let the worker get ready while the user goes on."""
         self.session.history.segmentation_changed()
         self.keeping.keep()
-        if not self.setup.blocks(self.parameters):
+        if not blocks(self.setup, self.parameters):
             self.session.painted()
         found = listed(self.scene, self.parameters.segmentation)
         if anything_painted(found) and not self._view().reasons["segment"]:

@@ -7,7 +7,7 @@ from typing import Any, Iterable
 
 from ..annotation.classes import canonical_name
 from ..errors import PromptSegError
-from ..scene import node_references
+from ..scene import scene_nodes
 from ..scene.roles import Role, set_role
 from ..scene.segment_list import is_shown
 from ..scene.segmentations import Segment, segments
@@ -24,7 +24,7 @@ ROLES = {
 
 def listed(scene: Any, segmentation: Any) -> tuple[Segment, ...]:
     """The segments of a segmentation, in its order; none where it is None or no longer in the scene."""
-    if not node_references.alive(scene, segmentation):
+    if not scene_nodes.alive(scene, segmentation):
         return ()
     return tuple(segments(segmentation))
 

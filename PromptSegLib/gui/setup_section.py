@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import qt
 
 from ..session.view import View
-from .i18n import _, said
+from .i18n import _
+from .installation import notice, visible
 from .widgets import allow, show_notice, show_progress
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SetupSection:
-    """Shows an :class:`~PromptSegLib.gui.installation.Installation`."""
+    """Shows an :class:`~PromptSegLib.installation.installing.Installer`."""
 
     def __init__(self, panel: Panel):
         self.panel, self.ui, self.setup = panel, panel.ui, panel.setup
@@ -26,20 +27,20 @@ class SetupSection:
         self.ui.wheelsButton.clicked.connect(self.install_from_folder)
 
     def render(self, view: View) -> None:
-        ui, shown = self.ui, self.setup.view()
-        ui.setupCollapsibleButton.visible = shown.visible
-        if not shown.visible:
+        ui, setup = self.ui, self.setup
+        ui.setupCollapsibleButton.visible = visible(setup)
+        if not visible(setup):
             return
-        show_notice(ui.setupNotice, shown.notice)
-        self._show_rows(shown.rows)
-        ui.installButton.text = said(shown.install_text)
-        busy = _("An installation is running.") if shown.running else ""
+        show_notice(ui.setupNotice, notice(setup))
+        self._show_rows()
+        ui.installButton.text = _("Cancel") if setup.running else _("Install")
+        busy = _("An installation is running.") if setup.running else ""
         allow(ui.wheelsButton, busy, _("For a machine without network: install from a folder of wheels (.whl)."))
-        ui.setupProgressBar.visible = shown.running
-        ui.setupProgressBar.setRange(0, 0 if shown.share is None else 100)
-        if shown.share is not None:
-            show_progress(ui.setupProgressBar, shown.share)
-        self._show_log(shown.log)
+        ui.setupProgressBar.visible = setup.running
+        ui.setupProgressBar.setRange(0, 0 if setup.share is None else 100)
+        if setup.share is not None:
+            show_progress(ui.setupProgressBar, setup.share)
+        self._show_log(setup.log)
 
     def install_or_cancel(self, *_args: Any) -> None:
         if self.setup.running:
@@ -54,13 +55,13 @@ class SetupSection:
             self.setup.start(Path(folder))
             self.panel.render()
 
-    def _show_rows(self, rows: Any) -> None:
-        if rows == self._rows:
+    def _show_rows(self) -> None:
+        if self.setup.rows == self._rows:
             return
-        self._rows = rows
+        self._rows = self.setup.rows
         tree = self.ui.requirementsTree
         tree.clear()
-        for each in rows:
+        for each in self._rows:
             installed = each.installed or _("missing")
             item = qt.QTreeWidgetItem([each.name, each.bound, installed, each.why])
             item.setToolTip(3, each.why)

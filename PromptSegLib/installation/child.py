@@ -1,145 +1,76 @@
-"""Programs that run beside the application, with their output as it comes."""
+"""A program that runs beside the application, with its output as it comes."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
-from typing import Mapping, Optional, Protocol, Sequence
+from pathlib import Path
+from typing import Optional, Sequence
 
-_NOT_STARTED = 127
 _GRACE_SECONDS = 2.0
 _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows opens a console otherwise
-
-
-class CommandRun(Protocol):
-    """A job that somebody else does. None of this waits."""
-
-    @property
-    def returncode(self) -> Optional[int]:
-        """None while it runs; 0 when it went well. All lines are there once this is not None."""
-
-    def lines(self) -> list[str]:
-        """What was printed since the last call."""
-
-    def cancel(self) -> None:
-        """Ask it to end soon; it may still end well."""
+_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PYTHONNOUSERSITE": "1"}
 
 
 class ChildProcess:
-    """Commands run one after the other in child processes, until one fails; a :class:`CommandRun`.
+    """A program, polled; nothing here waits.
 
-    A daemon thread reads what they print. Cancelling interrupts the command and all that it started
-    (as Ctrl+C does, so that pip can tidy up), and kills them two seconds later.
+    Cancelling interrupts it and all that it started (as Ctrl+C does, so that pip can tidy up), and kills them two
+    seconds later: Slicer's Python is a launcher, whose child does the work.
 
-    :param commands: program and arguments each.
-    :param environment: variables to set besides those of this process.
-
-    Example::
-
-        run = ChildProcess([sys.executable, "-m", "pip", "--version"])
-        while run.returncode is None:
-            print(*run.lines(), sep="\\n")
+    :param command: program and arguments. Raises ``OSError`` where it cannot be started.
+    :param log: the file that its output goes to.
     """
 
-    def __init__(self, *commands: Sequence[str], environment: Optional[Mapping[str, str]] = None) -> None:
-        self._environment = {
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONIOENCODING": "utf-8",
-            "PYTHONNOUSERSITE": "1",
-            **(environment or {}),
-        }
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._process: Optional[subprocess.Popen] = None
-        self._cancelled = False
-        self._returncode: Optional[int] = None
-        self._thread = threading.Thread(target=self._run, args=(commands,), daemon=True)
-        self._thread.start()
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self._log, self._read, self._kill_at = log, 0, 0.0
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **_ENVIRONMENT},
+                creationflags=_NO_WINDOW,
+                start_new_session=sys.platform != "win32",
+            )
 
     @property
     def returncode(self) -> Optional[int]:
-        return self._returncode
+        """None while it runs, or while what it started does after a :meth:`cancel`; 0 when it went well."""
+        code = self._process.poll()
+        if not self._kill_at or sys.platform == "win32":
+            return code
+        if time.monotonic() < self._kill_at:
+            return None if self._signal(0) else code
+        self._signal(signal.SIGKILL)
+        return code
 
     def lines(self) -> list[str]:
-        found = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                found.append(self._lines.get_nowait())
-        return found
+        """What was printed since the last call; a line that is not complete waits for its end."""
+        ended = self._process.poll() is not None
+        new = self._log.read_bytes()[self._read :]
+        new = new if ended else new[: new.rfind(b"\n") + 1]
+        self._read += len(new)
+        return [line.rstrip() for line in new.decode("utf-8", "replace").splitlines()]
 
     def cancel(self) -> None:
-        with self._lock:
-            if self._cancelled or self._returncode is not None:
-                return
-            self._cancelled = True
-            process = self._process
-        if process is not None:
-            threading.Thread(target=_stop, args=(process,), daemon=True).start()
+        """Ask it to end soon; it may still end well."""
+        if self._kill_at or self._process.poll() is not None:
+            return
+        self._kill_at = time.monotonic() + _GRACE_SECONDS
+        if sys.platform == "win32":
+            subprocess.Popen(["taskkill", "/T", "/F", "/PID", str(self._process.pid)], creationflags=_NO_WINDOW)
+        else:
+            self._signal(signal.SIGINT)
 
-    def _run(self, commands: Sequence[Sequence[str]]) -> None:
-        code = 0
-        for command in commands:
-            code = self._run_one([str(word) for word in command])
-            if code:
-                break
-        with self._lock:
-            self._returncode = code
-
-    def _run_one(self, command: Sequence[str]) -> int:
+    def _signal(self, number: int) -> bool:
+        """Whether there was anybody to signal."""
         try:
-            with self._lock:
-                if self._cancelled:
-                    return -signal.SIGINT
-                self._process = process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env=self._environment,
-                    text=True,
-                    encoding="utf-8",
-                    errors="replace",
-                    creationflags=_NO_WINDOW,
-                    start_new_session=sys.platform != "win32",
-                )
-        except OSError as error:
-            self._lines.put(f"ERROR: Cannot start {command[0]}: {error.strerror or error}")
-            return _NOT_STARTED
-        if process.stdout is not None:
-            with process.stdout as output:
-                for line in output:
-                    self._lines.put(line.rstrip())
-        return process.wait()
-
-
-def _stop(process: subprocess.Popen) -> None:
-    """End a process and its children: Slicer's Python is a launcher, whose child does the work."""
-    if sys.platform == "win32":
-        subprocess.run(
-            ["taskkill", "/T", "/F", "/PID", str(process.pid)],
-            capture_output=True,
-            check=False,
-            creationflags=_NO_WINDOW,
-        )
-        return
-    _signal_group(process.pid, signal.SIGINT)
-    end = time.monotonic() + _GRACE_SECONDS
-    while time.monotonic() < end and _signal_group(process.pid, 0):
-        time.sleep(0.05)
-    _signal_group(process.pid, signal.SIGKILL)
-
-
-def _signal_group(group: int, number: int) -> bool:
-    """Whether there was anybody to signal."""
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True

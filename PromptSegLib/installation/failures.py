@@ -7,8 +7,6 @@ from typing import Optional, Sequence
 
 from ..errors import Sentence
 
-KEPT = "the log below has the details"
-
 # The first that is found anywhere in the log counts. The network comes last: pip warns of connections that then
 # succeeded, and calls what it could not reach "no matching distribution".
 _CAUSES = (
@@ -16,10 +14,7 @@ _CAUSES = (
         r"No space left on device|\[Errno 28\]|not enough space on the disk|Disk quota exceeded",
         "The disk is full; free some space (torch with CUDA takes up to 10 GB on its way) and install again.",
     ),
-    (
-        r"DO NOT MATCH THE HASHES",
-        "A downloaded file is damaged; install again.",
-    ),
+    (r"DO NOT MATCH THE HASHES", "A downloaded file is damaged; install again."),
     (
         r"Long Path support enabled|\[WinError 206\]|filename or extension is too long",
         "Windows refused a file name that is too long; turn on long paths in Windows, or install Slicer in a folder "
@@ -30,18 +25,8 @@ _CAUSES = (
         "A file of Slicer's Python could not be written; close other Slicer windows, restart Slicer and install again, "
         "or install Slicer in a folder of your own.",
     ),
-    (
-        r"No module named '?pip\b",
-        "This Python has no pip; install Slicer again.",
-    ),
-    (
-        r"No module named '?light_the_torch",
-        "The PyTorch extension could not prepare the installation of torch; update the extension and install again.",
-    ),
-    (
-        r"MemoryError|Cannot allocate memory",
-        "The memory is used up; close other programs and install again.",
-    ),
+    (r"No module named '?pip\b", "This Python has no pip; install Slicer again."),
+    (r"MemoryError|Cannot allocate memory", "The memory is used up; close other programs and install again."),
     (
         r"ProxyError|Tunnel connection failed|407 Proxy",
         "The proxy refused the connection; set the proxy in the environment variable HTTPS_PROXY and start Slicer "
@@ -62,14 +47,13 @@ _CAUSES = (
     ),
 )
 _CANNOT = re.compile(r"Cannot install (.+?) because these package versions have conflicting dependencies")
-_ASKED = re.compile(r"^\s*The user requested (?:\(constraint\) )?(\S+)", re.MULTILINE)
-_NEEDS = re.compile(r"^\s*\S+ \S+ depends on (.+?)\s*$", re.MULTILINE)
+_ASKED = re.compile(r"^\s*The user requested (?:\(constraint\) )?(\S+==\S+)", re.MULTILINE)
+_NEEDS = re.compile(r"^\s*\S+ \S+ depends on (\S+?[<>=!~].*?)\s*$", re.MULTILINE)
 _NOTHING = re.compile(r"No matching distribution found for ([^\s(]+)")
 # With retries turned off, pip says no more than this where no server can be reached.
 _NO_VERSIONS = re.compile(r"requirement ([^\s(]+).*\(from versions: none\)")
 _OTHER_PYTHON = "require a different python version"
-_ERROR = re.compile(r"^\s*(?:ERROR: (?!Exception:)|error: )(.+)$")
-_RAISED = re.compile(r"^([\w.]*(?:Error|Exception): .+)$")
+_ERROR = re.compile(r"^\s*(?:(?:ERROR: (?!Exception:)|error: )(.+)|([\w.]*(?:Error|Exception): .+))$", re.MULTILINE)
 
 
 def explain(lines: Sequence[str], returncode: Optional[int] = None, offline: bool = False) -> str:
@@ -85,43 +69,39 @@ def explain(lines: Sequence[str], returncode: Optional[int] = None, offline: boo
     for pattern, sentence in _CAUSES:
         if re.search(pattern, text):
             return sentence
-    absent = _NOTHING.search(text)
+    absent, unknown = _NOTHING.search(text), _NO_VERSIONS.search(text)
     if absent and offline:
         return Sentence(
             "The folder has no wheel of {absent} for this version of Python; add it and install again.",
             absent=absent[1],
         )
-    unknown = _NO_VERSIONS.search(text)
     if unknown and _OTHER_PYTHON not in text:
         return Sentence(
-            "The package server has no {unknown}, or it cannot be reached; check the network and the "
-            "proxy settings, or install from a folder of wheels.",
+            "The package server has no {unknown}, or it cannot be reached; check the network and the proxy settings, "
+            "or install from a folder of wheels.",
             unknown=unknown[1],
         )
     if absent:
         return Sentence("There is no {absent} for this version of Slicer; use a newer Slicer.", absent=absent[1])
-    errors = [match[1] for match in (_ERROR.match(line) or _RAISED.match(line) for line in lines) if match]
+    errors = [match[1] or match[2] for match in _ERROR.finditer(text)]
     if errors:
-        return Sentence("The installation failed ({short}); {kept}.", short=_short(errors[-1]), kept=KEPT)
+        return Sentence("The installation failed ({short}); the log below has the details.", short=_short(errors[-1]))
     how = "was ended from outside" if returncode is not None and returncode < 0 else f"ended with code {returncode}"
-    return Sentence("The installation failed: the installing program {how}; {kept}.", how=how, kept=KEPT)
+    return Sentence("The installation failed: the installing program {how}; the log below has the details.", how=how)
 
 
 def _conflict(text: str) -> str:
     """pip's account of a conflict: what was asked for, what it needs, and what must stay."""
     cannot = _CANNOT.search(text)
-    who = _short(cannot[1]) if cannot else "The packages"
-    stay = [each for each in dict.fromkeys(_ASKED.findall(text)) if "==" in each]
+    stay = list(dict.fromkeys(_ASKED.findall(text)))
     names = tuple(each.partition("==")[0].lower() for each in stay)
-    needs = [each for each in dict.fromkeys(_NEEDS.findall(text)) if each.lower().startswith(names)]
-    wanted = _short(", ".join(each for each in needs if re.search("[<>=!~]", each)))
-    if stay and wanted:
-        reason = f"{wanted} is needed, but {', '.join(stay)} of this Slicer must stay"
-    else:
-        reason = "what it needs does not go with what is installed"
+    needs = ", ".join(each for each in dict.fromkeys(_NEEDS.findall(text)) if each.lower().startswith(names))
+    reason = "what it needs does not go with what is installed"
+    if stay and needs:
+        reason = f"{_short(needs)} is needed, but {', '.join(stay)} of this Slicer must stay"
     return Sentence(
         "{who} cannot be installed: {reason}; use a newer Slicer, or ask for help with the log below.",
-        who=who,
+        who=_short(cannot[1]) if cannot else "The packages",
         reason=reason,
     )
 

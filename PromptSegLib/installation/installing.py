@@ -1,22 +1,25 @@
-"""Installing what is missing, step by step, without ever waiting."""
+"""Installing what is missing, command by command, without ever waiting."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, Optional, Protocol, Sequence
 
 from ..choice import Choice
 from ..errors import PromptSegError, Sentence
-from .child import CommandRun
-from .failures import KEPT, explain
-from .installer_tools import PackageInstaller, TorchExtension
-from .requirements import Requirement, installed_version, missing, pins, write_constraints
+from .child import ChildProcess
+from .failures import explain
+from .requirements import Requirement, constraints, installed_version, pins, requirements
+
+_LIGHT_THE_TORCH = "light-the-torch>=0.5"
+_OPTIONS = ("--disable-pip-version-check", "--no-input", "--only-binary=:all:", "--constraint")
+_PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
+_PIP_WITH_RAW_PROGRESS = (24, 1)
 
 
 class Outcome(Choice):
@@ -29,251 +32,181 @@ class Outcome(Choice):
     CANCELLED = "cancelled"
 
 
-_TORCH = "torch"
-_PIP_ARGUMENTS = ("--disable-pip-version-check", "--no-input", "--only-binary=:all:")
-_PROGRESS = re.compile(r"^Progress (\d+) of (\d+)$")
-_PIP_WITH_RAW_PROGRESS = (24, 1)
+class Application(Protocol):
+    """What an installation asks of the application that it installs into."""
+
+    def python(self) -> str:
+        """Its interpreter. Raises :class:`PromptSegError` where there is none, or where somebody else installs."""
+
+    def torch_arguments(self, requirement: str) -> list[str]:
+        """What light-the-torch is asked for, to install this torch in the build for the machine's GPU."""
 
 
 class Installer:
-    """Installs the missing requirements: torch through the application's own way, then the rest by pip.
+    """Installs the missing requirements in processes of their own: torch by light-the-torch, then the rest by pip.
 
-    It is polled: ``start()``, then ``poll()`` some times a second until ``running`` is false. What is
-    there and must stay (numpy, SimpleITK, torch and others) is held by a constraints file, and checked
-    afterwards. When the application has to be restarted in between, that is remembered, and ``pending``
-    says so after the restart.
+    It is polled: ``start()``, then ``poll()`` some times a second until ``running`` is false. What is there and must
+    stay (numpy, SimpleITK, torch and others) is held by a constraints file, and checked afterwards.
 
-    :param tools: how this application installs.
-    :param requirements_file: the declaration; see :func:`~PromptSegLib.installation.requirements.requirements`.
-    :param paths: where to look for installed packages; by default where this Python does.
+    :param application: where to install.
+    :param file: what is needed; ``paths`` as for :func:`~PromptSegLib.installation.requirements.requirements`.
 
+    :ivar rows: all that is needed, as it was when last looked at; ``damaged`` says why that is not known.
     :ivar outcome: nothing before and while it runs.
     :ivar message: one sentence on what is going on, or on how it ended.
     :ivar log: all lines since the start; kept until the next start.
     :ivar share: how much of the present download has arrived, 0..1, or None where that is not known.
-
-    Example::
-
-        installer = Installer(SlicerTools())
-        installer.start()
-        while installer.running:
-            print(*installer.poll(), sep="\\n")
-            time.sleep(0.2)
-        print(installer.outcome, installer.message)
     """
 
-    def __init__(
-        self, tools: PackageInstaller, requirements_file: Optional[Path] = None, paths: Optional[Sequence[str]] = None
-    ) -> None:
-        self.outcome = Outcome.NONE
-        self.message = ""
+    def __init__(self, application: Application, file: Path, paths: Optional[Sequence[str]] = None) -> None:
+        self._application, self._file, self._paths = application, file, paths
+        self._run: Optional[ChildProcess] = None
+        self._reset(None)
+        self.refresh()
+
+    def _reset(self, wheels: Optional[Path]) -> None:
+        self.outcome, self.message = Outcome.NONE, ""
         self.log: list[str] = []
         self.share: Optional[float] = None
-        self._tools = tools
-        self._file = requirements_file
-        self._paths = paths
-        self._steps: list[Callable[[], Optional[CommandRun]]] = []
-        self._run: Optional[CommandRun] = None
-        self._wheels: Optional[Path] = None
-        self._folder: Optional[Path] = None
-        self._before: dict[str, str] = {}
-        self._loaded: list[str] = []
-        self._told = 0
-        self._cancelled = False
+        self._wheels, self._cancelled, self._folder = wheels, False, Path()
+        self._last: list[str] = []
+
+    def refresh(self) -> None:
+        """Look again at what is installed; reads metadata only."""
+        importlib.invalidate_caches()
+        self.rows, self.damaged = [], ""
+        try:
+            self.rows = requirements(self._file, self._paths)
+        except PromptSegError as error:
+            self.damaged = str(error)
+
+    @property
+    def lacking(self) -> list[Requirement]:
+        """What is not installed, or not in a version that will do."""
+        return [each for each in self.rows if not each.satisfied]
+
+    @property
+    def missing(self) -> bool:
+        return bool(self.damaged or self.lacking)
 
     @property
     def running(self) -> bool:
         return self._run is not None
-
-    @property
-    def pending(self) -> bool:
-        """Whether a restart interrupted an installation that can now go on."""
-        kept = self._tools.remembered()
-        return bool(kept) and not self.running and kept != _restart_mark() and bool(self._missing())
 
     def start(self, wheels: Optional[Path] = None) -> None:
         """Begin; does nothing while an installation is running.
 
         :param wheels: a folder of wheels to install from, torch included; nothing is then downloaded.
         """
-        if self.running:
+        if not self.running:
+            self._reset(wheels)
+            self._attempt(self._begin)
+
+    def poll(self) -> None:
+        """Take what was printed; go on to the next command where one has ended."""
+        if self._run is None:
             return
-        self.outcome, self.message, self.log, self.share = Outcome.NONE, "", [], None
-        self._cancelled, self._told, self._wheels, self._steps = False, 0, wheels, []
+        code = self._run.returncode  # before the lines: all are there once it is known
+        for line in self._run.lines():
+            progress = _PROGRESS.fullmatch(line.strip())
+            self.share = min(int(progress[1]) / int(progress[2]), 1.0) if progress and int(progress[2]) else None
+            self.log += [] if progress else [line]
+        if code is not None:
+            self._run, self.share = None, None
+            self._attempt(lambda: self._ended(code))
+
+    def cancel(self) -> None:
+        """Ask the running command to end; the outcome follows in a later :meth:`poll`."""
+        if self._run is not None:
+            self._cancelled, self.message = True, "Cancelling..."
+            self._run.cancel()
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        self.refresh()
         try:
-            lacking = self._missing()
-            free = {each.name for each in lacking}
-            self._before = {name: version for name, version in pins(self._paths).items() if name not in free}
-            self._loaded = [each.name for each in lacking if each.installed and each.name in sys.modules]
-            self._refuse(lacking)
-            if not lacking:
-                self._end(Outcome.INSTALLED, "All that PromptSeg needs is installed.")
-            elif self._plan(lacking):
-                self._folder = Path(tempfile.mkdtemp(prefix="promptseg-"))
-                self._begin_next()
+            step()
         except PromptSegError as error:
             self._end(Outcome.FAILED, str(error))
         except OSError as error:
-            self._end(
-                Outcome.FAILED,
-                Sentence(
-                    "The installation cannot start: {strerror}; free the temporary folder.",
-                    strerror=error.strerror or error,
-                ),
-            )
+            reason = error.strerror or error
+            text = Sentence("The installation cannot start: {reason}; free the temporary folder.", reason=reason)
+            self._end(Outcome.FAILED, text)
 
-    def poll(self) -> list[str]:
-        """The lines printed since the last call; goes on to the next step where one has ended."""
-        if self._run is not None:
-            code = self._run.returncode  # before the lines: all are there once it is known
-            self.log += self._without_progress(self._run.lines())
-            if code is not None:
-                self._run, self.share = None, None
-                try:
-                    self._ended(code)
-                except PromptSegError as error:
-                    self._end(Outcome.FAILED, str(error))
-        new, self._told = self.log[self._told :], len(self.log)
-        return new
-
-    def cancel(self) -> None:
-        """Ask the running step to end; the outcome follows in a later :meth:`poll`."""
-        if self._run is not None and not self._cancelled:
-            self._cancelled = True
-            self.message = "Cancelling..."
-            self._run.cancel()
-
-    # Steps
-
-    def _missing(self) -> list[Requirement]:
-        importlib.invalidate_caches()
-        return missing(self._file, self._paths)
-
-    def _refuse(self, lacking: Sequence[Requirement]) -> None:
-        for each in lacking:
+    def _begin(self) -> None:
+        if self.damaged:
+            raise PromptSegError(self.damaged)
+        for each in self.lacking:
             if each.given:
-                has = f"has {each.name} {each.installed}" if each.installed else f"has no {each.name}"
                 raise PromptSegError(
-                    "PromptSeg needs {text}, but this Slicer {has}, which must stay; use a newer Slicer.",
+                    "PromptSeg needs {text}, but this Slicer has {version}, which must stay; use a newer Slicer.",
                     text=each.text,
-                    has=has,
+                    version=f"{each.name} {each.installed}" if each.installed else f"no {each.name}",
                 )
-        if self._wheels is not None and lacking and not any(Path(self._wheels).glob("*.whl")):
+        if self._wheels and self.lacking and not any(self._wheels.glob("*.whl")):
             raise PromptSegError(
                 "The folder {wheels} has no wheels (.whl); choose another folder.", wheels=self._wheels
             )
+        free = [each.name for each in self.lacking]
+        self._held = {name: version for name, version in pins(self._paths).items() if name not in free}
+        self._loaded = [each.name for each in self.lacking if each.installed and each.name in sys.modules]
+        self._folder = Path(tempfile.mkdtemp(prefix="promptseg-"))
+        self._go_on()
 
-    def _plan(self, lacking: Sequence[Requirement]) -> bool:
-        """Plan the steps; False when the application has to be restarted first."""
-        torch = next((each for each in lacking if each.name == _TORCH), None)
-        self._steps = [self._install_rest]
-        if torch is None or self._wheels is not None:
-            return True
-        state = self._tools.torch_extension()
-        if state is TorchExtension.RESTART and self._tools.remembered() not in ("", _restart_mark()):
+    def _go_on(self) -> None:
+        """Start what comes next; a command that is needed twice has installed nothing the first time."""
+        if not self.lacking:
+            return self._finish()
+        command = self._command()
+        if command == self._last:
             raise PromptSegError(
-                "The PyTorch extension is installed, but Slicer did not load it at its start; "
-                "turn it on in the Extensions Manager and restart Slicer."
+                "Still missing after the installation: {names}; the log below has the details.",
+                names=", ".join(each.text for each in self.lacking),
             )
-        if state is TorchExtension.ABSENT:
-            reason = self._tools.install_torch_extension()
-            if reason:
-                raise PromptSegError(reason)
-            state = self._tools.torch_extension()
-        if state is not TorchExtension.READY:
-            self._tools.remember(_restart_mark())
-            self._end(Outcome.RESTART, "The PyTorch extension is installed; restart Slicer, open PromptSeg and go on.")
-            return False
-        self._steps.insert(0, lambda: self._install_torch(torch))
-        return True
+        self._last = command
+        self._run = ChildProcess([self._application.python(), "-m", *command], self._folder / "output.txt")
 
-    def _begin_next(self) -> None:
-        while self._steps and self._run is None:
-            self._run = self._steps.pop(0)()
-        if self._run is None:
-            self._finish()
-
-    def _install_torch(self, torch: Requirement) -> CommandRun:
-        self.message = "Installing torch; this may take some minutes..."
-        return self._tools.install_torch(torch.text, self._pip_arguments(), self._constraints({_TORCH}))
-
-    def _install_rest(self) -> Optional[CommandRun]:
-        lacking = self._missing()
-        names = {each.name for each in lacking}
-        if _TORCH in names and self._wheels is None:
-            raise PromptSegError("torch was not installed; {kept}.", kept=KEPT)
-        if not lacking:
-            return None
-        self.message = Sentence("Installing {name}...", name=", ".join(each.name for each in lacking))
-        arguments = [each.text for each in lacking] + self._pip_arguments()
-        if self._wheels is not None:
-            arguments += ["--no-index", "--find-links", str(self._wheels)]
-        return self._tools.pip_install(arguments, self._constraints(names))
-
-    def _pip_arguments(self) -> list[str]:
+    def _command(self) -> list[str]:
+        """The next module to run, with its arguments."""
+        limits = self._folder / "constraints.txt"
+        limits.write_text(constraints(self._paths, [each.name for each in self.lacking]), encoding="utf-8")
+        options = [*_OPTIONS, str(limits)]
         pip = re.findall(r"\d+", installed_version("pip", self._paths) or "")
-        raw = ["--progress-bar", "raw"] if tuple(map(int, pip[:2])) >= _PIP_WITH_RAW_PROGRESS else []
-        return [*_PIP_ARGUMENTS, *raw]
-
-    def _constraints(self, leave_free: set[str]) -> Path:
-        if self._folder is None:  # only while an installation is planned or running is there one
-            raise PromptSegError("The installation has ended; start it again.")
-        return write_constraints(self._folder / "constraints.txt", self._paths, leave_free)
-
-    def _without_progress(self, lines: Sequence[str]) -> list[str]:
-        """Lines for the log; those that say how far a download is set ``share``."""
-        kept = []
-        for line in lines:
-            match = _PROGRESS.match(line.strip())
-            if match:
-                done, whole = int(match[1]), int(match[2])
-                self.share = min(done / whole, 1.0) if whole else None
-            else:
-                self.share = None
-                kept.append(line)
-        return kept
-
-    # Ends
+        if tuple(map(int, pip[:2])) >= _PIP_WITH_RAW_PROGRESS:
+            options += ["--progress-bar", "raw"]
+        torch = [each.text for each in self.lacking if each.name == "torch"]
+        if self._wheels or not torch:
+            self.message = Sentence("Installing {name}...", name=", ".join(each.name for each in self.lacking))
+            wheels = ["--no-index", "--find-links", str(self._wheels)] if self._wheels else []
+            return ["pip", "install", *(each.text for each in self.lacking), *options, *wheels]
+        self.message = "Installing torch; this may take some minutes..."
+        if installed_version("light-the-torch", self._paths) is None:
+            return ["pip", "install", _LIGHT_THE_TORCH, *options]
+        return ["light_the_torch", *self._application.torch_arguments(torch[0]), *options]
 
     def _ended(self, code: int) -> None:
-        """A step has ended with this exit code."""
-        if self._cancelled and (code or self._missing()):
+        """A command has ended with this exit code."""
+        if self._cancelled and (code or self.lacking):
             self._end(Outcome.CANCELLED, "The installation was cancelled; press Install to go on.")
         elif code:
             self._end(Outcome.FAILED, explain(self.log, code, self._wheels is not None))
         else:
-            self._begin_next()
+            self._go_on()
 
     def _finish(self) -> None:
-        lacking = self._missing()
-        after = pins(self._paths)
-        changed = [name for name, version in self._before.items() if after.get(name) != version]
-        if lacking:
-            names = ", ".join(each.text for each in lacking)
-            text = Sentence("Still missing after the installation: {names}; {kept}.", names=names, kept=KEPT)
-            self._end(Outcome.FAILED, text)
-        elif changed:
-            names = ", ".join(f"{name} {self._before[name]}" for name in changed)
-            self._end(
-                Outcome.FAILED,
-                Sentence("The installation replaced {names}, which Slicer needs; install Slicer again.", names=names),
+        now = pins(self._paths)
+        names = ", ".join(f"{name} {was}" for name, was in self._held.items() if now.get(name) != was)
+        if names:
+            raise PromptSegError(
+                "The installation replaced {names}, which Slicer needs; install Slicer again.", names=names
             )
-        elif self._loaded:
+        if self._loaded:
             loaded = ", ".join(self._loaded)
             self._end(Outcome.RESTART, Sentence("Restart Slicer to use the new version of {loaded}.", loaded=loaded))
         else:
             self._end(Outcome.INSTALLED, "All that PromptSeg needs is installed.")
 
     def _end(self, outcome: Outcome, message: str) -> None:
-        self.outcome, self.message, self._run, self._steps = outcome, message, None, []
+        self.outcome, self.message = outcome, message
         self.log.append(message)
-        if outcome in (Outcome.INSTALLED, Outcome.CANCELLED):
-            self._tools.remember("")
-        if self._folder is not None:
+        if self._folder.name:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-
-def _restart_mark() -> str:
-    """What is remembered for after a restart: it tells whether there has been one."""
-    return f"restart after {os.getpid()}"

@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import slicer
 
-from . import node_references
+from . import segment_tags
 from .labelmaps import BINARY, is_blank, matrix_of, voxels_of
 
 _TAGS = ("Applied", "Role", "Class", "Number")  # that follow undo and redo
@@ -126,7 +126,7 @@ def _digest(segmentation_node) -> int:
     layers = {}
     for segment_id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segment_id)
-        notes = [node_references.tag(segmentation_node, segment_id, key) for key in _TAGS]
+        notes = [segment_tags.tag(segmentation_node, segment_id, key) for key in _TAGS]
         words = (segment_id, segment.GetName(), segment.GetColor(), segment.GetLabelValue(), notes)
         digest = zlib.crc32(repr(words).encode(), digest)
         labelmap = segment.GetRepresentation(BINARY)

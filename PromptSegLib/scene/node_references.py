@@ -1,4 +1,4 @@
-"""How nodes of a scene belong together, and hearing when they go away."""
+"""The segmentation that belongs to a volume: remembered with the scene, made anew, and told by where it lies."""
 
 from __future__ import annotations
 
@@ -6,47 +6,12 @@ from functools import partial
 from typing import Callable, Iterator
 
 import numpy as np
-import slicer
-import vtk
 
 from ..errors import PromptSegError
 from .labelmaps import BINARY, is_blank, matrix_of, voxels_of
 from .placement import in_xml, label_of, node_to_world, volume_to_world
 
 SEGMENTATION_ROLE = "PromptSegSegmentation"
-_PREFIX = "PromptSeg."
-
-
-def segment_of(segmentation_node, segment_id: str):
-    """The ``vtkSegment`` with an ID; raises :class:`PromptSegError` when there is none."""
-    segment = segmentation_node.GetSegmentation().GetSegment(segment_id)
-    if segment is None:
-        raise PromptSegError(
-            "{label_of} has no segment with ID '{segment_id}'; choose its segments again.",
-            label_of=label_of(segmentation_node),
-            segment_id=segment_id,
-        )
-    return segment
-
-
-def set_tag(segmentation_node, segment_id: str, key: str, text: str) -> None:
-    """Note ``text`` on a segment under ``key`` (without the prefix "PromptSeg."); "" takes the note away.
-
-    Slicer writes all tags of a segment into one line, divided by "|", and escapes none: that is done here.
-    Tags are saved with the scene and follow undo and redo. Raises :class:`PromptSegError` when the segment is missing.
-    """
-    segment = segment_of(segmentation_node, segment_id)
-    if text:
-        segment.SetTag(_PREFIX + key, text.replace("%", "%25").replace("|", "%7C"))
-    else:
-        segment.RemoveTag(_PREFIX + key)
-
-
-def tag(segmentation_node, segment_id: str, key: str) -> str:
-    """What :func:`set_tag` noted, "" when nothing. Raises :class:`PromptSegError` when the segment is missing."""
-    text = vtk.reference("")
-    found = segment_of(segmentation_node, segment_id).GetTag(_PREFIX + key, text)
-    return str(text).replace("%7C", "|").replace("%25", "%") if found else ""
 
 
 def remember(volume_node, segmentation_node) -> None:
@@ -125,59 +90,3 @@ def _boxes(segmentation) -> Iterator[tuple[np.ndarray, np.ndarray, Callable[[], 
 
 def _any_voxel(labelmap) -> bool:
     return bool(voxels_of(labelmap).any())
-
-
-def alive(scene, node) -> bool:
-    """Whether a node is (still) in a scene; False for None."""
-    return node is not None and scene is not None and bool(scene.IsNodePresent(node))
-
-
-def remove(node) -> None:
-    """Take a node out of its scene, with its display and storage nodes; None or a node in no scene is passed over."""
-    scene = node.GetScene() if node is not None else None
-    if scene is None:
-        return
-    parts = []
-    if node.IsA("vtkMRMLDisplayableNode"):
-        parts += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
-    if node.IsA("vtkMRMLStorableNode"):
-        parts += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
-    scene.RemoveNode(node)
-    for part in parts:
-        if alive(scene, part):
-            scene.RemoveNode(part)
-
-
-def watch(
-    scene,
-    on_removed: Callable[[object], None],
-    on_closing: Callable[[], None],
-    on_closed: Callable[[], None],
-    on_imported: Callable[[], None] = lambda: None,
-) -> Callable[[], None]:
-    """Call back when a node was removed from a scene, before and after the scene is closed, and when nodes were
-    read into it.
-
-    While a scene is being closed, nodes that go with it are not reported one by one.
-
-    :param on_removed: gets the node; it is in no scene any more.
-    :return: a function that ends the watching; it may be called more than once.
-    """
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def removed(_scene, _event, node) -> None:
-        if node is not None and not scene.IsClosing():
-            on_removed(node)
-
-    tags = [
-        scene.AddObserver(slicer.vtkMRMLScene.NodeRemovedEvent, removed),
-        scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, lambda *_: on_closing()),
-        scene.AddObserver(slicer.vtkMRMLScene.EndCloseEvent, lambda *_: on_closed()),
-        scene.AddObserver(slicer.vtkMRMLScene.EndImportEvent, lambda *_: on_imported()),
-    ]
-
-    def unwatch() -> None:
-        while tags:
-            scene.RemoveObserver(tags.pop())
-
-    return unwatch

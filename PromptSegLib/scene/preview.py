@@ -9,7 +9,7 @@ import slicer
 
 from ..errors import PromptSegError
 from ..inference.result import Segmentation
-from . import node_references
+from . import scene_nodes
 from .segmentations import apply_result
 
 
@@ -27,9 +27,7 @@ class Preview:
     @property
     def node(self) -> Any:
         """The ``vtkMRMLSegmentationNode`` that is shown, or None."""
-        return (
-            self._node if self._node is not None and node_references.alive(self._node.GetScene(), self._node) else None
-        )
+        return self._node if self._node is not None and scene_nodes.alive(self._node.GetScene(), self._node) else None
 
     @property
     def opacity(self) -> float:
@@ -68,7 +66,7 @@ class Preview:
         except PromptSegError:
             node.SetAndObserveTransformNodeID(was_under)
             if node is not self._node:
-                node_references.remove(node)
+                scene_nodes.remove(node)
             raise
         self._node = node
         segmentation = node.GetSegmentation()
@@ -104,7 +102,7 @@ class Preview:
 
     def remove(self) -> None:
         """Take the preview out of the views and the scene."""
-        node_references.remove(self.node)
+        scene_nodes.remove(self.node)
         self._node = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..choice import Choice
 from ..errors import PromptSegError
-from .node_references import segment_of, set_tag, tag
+from .segment_tags import segment_of, set_tag, tag
 
 _KEY = "Role"
 

@@ -20,7 +20,7 @@ import slicer
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
-from . import node_references
+from . import node_references, segment_tags
 from .labelmaps import BINARY, labelmap_of
 from .placement import in_xml
 from .segment_snapshot import SegmentSnapshot, snapshot
@@ -149,7 +149,7 @@ def put_back(scene, salvage: Salvage, volume_node=None):
             segment.AddRepresentation(BINARY, labelmap_of(None, np.zeros(3), np.eye(4)))
         node.GetSegmentation().AddSegment(segment, each["id"])
         for key, text in each["tags"].items():
-            node_references.set_tag(node, each["id"], key, text)
+            segment_tags.set_tag(node, each["id"], key, text)
     for name, text in described["attributes"].items():
         node.SetAttribute(name, text)
     if volume_node is not None and node_references.remembered(volume_node) is None:
@@ -182,7 +182,7 @@ def _segment(
 ) -> dict[str, Any]:
     segment = segmentation_node.GetSegmentation().GetSegment(segment_id)
     layer, label = painting.segments[segment_id]
-    tags = {key: node_references.tag(segmentation_node, segment_id, key) for key in _TAGS}
+    tags = {key: segment_tags.tag(segmentation_node, segment_id, key) for key in _TAGS}
     return {
         "id": segment_id,
         "name": segment.GetName() or "",

@@ -10,9 +10,9 @@ import vtk
 from ..annotation.classes import ClassInfo, same_name
 from ..errors import PromptSegError
 from .labelmaps import BINARY
-from .node_references import segment_of
 from .placement import label_of
 from .roles import role_of, set_role
+from .segment_tags import segment_of
 
 BACKGROUND = "background"
 GRAY = (0.6, 0.6, 0.6)

@@ -12,8 +12,8 @@ from ..errors import PromptSegError
 from ..imaging.geometry import Grid
 from .labelmaps import holds, is_blank, labelmaps_of, matrix_of, voxels_of
 from .lattices import on_lattice, window
-from .node_references import segment_of
 from .placement import RAS_LPS, image_of, label_of, node_to_world
+from .segment_tags import segment_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import slicer
 import vtk
 
 from ..errors import PromptSegError
-from . import node_references
+from . import scene_nodes
 from .labelmaps import scalars_of
 from .placement import RAS_LPS, image_to_world, label_of, node_to_world, to_array, to_vtk, volume_to_world
 from .stored_results import Place, decoded, encoded, moved
@@ -209,7 +209,7 @@ def hide_map(scene) -> None:
             opacity, _, foreground = before.partition(" ")
             composite.SetForegroundVolumeID(foreground if scene.GetNodeByID(foreground) else None)
             composite.SetForegroundOpacity(float(opacity))
-    node_references.remove(node)
+    scene_nodes.remove(node)
 
 
 def sequence_frame_name(volume_node) -> str:

@@ -23,7 +23,7 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import PromptSegError
-from . import node_references, segment_snapshot
+from . import scene_nodes, segment_snapshot
 from .placement import image_of, image_to_world, label_of, node_to_world, orthogonal, volume_to_world
 
 _ATTRIBUTE = "PromptSeg.Memory."  # then the key
@@ -160,7 +160,7 @@ def forget_orphans(scene) -> None:
     count = scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
     for node in [scene.GetNthNodeByClass(n, "vtkMRMLLabelMapVolumeNode") for n in range(count)]:
         if node.GetAttribute(_KEY) and node.GetNodeReference(_OWNER_ROLE) is None:
-            node_references.remove(node)
+            scene_nodes.remove(node)
 
 
 def _keys(segmentation_node) -> list[str]:
@@ -240,6 +240,6 @@ def _nodes(segmentation_node) -> Iterator:
 
 def _remove_nodes(segmentation_node) -> None:
     for node in list(_nodes(segmentation_node)):
-        node_references.remove(node)
+        scene_nodes.remove(node)
     if segmentation_node.GetNumberOfNodeReferences(MEMORY_ROLE):
         segmentation_node.RemoveNodeReferenceIDs(MEMORY_ROLE)  # a clone's may name the memory of its original

@@ -10,7 +10,7 @@ from typing import Iterable, Mapping, Optional, Sequence
 import SimpleITK as sitk
 
 from ..prompts.store import Prompts
-from ..scene import node_references, stored_results
+from ..scene import segment_tags, stored_results
 from ..scene.placement import label_of
 
 TAG = "Applied"
@@ -90,7 +90,7 @@ class AppliedResults:
     def _follow(self, tag: str, segmentation_node) -> None:
         """Move a result's images, which lie in the world, with the segmentation when its transform changed."""
         known = segmentation_node.GetSegmentation().GetSegmentIDs()
-        ids = [each for each in known if node_references.tag(segmentation_node, each, TAG) == tag]
+        ids = [each for each in known if segment_tags.tag(segmentation_node, each, TAG) == tag]
         place = stored_results.Place.of(segmentation_node, ids)
         before = self._places.setdefault(tag, place)
         if before.moved_to(place):
@@ -119,7 +119,7 @@ def _tagged(segmentation_node) -> Sequence[str]:
 def current_tag(segmentation_node) -> str:
     """The tag of the last result that was applied and not undone; "" where there is none."""
     for segment_id in _tagged(segmentation_node):
-        tag = node_references.tag(segmentation_node, segment_id, TAG)
+        tag = segment_tags.tag(segmentation_node, segment_id, TAG)
         if tag:
             return tag
     return ""
@@ -141,7 +141,7 @@ def numbers(segmentation_node) -> dict[str, int]:
     """Segment ID -> the number of its class, for segments that have one; of copies, the first has it."""
     found: dict[str, int] = {}
     for segment_id in _tagged(segmentation_node):
-        number = _number(node_references.tag(segmentation_node, segment_id, NUMBER))
+        number = _number(segment_tags.tag(segmentation_node, segment_id, NUMBER))
         if number is not None and number not in found.values():
             found[segment_id] = number
     return found

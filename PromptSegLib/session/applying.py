@@ -13,7 +13,7 @@ from ..errors import PromptSegError, Sentence
 from ..imaging.geometry import Grid
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
-from ..scene import node_references, prompt_nodes, segment_snapshot
+from ..scene import node_references, prompt_nodes, scene_nodes, segment_snapshot, segment_tags
 from ..scene.lattices import cropped
 from ..scene.placement import label_of
 from ..scene.roles import Role
@@ -94,13 +94,13 @@ class Writer:
         return _told(result, segmentation, made, [*lost, *(info.name for info in classes if info.name not in made)])
 
     def _segmentation_for(self, job: Job) -> Any:
-        if not node_references.alive(self._scene, job.volume):
+        if not scene_nodes.alive(self._scene, job.volume):
             raise PromptSegError("The volume was removed; the result cannot be applied.")
         if job.segmentation is None:  # nobody needed one so far
             made = node_references.new_segmentation(self._scene, job.volume, f"{job.volume.GetName()} segmentation")
             node_references.remember(job.volume, made)
             return made
-        if not node_references.alive(self._scene, job.segmentation):
+        if not scene_nodes.alive(self._scene, job.segmentation):
             raise PromptSegError("The segmentation was removed; the result cannot be applied.")
         return job.segmentation
 
@@ -119,14 +119,14 @@ class Writer:
         before, taken = self._applied.of(segmentation), _numbered(segmentation, request.numbers, made)
         note_numbers(segmentation, taken.values())
         for name, segment_id in made.items():
-            node_references.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))
-            node_references.set_tag(segmentation, segment_id, CLASS, name)
+            segment_tags.set_tag(segmentation, segment_id, NUMBER, str(taken[segment_id]))
+            segment_tags.set_tag(segmentation, segment_id, CLASS, name)
         names = {number: name for name, number in request.numbers.items()}
         for segment_id, number in taken.items():
-            node_references.set_tag(segmentation, segment_id, TAG, tag)
+            segment_tags.set_tag(segmentation, segment_id, TAG, tag)
             # What the prompts call it, also where it was not tuned now.
             if job.kind is JobKind.TUNE and number in names:
-                node_references.set_tag(segmentation, segment_id, CLASS, names[number])
+                segment_tags.set_tag(segmentation, segment_id, CLASS, names[number])
         # Prompts that were tuned here stay those to go on with, whatever others segment.
         kept = prompts.current(segmentation) if before and before.prompts is not None else None
         if result.prompts is not None and job.kind is JobKind.TUNE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Sequence
 
 from ..errors import PromptSegError
-from ..scene import node_references, prompt_nodes, stored_results
+from ..scene import node_references, prompt_nodes, scene_nodes, stored_results
 from ..scene.segment_list import add_background
 from .actions import Actions
 from .view import Notice
@@ -26,12 +26,12 @@ class Inputs:
     @property
     def volume(self) -> Any:
         volume = self._parameters.volume
-        return volume if node_references.alive(self._scene, volume) else None
+        return volume if scene_nodes.alive(self._scene, volume) else None
 
     @property
     def segmentation(self) -> Any:
         segmentation = self._parameters.segmentation
-        return segmentation if node_references.alive(self._scene, segmentation) else None
+        return segmentation if scene_nodes.alive(self._scene, segmentation) else None
 
     @property
     def examples(self) -> list[tuple[Any, Any]]:
@@ -99,7 +99,7 @@ class SceneWatch:
 
     def __init__(self, scene: Any, owned: Sequence[Any], actions: Actions):
         self._scene, self._owned, self._actions = scene, owned, actions
-        self.end = node_references.watch(scene, self._removed, self._closing, actions.changed, self._renew)
+        self.end = scene_nodes.watch(scene, self._removed, self._closing, actions.changed, self._renew)
         self._renew()
 
     def _removed(self, node: Any) -> None:

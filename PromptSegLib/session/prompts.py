@@ -15,7 +15,7 @@ from ..models import catalogue
 from ..models.further import find_further
 from ..prompts import beside
 from ..prompts.store import Prompts
-from ..scene import node_references, prompt_nodes
+from ..scene import prompt_nodes, scene_nodes, segment_tags
 from ..scene.roles import Role
 from ..scene.segmentations import Segment, segments
 from .actions import Actions
@@ -64,7 +64,7 @@ class PromptsList:
     def delete(self, key: str) -> None:
         """Take prompts out of the scene."""
         with self._actions.doing():
-            node_references.remove(node_of(self._scene, key))
+            scene_nodes.remove(node_of(self._scene, key))
             self._actions.notice = Notice("Deleted the prompts; segments that they made stay.")
 
     def fitting(self, key: str) -> Prompts:
@@ -232,7 +232,7 @@ def _renamed(names: Sequence[str], segmentation: Any, tuned: Sequence[Segment]) 
     new: dict[str, str] = {}
     own = numbers(segmentation)
     for each in tuned:
-        before = node_references.tag(segmentation, each.id, CLASS) if each.id in own else ""
+        before = segment_tags.tag(segmentation, each.id, CLASS) if each.id in own else ""
         if before and before != each.name and before in names:
             new[before] = each.name
     # A new segment that is called as a class goes on with it.

@@ -8,7 +8,7 @@ import time
 from typing import Any, Optional
 
 from ..errors import PromptSegError, Sentence
-from ..scene import node_references, prompt_nodes, salvage
+from ..scene import prompt_nodes, salvage, scene_nodes
 from . import prompts as prompts_list
 from .actions import Actions
 from .recovery import Recovery
@@ -42,20 +42,20 @@ class Rescue:
 
     def note(self, segmentation: Any, volume: Any) -> None:
         """Keep a segmentation as it is now, with its prompts; quick, the rest is done in a thread."""
-        if self._recovery is None or not node_references.alive(self._scene, segmentation):
+        if self._recovery is None or not scene_nodes.alive(self._scene, segmentation):
             return
         self._due.pop(segmentation.GetID(), None)
         node = prompt_nodes.linked(segmentation)
         with contextlib.suppress(PromptSegError):  # what cannot be taken cannot be tuned on either
             prompts = prompt_nodes.bytes_of(node) if node is not None else b""
-            taken = salvage.take(segmentation, volume if node_references.alive(self._scene, volume) else None, prompts)
+            taken = salvage.take(segmentation, volume if scene_nodes.alive(self._scene, volume) else None, prompts)
             if taken.layers:
                 self._recovery.note(segmentation.GetID(), taken.to_bytes)
         self._noted = time.monotonic()
 
     def note_strokes(self, segmentation: Any, volume: Any) -> None:
         """As :meth:`note`, once in a while; in between it is due, see :meth:`step`."""
-        if self._recovery is not None and node_references.alive(self._scene, segmentation):
+        if self._recovery is not None and scene_nodes.alive(self._scene, segmentation):
             self._due[segmentation.GetID()] = segmentation, volume
             self.step()
 

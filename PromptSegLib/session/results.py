@@ -12,7 +12,7 @@ from ..errors import Sentence
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
-from ..scene import node_references
+from ..scene import scene_nodes
 from ..scene.preview import Preview
 from ..scene.segmentations import segments, show_surfaces
 from ..scene.slice_views import center_3d
@@ -155,7 +155,7 @@ class Results:
     def _turn_views(self) -> None:
         """Turn the 3D views to what they are to show; once: later, the user has turned them as he wants."""
         segmentation, there = self._parameters.segmentation, self._preview.node
-        if there is None and node_references.alive(self._scene, segmentation) and segments(segmentation):
+        if there is None and scene_nodes.alive(self._scene, segmentation) and segments(segmentation):
             show_surfaces(segmentation)
             there = segmentation
         if there is not None:
@@ -166,13 +166,13 @@ class Results:
         made = self.result.job.made if self.result is not None else None
         self.result = self._wanted = None
         self._preview.remove()
-        if node_references.alive(self._scene, made) and not segments(made):
-            node_references.remove(made)
+        if scene_nodes.alive(self._scene, made) and not segments(made):
+            scene_nodes.remove(made)
 
     def park(self) -> bool:
         """Let the result wait while its segmentation is not looked at; whether there is one."""
         result = self.result or self._wanted
-        if result is not None and node_references.alive(self._scene, result.job.segmentation):
+        if result is not None and scene_nodes.alive(self._scene, result.job.segmentation):
             self._parked[result.job.segmentation.GetID()] = result
         self.result = self._wanted = None
         self._preview.remove()
@@ -181,7 +181,7 @@ class Results:
     def unpark(self, volume: Any, segmentation: Any) -> Optional[Notice]:
         """Show the result that waits for a segmentation, if any; gives what is to be said."""
         result = self._parked.pop(segmentation.GetID(), None) if segmentation is not None else None
-        if result is None or not node_references.alive(self._scene, result.job.volume):
+        if result is None or not scene_nodes.alive(self._scene, result.job.volume):
             return None
         if result.job.volume is not volume:  # the segmentation of another volume
             self._parked[segmentation.GetID()] = result
@@ -241,9 +241,7 @@ class Results:
         def then(labels: sitk.Image) -> Optional[Notice]:
             if job.direct:  # nobody looks at it, so nobody has turned away from it
                 return self._show(replace(result, shown=replace(raw, labels=labels)))
-            there = node_references.alive(self._scene, job.volume) and node_references.alive(
-                self._scene, job.segmentation
-            )
+            there = scene_nodes.alive(self._scene, job.volume) and scene_nodes.alive(self._scene, job.segmentation)
             if self._wanted is not result or not there:
                 return None
             return self._show(replace(result, shown=replace(raw, labels=labels)))
@@ -257,7 +255,7 @@ class Results:
 
         def then(result: AppliedResult) -> None:
             self.applied.add(tag, result)
-            if node_references.alive(self._scene, segmentation):
+            if scene_nodes.alive(self._scene, segmentation):
                 self.applied.write(segmentation)
                 self._on_applied(segmentation, volume)
 

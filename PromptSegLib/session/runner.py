@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from ..errors import PromptSegError, Sentence
 from ..prompts.store import Prompts
-from ..scene import node_references, segment_snapshot
+from ..scene import node_references, scene_nodes, segment_snapshot
 from ..scene.roles import Role
 from ..scene.segmentations import check_writable, segments
 from ..worker.carrier import Carrier
@@ -115,7 +115,7 @@ class JobRunner:
 
     def _segment_one(self, key: str, prompts: Prompts, volume: Any) -> None:
         """Begin to segment one volume."""
-        if not node_references.alive(self._scene, volume):
+        if not scene_nodes.alive(self._scene, volume):
             raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
         here, made = volume is self._inputs.volume, None
         segmentation = self._inputs.segmentation if here else node_references.remembered(volume)
@@ -202,8 +202,8 @@ class JobRunner:
 
     def _forget_made(self, job: Job) -> None:
         """A segmentation that was made for a job goes when nothing has come of it."""
-        if self._results.result is None and node_references.alive(self._scene, job.made) and not segments(job.made):
-            node_references.remove(job.made)
+        if self._results.result is None and scene_nodes.alive(self._scene, job.made) and not segments(job.made):
+            scene_nodes.remove(job.made)
 
     # What the worker says
 

@@ -7,9 +7,9 @@ from typing import Mapping, Optional, Sequence
 from ..annotation.classes import ClassInfo, canonical_name, describe, is_name, known_names, same_name
 from ..errors import PromptSegError
 from ..models import catalogue
-from ..scene.node_references import segment_of
 from ..scene.roles import role_of, set_role
 from ..scene.segment_list import BACKGROUND, GRAY, add_structure, is_background
+from ..scene.segment_tags import segment_of
 from ..scene.segmentations import segments
 from .actions import Actions
 from .inputs import Inputs

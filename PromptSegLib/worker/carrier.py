@@ -38,3 +38,33 @@ class Carrier(Protocol):
 
     def kill(self) -> None:
         """End it now, without a word."""
+
+
+class Submitting:
+    """What carriers have in common that write messages: jobs are numbered, and an image goes out once."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._last = 0
+
+    def submit(
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        arrays: Optional[Mapping[str, np.ndarray]] = None,
+        images: Iterable[Sent] = (),
+    ) -> int:
+        """As :meth:`Carrier.submit`."""
+        images = list(images)
+        for image in images:
+            if image.key not in self._known:
+                self._write("image", {"key": image.key, **image.values}, {"voxels": image.voxels})
+        self._known = {image.key for image in images}
+        self._last += 1
+        keep = sorted(self._known)
+        self._write("job", {**values, "job": self._last, "name": name, "keep": keep}, dict(arrays or {}))
+        return self._last
+
+    def _write(self, kind: str, values: dict, arrays: Mapping[str, np.ndarray]) -> None:
+        """Hand a message over; does not wait."""
+        raise NotImplementedError

@@ -12,11 +12,12 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional
 
 import numpy as np
 
 from ..errors import PromptSegError, Sentence
+from .carrier import Submitting
 from .messages import VERSION, Channel, Message, ProtocolError, shared_folder
 
 _LOG_LINES = 200
@@ -48,7 +49,7 @@ class Sent:
     voxels: np.ndarray
 
 
-class Worker:
+class Worker(Submitting):
     """One worker process, from its first job to its end. Make a new one when it is gone.
 
     Every method returns at once; starting, sending and receiving happen in threads, and :meth:`poll`
@@ -65,14 +66,13 @@ class Worker:
         files: bool = True,
         place: str = "this machine",
     ):
+        super().__init__()
         self._command, self._environment, self._files, self.place = command, environment, files, place
         self._events: queue.Queue[Event] = queue.Queue()
         self._outbox: queue.Queue[Optional[tuple[str, dict, Mapping[str, np.ndarray]]]] = queue.Queue()
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._process: Optional[subprocess.Popen] = None
         self._folder: Optional[Path] = None
-        self._known: set[str] = set()
-        self._last = 0
         self._told_memory = self._greeted = self._other_version = self._unreadable = self._farewell = False
         self._own_pid: Optional[int] = None  # the worker's, where a launcher is what we started
         self._ending = threading.Event()
@@ -89,27 +89,12 @@ class Worker:
         """The worker's own process, once it has said which it is; until then, the one that was started."""
         return self._own_pid or (self._process.pid if self._process else None)
 
-    def submit(
-        self,
-        name: str,
-        values: Mapping[str, Any],
-        arrays: Optional[Mapping[str, np.ndarray]] = None,
-        images: Iterable[Sent] = (),
-    ) -> int:
-        """Hand over a job with the images that it names; gives the job's number."""
-        images = list(images)
-        for image in images:
-            if image.key not in self._known:
-                self._outbox.put(("image", {"key": image.key, **image.values}, {"voxels": image.voxels}))
-        self._known = {image.key for image in images}
-        self._last += 1
-        keep = sorted(self._known)
-        self._outbox.put(("job", {**values, "job": self._last, "name": name, "keep": keep}, dict(arrays or {})))
-        return self._last
+    def _write(self, kind: str, values: dict, arrays: Mapping[str, np.ndarray]) -> None:
+        self._outbox.put((kind, values, arrays))
 
     def cancel(self, job: int) -> None:
         """Ask the worker to stop a job; it answers ``cancelled`` at its next step."""
-        self._outbox.put(("cancel", {"job": job}, {}))
+        self._write("cancel", {"job": job}, {})
 
     def poll(self) -> list[Event]:
         """What the worker said since the last call."""

@@ -6,11 +6,12 @@ import atexit
 import os
 import queue
 import threading
-from typing import Any, Iterable, Mapping, Optional
+from typing import Any, Mapping, Optional
 
 import numpy as np
 
-from .client import Event, Sent
+from .carrier import Submitting
+from .client import Event
 from .jobs import JobHandlers
 from .messages import Message
 from .serving import do
@@ -18,7 +19,7 @@ from .serving import do
 _PATIENCE = 60.0  # seconds that Python's end waits for a job to come to its next step
 
 
-class InProcess:
+class InProcess(Submitting):
     """A :class:`~.carrier.Carrier` without a process. Arrays are handed over as they are, not copied.
 
     A job that uses up the memory ends with an error as any other; one that crashes takes this process with it.
@@ -29,12 +30,11 @@ class InProcess:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.gone = False
         self._events: queue.Queue[Event] = queue.Queue()
         self._inbox: queue.Queue[Optional[Message]] = queue.Queue()
         self._cancelled: set[int] = set()
-        self._known: set[str] = set()
-        self._last = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         atexit.register(self._end)
@@ -43,22 +43,8 @@ class InProcess:
     def pid(self) -> Optional[int]:
         return os.getpid()
 
-    def submit(
-        self,
-        name: str,
-        values: Mapping[str, Any],
-        arrays: Optional[Mapping[str, np.ndarray]] = None,
-        images: Iterable[Sent] = (),
-    ) -> int:
-        images = list(images)
-        for image in images:
-            if image.key not in self._known:
-                self._inbox.put(Message("image", {"key": image.key, **image.values}, {"voxels": image.voxels}))
-        self._known = {image.key for image in images}
-        self._last += 1
-        keep = sorted(self._known)
-        self._inbox.put(Message("job", {**values, "job": self._last, "name": name, "keep": keep}, dict(arrays or {})))
-        return self._last
+    def _write(self, kind: str, values: dict, arrays: Mapping[str, np.ndarray]) -> None:
+        self._inbox.put(Message(kind, values, arrays))
 
     def cancel(self, job: int) -> None:
         self._cancelled.add(job)

@@ -170,7 +170,8 @@ def features(intensities: np.ndarray, spacing: tuple[float, float, float]) -> np
     columns = [volume, *(smooth(volume, sigma) for sigma in (1, 2, 4, 8))]
     for sigma in (1, 2, 4):
         columns.append(np.sqrt(sum(smooth(volume, sigma, along(axis, 1)) ** 2 for axis in range(3))))
-        columns.append(sum(smooth(volume, sigma, along(axis, 2)) for axis in range(3)))
+        bends = [smooth(volume, sigma, along(axis, 2)) for axis in range(3)]
+        columns.append(bends[0] + bends[1] + bends[2])
     slopes = [smooth(volume, 1, along(axis, 1)) for axis in range(3)]
     tensor = np.empty((volume.size, 3, 3), np.float32)
     for row in range(3):

@@ -38,7 +38,12 @@ def onto(low: float, high: float, first: float, last: float, whole: bool = False
 
 def own(first: float, last: float, whole: bool = False, shares: tuple[float, float] = (0, 100)) -> Change:
     """The image's own range, between two percentiles, mapped onto another."""
-    return lambda array: onto(*np.percentile(array, shares), first, last, whole)(array)
+
+    def change(array: np.ndarray) -> np.ndarray:
+        low, high = np.percentile(array, shares)
+        return onto(low, high, first, last, whole)(array)
+
+    return change
 
 
 CT_CHANGES: dict[str, Change] = {

@@ -44,7 +44,8 @@ class Waiting:
 
     def until_idle(self, act: Callable[[], None]) -> dict[str, tuple[float, float]]:
         """Do what a click does, then let the loop run; seconds since the click and mean Dice of what was shown."""
-        session, shown = self.session, []
+        session = self.session
+        shown: list[tuple[float, Segmentation]] = []
         loop, poll, heart = QtCore.QEventLoop(), QtCore.QTimer(), QtCore.QTimer()
         beats = [time.perf_counter()]
 

@@ -36,6 +36,7 @@ def main() -> int:
         painted[100:130, 250:252, 200] = 255
         strokes = ps.Example(image, painted, 255)
     backbone = ps.load_model(device="cpu")
+    assert backbone.shipped is not None
     began = time.perf_counter()
     result = ps.segment(backbone.shipped, image, backbone, strokes=strokes)
     seconds = time.perf_counter() - began

@@ -31,10 +31,14 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _worker_seconds(session: Session) -> float:
+    worker = session.engine.worker
+    return processor_seconds(worker.pid) if worker is not None and worker.pid else 0.0
+
+
 def stroke(session: Session) -> dict[str, float]:
     """What follows on a stroke that was just painted: seconds, and the worker's processor seconds."""
-    worker, began = session.engine.worker, time.perf_counter()
-    spent = processor_seconds(worker.pid) if worker is not None and worker.pid else 0.0
+    began, spent = time.perf_counter(), _worker_seconds(session)
     before, found = session.results.shown, {}
     session.painted()
     while session.busy:
@@ -42,15 +46,16 @@ def stroke(session: Session) -> dict[str, float]:
         result = session.results.shown
         if "first" not in found and result is not None and result is not before:
             found["first"] = time.perf_counter() - began
-            found["first processor"] = processor_seconds(session.engine.worker.pid) - spent
+            found["first processor"] = _worker_seconds(session) - spent
         time.sleep(0.01)
     found["last"] = time.perf_counter() - began
-    found["last processor"] = processor_seconds(session.engine.worker.pid) - spent
+    found["last processor"] = _worker_seconds(session) - spent
     return found
 
 
 def dice(session: Session, reference: sitk.Image) -> float:
     result, scores = session.results.shown, []
+    assert result is not None
     on = sitk.Resample(result.labels, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     mine, true = sitk.GetArrayViewFromImage(on), sitk.GetArrayViewFromImage(reference)
     for info in result.classes:

@@ -208,7 +208,9 @@ def measure(case: Case, data: Path, seconds: float, threads: int, model: str = "
         row |= Watch(tuning).until_idle(tuning.session.tune).row("tune, warm")
         row |= _corrected(tuning)
         row |= _whole(tuning, case)
-        row["worker MB"], row["main MB"] = memory(tuning.session.engine.worker.pid), memory(os.getpid())
+        worker = tuning.session.engine.worker
+        assert worker is not None
+        row["worker MB"], row["main MB"] = memory(worker.pid), memory(os.getpid())
     finally:
         tuning.close()
     return {**row, **baselines(image, reference, classes, case, seconds, model)}

@@ -54,8 +54,8 @@ def _times(rows: list[Row]) -> str:
 
 
 def _others(rows: list[Row]) -> str:
-    titles = ("grown Dice", "tuned Dice", "GFS Dice", "fine-tuned Dice", "tuned / GFS, s", "longest gap, s")
-    titles += ("worker MB", "main MB", "load")
+    titles = ["grown Dice", "tuned Dice", "GFS Dice", "fine-tuned Dice", "tuned / GFS, s", "longest gap, s"]
+    titles += ["worker MB", "main MB", "load"]
     lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for row in rows:
         gaps = [value for key, value in row.items() if key.endswith(" gap s")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -117,7 +118,7 @@ def _torso(data: Path) -> list[Case]:
     paths = sorted((data / "torso").glob("*_ct.nii.gz"))
     kinds = ("development", "test")
     return [
-        Case("lungs", path.name.partition(".")[0], kinds[index % 2], lambda path=path: _lungs_of(path), path)
+        Case("lungs", path.name.partition(".")[0], kinds[index % 2], partial(_lungs_of, path), path)
         for index, path in enumerate(paths)
     ]
 
@@ -178,7 +179,7 @@ def _phantoms(name: str, each: int = 5) -> Callable[[Path], list[Case]]:
         return image, reference, classes
 
     seeds = [("development", n) for n in range(each)] + [("test", 100 + n) for n in range(each)]
-    return lambda data: [Case(name, f"seed {seed}", kind, lambda seed=seed: load(seed)) for kind, seed in seeds]
+    return lambda data: [Case(name, f"seed {seed}", kind, partial(load, seed)) for kind, seed in seeds]
 
 
 def _labeled(name: str) -> str:

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-Phantom = tuple[sitk.Image, sitk.Image, dict[str, int]]
+Phantom = tuple[tuple[sitk.Image, sitk.Image], dict[str, int]]
 VESSEL_MM, JOINT_MM = 2.0, 2.0
 
 
@@ -110,8 +110,8 @@ def teeth(seed: int, shape=(104, 96, 176)) -> Phantom:
             values = _into(values, distance, value, spacing[0])
             labels[distance <= 0] = label
     values = ndimage.gaussian_filter(values, 0.6)  # the blur of cone beams
-    image, labels = _volume(values, labels, spacing, rng, noise=130.0, bias=0.1)
-    return (sitk.Clamp(image, sitk.sitkFloat32, -1000.0, 3071.0), labels), {"enamel": 1, "dentin": 2, "pulp": 3}
+    image, reference = _volume(values, labels, spacing, rng, noise=130.0, bias=0.1)
+    return (sitk.Clamp(image, sitk.sitkFloat32, -1000.0, 3071.0), reference), {"enamel": 1, "dentin": 2, "pulp": 3}
 
 
 def thirty(seed: int, shape=(80, 120, 120)) -> Phantom:
@@ -227,7 +227,7 @@ def _texture(shape, spacing, sigma_mm: float, strength: float, rng: np.random.Ge
 def _wave(along: np.ndarray, strength: float, length: float, rng: np.random.Generator) -> np.ndarray:
     """A sum of three sines, as a vessel winds: ``length`` is the longest one's, mm."""
     waves = [np.sin(2 * np.pi * along * n / length / 1.7 + rng.uniform(0, 2 * np.pi)) / n for n in (1, 1.7, 2.6)]
-    return strength * sum(waves) / 2
+    return strength * sum(waves, start=np.zeros(len(along))) / 2
 
 
 def _unit(rng: np.random.Generator, axes: int) -> np.ndarray:

@@ -161,7 +161,7 @@ def views_of(preprocessing: Preprocessing, crop: tuple[int, ...], options: argpa
         "CT",
         "see shared/data/README.md",
         LABEL,
-        CLASSES,
+        dict(CLASSES),
         unused_values=tuple(value for value in VALUES if value not in CLASSES.values()),
         training=tuple(options.training),
     )
@@ -252,7 +252,8 @@ def test(made: Adaptation, preprocessing: Preprocessing, folder: Path, names: li
 
 def dice(guess: np.ndarray, truth: np.ndarray) -> Optional[float]:
     """Dice of two masks, None where both are empty."""
-    value = float(compute_dice(*(torch.from_numpy(mask)[None, None] for mask in (guess, truth)), ignore_empty=True))
+    masks = [torch.from_numpy(mask)[None, None] for mask in (guess, truth)]
+    value = float(compute_dice(masks[0], masks[1], ignore_empty=True))
     return None if math.isnan(value) and not guess.any() else (0.0 if math.isnan(value) else value)
 
 

@@ -118,9 +118,9 @@ class Desk:
         own, now = self.truth == value, self.mask(name)
         wrong = own & ~now if wanted == "paint" else now & ~own
         guess = np.where(wrong, ~own, own)
-        images = [self.grid.image(each.astype(np.uint8)) for each in (own, self._said > 0, guess)]
-        more = sitk.GetArrayFromImage(correct(*images, {name: 1}, BACKGROUND, seed=self.seed))
-        before = sitk.GetArrayFromImage(images[1])
+        reference, said, result = (self.grid.image(each.astype(np.uint8)) for each in (own, self._said > 0, guess))
+        more = sitk.GetArrayFromImage(correct(reference, said, result, {name: 1}, BACKGROUND, seed=self.seed))
+        before = sitk.GetArrayFromImage(said)
         stroke = (more != before) & (more == (1 if wanted == "paint" else BACKGROUND))
         self._said[stroke] = value if wanted == "paint" else BACKGROUND
         return stroke

@@ -57,7 +57,7 @@ def measure(backbone: Backbone, name: str, data: Path) -> None:
     """Print Dice per class of one source, as a table."""
     recipe = Recipe.load(RECIPES / f"{backbone.name}.json")
     source = next((each for each in recipe.sources if each.name == name), None)
-    if source is None or backbone.shipped is None:
+    if source is None or source.image is None or backbone.shipped is None:
         print(f"{backbone.name} was not trained on {name}, or ships no prompts.")
         return
     folder = data / Path(source.folder).name

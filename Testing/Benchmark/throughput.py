@@ -160,8 +160,8 @@ def main() -> None:
         f"Batch {options.batch}, patch {size}, {options.classes} classes, {what}, {options.clock} seconds; a "
         f"convolution reaches {peaks:.0f} GFLOP/s. Ratios are to SwinUNETR.\n"
     )
-    titles = ("network", "million parameters", "steps/s", "ratio", "GFLOP/step", "GFLOP/s", "share of peak", "GiB")
-    titles += ("inferences/s", "ratio", "share of peak")
+    titles = ["network", "million parameters", "steps/s", "ratio", "GFLOP/step", "GFLOP/s", "share of peak", "GiB"]
+    titles += ["inferences/s", "ratio", "share of peak"]
     print(f"| {' | '.join(titles)} |")
     print("|---" * len(titles) + "|")
     for name, row in rows.items():

@@ -106,7 +106,9 @@ def run(budget: ps.Settings, second_budget: ps.Settings) -> None:
     looks = {info.name: info for info in segments if info.name in CLASSES}
 
     prompts: Optional[Prompts] = None
-    drawn, found, dice, result_ids = first, [], [], {}
+    found: list[sitk.Image] = []
+    dice: list[Mapping[str, Optional[float]]] = []
+    drawn, result_ids = first, dict[str, str]()
     for part, settings in (("", budget), (" on the correction", second_budget)):
         if part:
             with clock.stage("Correcting where it is most wrong"):
@@ -132,6 +134,7 @@ def run(budget: ps.Settings, second_budget: ps.Settings) -> None:
     with clock.stage("Saving"):
         surfaces = surfaces_of(result, result_ids)
         save_segmentation(result, OUTPUT / "result.seg.nrrd")
+        assert prompts is not None
         prompts.save(OUTPUT / "prompts.safetensors")
         save_scene(scene, OUTPUT / "scene.mrb")
     with clock.stage("Drawing"):
@@ -177,7 +180,7 @@ def _known(name: str, backbone: Backbone) -> str:
     return "known" if backbone.shipped is not None and name in backbone.shipped.names else "never seen"
 
 
-def _table(dice: list[Mapping[str, float]], backbone: Backbone) -> str:
+def _table(dice: list[Mapping[str, Optional[float]]], backbone: Backbone) -> str:
     """Dice per structure, before and after the correction."""
     before, after = dice
     lines = [f"{'Structure':22}{'Backbone':14}{'Dice':>8}{'corrected':>12}"]

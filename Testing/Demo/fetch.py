@@ -75,8 +75,10 @@ def _unpack(archive: Path, folder: Path, names: tuple[str, ...]) -> None:
             for member in tar:
                 name = member.name.rpartition("tests/reference_files/")[2]
                 if name in names and member.isfile() and member.size <= MAX_BYTES:
+                    file = tar.extractfile(member)
+                    assert file is not None  # as of all regular files
                     with atomic_write(folder / name) as temporary:
-                        temporary.write_bytes(tar.extractfile(member).read())
+                        temporary.write_bytes(file.read())
     except (tarfile.TarError, OSError, EOFError) as error:
         raise PromptSegError(f"The archive of {PACKAGE} cannot be read ({error}); try again.") from error
     for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def draw(path: Path = PATH) -> None:
     Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(96).save(path, optimize=True)
 
 
-_SMALL = {"fontsize": 9, "color": FAINT, "ha": "center", "va": "bottom", "linespacing": 1.15}
+_SMALL: dict[str, Any] = {"fontsize": 9, "color": FAINT, "ha": "center", "va": "bottom", "linespacing": 1.15}
 
 
 def _heading(axes: Axes, y: float, text: str) -> None:
@@ -90,7 +91,7 @@ def _box(axes: Axes, x: float, y: float, width: float, height: float, color: str
 
 def _arrow(axes: Axes, start: tuple, end: tuple, color: str = INK, bend: float = 0.0) -> None:
     curve = f"arc3,rad={bend}"
-    look = {"arrowstyle": "-|>", "mutation_scale": 13, "color": color, "linewidth": 1.5}
+    look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 13, "color": color, "linewidth": 1.5}
     shape = FancyArrowPatch(start, end, shrinkA=0, shrinkB=0, connectionstyle=curve, **look)
     axes.add_patch(shape)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -49,7 +50,7 @@ def draw(size: int = SIZE) -> Image.Image:
     return image.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
 
 
-def _smooth(points: list[tuple[float, float]], closed: bool = False) -> np.ndarray:
+def _smooth(points: Sequence[tuple[float, float]], closed: bool = False) -> np.ndarray:
     """A smooth line through the points, as an array (n, 2)."""
     corners = np.asarray(points, float)
     at = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(corners, axis=0), axis=1))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,7 +28,7 @@ def draw(
     result: sitk.Image,
     reference: sitk.Image,
     segments: Sequence[ClassInfo],
-    notes: dict[str, tuple[str, ...]],
+    notes: Mapping[str, tuple[str, ...]],
     view: np.ndarray,
 ) -> None:
     """Write the picture (PNG).
@@ -44,8 +44,9 @@ def draw(
     top = turned[0].GetOrigin()[2]
     image, before, drawn, found, truth = (sitk.GetArrayFromImage(each) for each in turned)
     box = _body(image)
-    new = (drawn != before)[(slice(None), *box)]
-    image, drawn, found, truth = (each[(slice(None), *box)] for each in (image, drawn, found, truth))
+    inside = (slice(None), *box)
+    new = (drawn != before)[inside]
+    image, drawn, found, truth = (each[inside] for each in (image, drawn, found, truth))
     colors = {info.value: info.color for info in segments}
 
     figure = Figure(figsize=(16, 8.4), dpi=110, facecolor="white")
@@ -73,8 +74,8 @@ def draw(
                 _point_out(axes, new[index])
             axes.set_aspect(height / width)
             axes.set_axis_off()
-            for text, place, side in (("R", 0.015, "left"), ("L", 0.985, "right")):
-                axes.text(place, 0.5, text, color="0.8", fontsize=10, va="center", ha=side, transform=axes.transAxes)
+            for text, x, side in (("R", 0.015, "left"), ("L", 0.985, "right")):
+                axes.text(x, 0.5, text, color="0.8", fontsize=10, va="center", ha=side, transform=axes.transAxes)
             if column == 0:
                 mark = f"z = {top + index * step:.0f} mm"
                 axes.text(0.015, 0.03, mark, color="0.8", fontsize=10, transform=axes.transAxes)
@@ -87,7 +88,7 @@ def draw(
     figure.savefig(path)
 
 
-def _legend(axes: Axes, segments: Sequence[ClassInfo], notes: dict[str, tuple[str, ...]]) -> None:
+def _legend(axes: Axes, segments: Sequence[ClassInfo], notes: Mapping[str, tuple[str, ...]]) -> None:
     """A table: color, structure, Dice, and whether the backbone knows the structure."""
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(len(segments) + 0.9, -0.9))

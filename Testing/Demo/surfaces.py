@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import vtk
@@ -66,7 +66,7 @@ def _plotted(surfaces: Sequence[tuple]) -> np.ndarray:
     figure = Figure(figsize=(SIZE[0] / 100, SIZE[1] / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)
     figure.patch.set_alpha(0)
-    axes = figure.add_axes((0, 0, 1, 1), projection="3d", computed_zorder=True)
+    axes: Any = figure.add_axes((0, 0, 1, 1), projection="3d", computed_zorder=True)
     everything = []
     for surface, look in surfaces:
         thinner = vtk.vtkQuadricDecimation()  # matplotlib sorts and draws every triangle in Python

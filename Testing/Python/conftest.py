@@ -118,6 +118,16 @@ def models(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A tiny backbone that ships prompts, as a file; nobody changes it."""
+    from harness.tiny_model import tiny_backbone
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny_backbone(folder, shipped=True)
+    return folder / "tiny0.safetensors"
+
+
+@pytest.fixture(scope="session")
 def case() -> Any:
     """An example for jobs of a worker: the phantom with its strokes."""
     from harness.tiny_model import example

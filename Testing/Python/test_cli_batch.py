@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from harness.tiny_model import phantom, tiny_backbone
+from harness.tiny_model import phantom
 from PromptSegLib.cli import sparing
 from PromptSegLib.cli.batch import images_in
 from PromptSegLib.cli.main import main
 from PromptSegLib.errors import PromptSegError
 
 CLASSES = {"liver": 1, "spleen": 2, "aorta": 3}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_backbone(folder, shipped=True)
-    return folder / "tiny0.safetensors"
 
 
 @pytest.fixture

@@ -6,26 +6,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from harness.refusals import sentence
 from PromptSegLib.annotation.checking import check_example, check_examples
 from PromptSegLib.annotation.example import Example
-from PromptSegLib.errors import PromptSegError
 from PromptSegLib.imaging.checking import check_grid, check_image, check_size
 from PromptSegLib.imaging.geometry import Grid
 
 CLASSES = {"liver": 1, "spleen": 2}
 GRID = Grid((12, 11, 10), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0))
-
-
-def sentence(call, *words: str) -> None:
-    """The refusal is one line, one sentence, and says ``words``."""
-    with pytest.raises(PromptSegError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    assert text.endswith(".")
-    assert ". " not in text
-    for word in words:
-        assert word in text, text
 
 
 def image(grid: Grid = GRID) -> sitk.Image:

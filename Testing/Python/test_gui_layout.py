@@ -16,6 +16,7 @@ from PySide6 import QtCore, QtGui, QtTest, QtWidgets
 
 from harness import slicer_stand_in as stand_in
 from harness.mrml_fixtures import add_volume, paint_strokes
+from harness.mrml_widgets import EFFECTS
 from harness.slicer_stand_in import application
 from PromptSegLib.scene.segmentations import segments, segments_by_name
 from PromptSegLib.scene.storage import new_scene
@@ -154,7 +155,7 @@ def test_the_width_never_changes(app, widget):
     assert widget.panel.widget.minimumSizeHint.width() == before
 
 
-@pytest.mark.parametrize("effect", stand_in.EFFECTS)
+@pytest.mark.parametrize("effect", EFFECTS)
 def test_nothing_of_an_effect_is_cut_off(app, widget, effect):
     """Beside the scroll bar, which comes with the options of an effect, there is room for the widest of them."""
     app.window.resize(widget.panel.widget.minimumSizeHint.width(), app.window.height)

@@ -19,7 +19,6 @@ from harness import slicer_stand_in as stand_in
 from harness.mrml_fixtures import add_volume, paint_strokes
 from harness.panel_fixtures import process, said
 from harness.slicer_stand_in import ROOT, FileDialog
-from PromptSegLib.installation import requirements
 
 pytest_plugins = ["harness.panel_fixtures"]
 stand_in.as_in_pythonqt(sys.modules[__name__])
@@ -102,66 +101,37 @@ def test_a_model_is_downloaded_and_deleted(widget, monkeypatch, tmp_path):
 # Setup
 
 
-class FakeRun:
-    """An installation of one package that takes some polls."""
-
-    def __init__(self, done):
-        self._left, self._done, self.returncode = ["collecting", "Progress 1 of 2", "installing"], done, None
-
-    def lines(self):
-        if self._left:
-            return [self._left.pop(0)]
-        if self.returncode is None:
-            self._done()
-            self.returncode = 0
-        return []
-
-    def cancel(self):
-        self._left, self.returncode = [], 1
-
-
-class FakeTools:
-    kept = ""
-
-    def __init__(self, site: Path):
-        self.site = site
-
-    def torch_extension(self):
-        return "ready"
-
-    def install_torch_extension(self):
-        return ""
-
-    def install_torch(self, requirement, arguments, constraints):
-        raise AssertionError("torch is here")
-
-    def pip_install(self, arguments, constraints):
-        return FakeRun(self._install)
-
-    def _install(self):
-        folder = self.site / "promptseg_needs_this-1.5.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: promptseg-needs-this\nVersion: 1.5\n")
-
-    def remember(self, what):
-        FakeTools.kept = what
-
-    def remembered(self):
-        return FakeTools.kept
+NEEDS = """
+import pathlib, time
+print("collecting", flush=True)
+time.sleep(0.2)
+folder = pathlib.Path({site!r}) / "promptseg_needs_this-1.5.dist-info"
+folder.mkdir()
+(folder / "METADATA").write_text("Metadata-Version: 2.1\\nName: promptseg-needs-this\\nVersion: 1.5\\n")
+"""
 
 
 @pytest.fixture
 def lacking(app, monkeypatch, tmp_path):
-    """The module where a package is missing, which a fake installs."""
-    site = tmp_path / "site"
-    site.mkdir()
+    """The module where a package is missing, which its interpreter's pip installs."""
+    site, modules = tmp_path / "site", tmp_path / "modules"
+    for folder in (site, modules):
+        folder.mkdir()
+    (modules / "pip.py").write_text(NEEDS.format(site=str(site)))
+    script = modules / "PythonSlicer"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{modules}" exec "{sys.executable}" -S "$@"\n')
+    script.chmod(0o755)
     needed = tmp_path / "requirements.txt"
     needed.write_text("numpy>=1.20\n# for the test\npromptseg-needs-this>=1.2\n")
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(requirements, "find_requirements_file", lambda: needed)
-    slicer_tools = importlib.import_module("PromptSegLib.gui.slicer_tools")
-    monkeypatch.setattr(slicer_tools, "SlicerTools", lambda: FakeTools(site))
-    FakeTools.kept = ""
+    genuine = stand_in.ScriptedLoadableModuleWidget.resourcePath
+    monkeypatch.setattr(
+        stand_in.ScriptedLoadableModuleWidget,
+        "resourcePath",
+        lambda self, name: str(needed) if name == needed.name else genuine(self, name),
+    )
+    tools = importlib.import_module("PromptSegLib.gui.slicer_tools").SlicerTools
+    monkeypatch.setattr(tools, "python", lambda self: str(script))
     app.window.resize(440, 1400)
     app.window.show()
     return app
@@ -211,14 +181,6 @@ def test_an_installation_is_cancelled_and_taken_up_again(lacking):
     FileDialog.answers = [""]
     ui.wheelsButton.click()
     assert not widget.panel.setup.running
-
-
-def test_an_installation_goes_on_after_a_restart(lacking):
-    FakeTools.kept = "restart after 0"
-    widget = lacking.open_module()
-    process()
-    assert widget.ui.installButton.text == "Go on installing"
-    assert "restarted" in widget.ui.setupNotice.text
 
 
 def test_the_panel_opens_where_nothing_is_installed(tmp_path):

@@ -111,7 +111,7 @@ def test_the_table(hard):
         hard.Outcome(CASES[REFUSED[0]], True, "refused: no"),
         hard.Outcome(CASES[RIGHT[1]], False, "WRONG"),
     ]
-    text = hard.table(made)
+    text = importlib.import_module("outcomes").table(made)
     assert "3 cases: 1 right, 1 refused in one sentence, 1 otherwise." in text
     assert text.count("\n| ") == 4 and r"a \| b" in text
 

@@ -1,7 +1,9 @@
-"""The installer's steps, with child processes that install by writing metadata."""
+"""The installer's commands, in an interpreter whose pip and light-the-torch install by writing metadata."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -9,18 +11,24 @@ from types import ModuleType
 
 import pytest
 
-from harness.installer_harness import finish, sentence
-from harness.process_harness import distribution, lives, python, until
+from harness.installer_harness import PlainPython, finish, sentence
+from harness.process_harness import distribution, lives, until
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.installation import installing
 from PromptSegLib.installation.child import ChildProcess
 from PromptSegLib.installation.failures import explain
-from PromptSegLib.installation.installer_tools import TorchExtension
 from PromptSegLib.installation.installing import Installer
 from PromptSegLib.installation.requirements import installed_version
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the interpreter is a shell script")
+
 REQUIREMENTS = "torch>=2.1\nmonai>=1.3\nsafetensors>=0.4\nnumpy>=1.24\n"
 NO_NETWORK = "WARNING: Retrying: NewConnectionError('Failed to establish a new connection')"
+TELLS = """
+import json, sys
+limits = open(sys.argv[sys.argv.index("--constraint") + 1]).read().splitlines()
+with open({asked!r}, "a") as file:
+    file.write(json.dumps([{name!r}, sys.argv[1:], limits]) + "\\n")
+"""
 
 
 def installs(site: Path, *names: str) -> str:
@@ -39,40 +47,34 @@ for each in {names!r}:
 """
 
 
-class Tools:
-    """An application whose installers are scripts; keeps what it was asked."""
+def after(go: Path) -> str:
+    """Code that waits until there is such a file."""
+    return f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
 
-    def __init__(self, site: Path) -> None:
-        self.site = site
-        self.extension = TorchExtension.READY
-        self.refusal = ""
-        self.kept = ""
+
+class Fake(PlainPython):
+    """An interpreter; ``torch`` and ``rest`` are what its light-the-torch and its pip do."""
+
+    def __init__(self, folder: Path, site: Path) -> None:
+        self.folder, self.site = folder, site
+        script = folder / "python"
+        folder.mkdir()
+        script.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}" exec "{sys.executable}" -S "$@"\n')
+        script.chmod(0o755)
+        super().__init__(str(script))
         self.torch = installs(site, "torch==2.5.0")
         self.rest = installs(site, "monai==1.4.0", "safetensors==0.5.0")
-        self.asked: list[tuple[str, list[str], list[str]]] = []
 
-    def torch_extension(self) -> TorchExtension:
-        return self.extension
+    def python(self) -> str:
+        for name, code in (("pip", self.rest), ("light_the_torch", self.torch)):
+            (self.folder / f"{name}.py").write_text(TELLS.format(name=name, asked=str(self.folder / "asked")) + code)
+        return super().python()
 
-    def install_torch_extension(self) -> str:
-        self.asked.append(("extension", [], []))
-        if not self.refusal:
-            self.extension = TorchExtension.RESTART
-        return self.refusal
-
-    def install_torch(self, requirement: str, arguments, constraints: Path) -> ChildProcess:
-        self.asked.append(("torch", [requirement], constraints.read_text().splitlines()))
-        return ChildProcess(python(self.torch))
-
-    def pip_install(self, arguments, constraints: Path) -> ChildProcess:
-        self.asked.append(("pip", list(arguments), constraints.read_text().splitlines()))
-        return ChildProcess(python(self.rest))
-
-    def remember(self, what: str) -> None:
-        self.kept = what
-
-    def remembered(self) -> str:
-        return self.kept
+    @property
+    def asked(self) -> list[tuple[str, list[str], list[str]]]:
+        """Module, arguments and constraints of each command."""
+        file = self.folder / "asked"
+        return [tuple(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
     @property
     def steps(self) -> list[str]:
@@ -81,15 +83,16 @@ class Tools:
 
 @pytest.fixture
 def site(tmp_path) -> Path:
-    """An application's site-packages: numpy is there, torch and others are not."""
+    """An application's site-packages: numpy and light-the-torch are there, torch and others are not."""
     folder = tmp_path / "site"
     distribution(folder, "numpy", "1.26.4")
+    distribution(folder, "light-the-torch", "0.8")
     return folder
 
 
 @pytest.fixture
-def tools(site) -> Tools:
-    return Tools(site)
+def tools(site, tmp_path) -> Fake:
+    return Fake(tmp_path / "fake", site)
 
 
 @pytest.fixture
@@ -100,18 +103,25 @@ def new(tmp_path, site, tools):
     return lambda: Installer(tools, file, [str(site)])
 
 
-def test_torch_first_then_the_rest(new, tools):
-    installer = new()
-    assert (installer.outcome, installer.message, installer.running, installer.pending) == ("", "", False, False)
-    assert installer.poll() == []
+@pytest.fixture
+def installer(new) -> Installer:
+    return new()
+
+
+def test_torch_first_then_the_rest(installer, tools):
+    assert (installer.outcome, installer.message, installer.running, installer.missing) == ("", "", False, True)
+    installer.poll()
     installer.start()
     assert installer.running
     assert "torch" in installer.message
-    assert finish(installer) == installer.log
+    finish(installer)
     assert "installed" in sentence(installer, "installed")
+    assert not installer.missing
     torch, rest = tools.asked
-    assert torch == ("torch", ["torch>=2.1"], ["numpy==1.26.4"])
-    assert rest[1][:2] == ["monai>=1.3", "safetensors>=0.4"]
+    assert torch[:2] == ("light_the_torch", torch[1]) and torch[1][:3] == ["install", "torch>=2.1", "torchvision"]
+    assert torch[2] == ["numpy==1.26.4"]
+    assert rest[1][:3] == ["install", "monai>=1.3", "safetensors>=0.4"]
+    assert "--only-binary=:all:" in torch[1] and "--only-binary=:all:" in rest[1]
     assert not any(each.startswith(("numpy", "torch", "--no-index")) for each in rest[1])
     assert rest[2] == ["numpy==1.26.4", "torch==2.5.0"]  # the torch that was just installed stays
     assert [line for line in installer.log if line.startswith("Success")] == [
@@ -119,57 +129,49 @@ def test_torch_first_then_the_rest(new, tools):
     ]
 
 
-def test_nothing_to_do(new, tools, site):
-    for name in ("torch", "monai", "safetensors"):
-        distribution(site, name, "9.0")
-    installer = new()
+def test_light_the_torch_comes_first(installer, tools, site):
+    (site / "light_the_torch-0.8.dist-info" / "METADATA").unlink()
+    tools.rest = installs(site, "light_the_torch==0.8")
     installer.start()
-    assert "All that PromptSeg needs is installed" in sentence(installer, "installed")
-    assert installer.poll() == installer.log == [installer.message]
-    assert tools.steps == []
+    finish(installer)
+    sentence(installer, "failed")
+    assert tools.steps == ["pip", "light_the_torch", "pip"]
+    assert tools.asked[0][1][:2] == ["install", "light-the-torch>=0.5"]
+    assert tools.asked[0][2] == ["numpy==1.26.4"]
 
 
-def test_only_what_is_missing(new, tools, site):
+def test_only_what_is_missing(new, installer, tools, site):
     distribution(site, "torch", "2.5.0")
     distribution(site, "safetensors", "0.5.0")
     tools.rest = installs(site, "monai==1.4.0")
-    installer = new()
     installer.start()
     finish(installer)
     sentence(installer, "installed")
     assert tools.steps == ["pip"]
     assert [each for each in tools.asked[0][1] if ">=" in each] == ["monai>=1.3"]
-
-
-def test_the_log_is_live(new, tools, tmp_path):
-    go = tmp_path / "go"
-    wait = f"import os, time\nprint('Collecting torch')\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
-    tools.torch = wait + tools.torch
     installer = new()
     installer.start()
-    assert until(installer.poll, "the first line") == ["Collecting torch"]
-    assert installer.running
+    assert "All that PromptSeg needs is installed" in sentence(installer, "installed")
+    assert installer.log == [installer.message]
+    assert tools.steps == ["pip"]
+
+
+def test_the_log_is_live_and_says_how_far_a_download_is(installer, tools, site, tmp_path):
+    """pip's progress lines are for the bar, not for the log."""
+    distribution(site, "pip", "24.1.2")
+    go = tmp_path / "go"
+    lines = ("Downloading torch (2 GB)", "Progress 0 of 0", "Progress 250 of 1000")
+    says = "".join(f"print({each!r})\n" for each in lines)
+    tools.torch = f"{says}{after(go)}print('Installing')\n{tools.torch}"
+    installer.start()
+    until(lambda: (installer.poll(), installer.share is not None)[1])
+    assert installer.share == 0.25
+    assert installer.log == ["Downloading torch (2 GB)"]
     installer.start()  # a second click
-    assert tools.steps == ["torch"]
-    assert installer.log == ["Collecting torch"]
+    assert tools.steps == ["light_the_torch"]
     go.touch()
     finish(installer)
     sentence(installer, "installed")
-
-
-def test_how_far_a_download_is(new, tools, tmp_path):
-    """pip's progress lines are for the bar, not for the log."""
-    go = tmp_path / "go"
-    tools.torch = (
-        "import os, time\nprint('Downloading torch (2 GB)')\nprint('Progress 0 of 0')\nprint('Progress 250 of 1000')\n"
-        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\nprint('Installing')\n" + tools.torch
-    )
-    installer = new()
-    installer.start()
-    until(lambda: installer.poll() is not None and installer.share is not None)
-    assert installer.share == 0.25
-    go.touch()
-    finish(installer)
     assert installer.share is None
     assert "Progress" not in "".join(installer.log)
 
@@ -177,29 +179,24 @@ def test_how_far_a_download_is(new, tools, tmp_path):
 @pytest.mark.parametrize(
     ("pip", "raw"), [("23.2.1", False), ("24.0", False), ("24.1.2", True), ("26.1", True), (None, False)]
 )
-def test_old_versions_of_pip_cannot_tell_how_far(new, tools, site, pip, raw):
+def test_old_versions_of_pip_cannot_tell_how_far(installer, site, tmp_path, pip, raw):
     if pip:
         distribution(site, "pip", pip)
-    installer = new()
-    installer.start()
-    finish(installer)
-    assert ("raw" in tools.asked[1][1]) is raw
+    installer._folder = tmp_path
+    assert ("raw" in installer._command()) is raw
 
 
 # Failures
 
 
-def test_no_network(new, tools, site):
+def test_no_network(installer, tools, site):
     tools.torch = (
         f"print({NO_NETWORK!r})\nprint('ERROR: No matching distribution found for torch')\nraise SystemExit(1)"
     )
-    installer = new()
     installer.start()
-    lines = finish(installer)
+    assert NO_NETWORK in finish(installer)
     assert "connection" in sentence(installer, "failed")
-    assert NO_NETWORK in lines
-    assert NO_NETWORK in installer.log
-    assert tools.steps == ["torch"]
+    assert tools.steps == ["light_the_torch"]
     tools.torch = installs(site, "torch==2.5.0")  # the network is back
     installer.start()
     assert NO_NETWORK not in installer.log
@@ -207,41 +204,41 @@ def test_no_network(new, tools, site):
     sentence(installer, "installed")
 
 
-def test_a_step_that_installs_nothing(new, tools):
+def test_a_command_that_installs_nothing(installer, tools):
     tools.torch = "print('done')"
-    installer = new()
     installer.start()
     finish(installer)
-    assert "torch was not installed" in sentence(installer, "failed")
-    assert tools.steps == ["torch"]
+    assert "Still missing after the installation: torch>=2.1, monai" in sentence(installer, "failed")
+    assert tools.steps == ["light_the_torch"]
     tools.torch = installs(tools.site, "torch==2.5.0")
-    tools.rest = installs(tools.site, "safetensors==0.5.0")
+    tools.rest = "print('done')"
     installer.start()
     finish(installer)
     assert "monai>=1.3" in sentence(installer, "failed")
+    assert "torch>=2.1" not in installer.message
 
 
-def test_numpy_that_was_replaced_is_told(new, tools, site):
+def test_numpy_that_was_replaced_is_told(installer, tools, site):
     tools.rest += installs(site, "numpy==2.4.0")
-    installer = new()
     installer.start()
     finish(installer)
     assert "replaced numpy 1.26.4" in sentence(installer, "failed")
 
 
-def test_numpy_that_is_too_old_is_never_replaced(tmp_path, tools):
+@pytest.mark.parametrize(("there", "said"), [("1.20.0", "has numpy 1.20.0"), ("", "has no numpy")])
+def test_numpy_that_is_too_old_is_never_replaced(tmp_path, tools, there, said):
     site = tmp_path / "old"
-    distribution(site, "numpy", "1.20.0")
+    if there:
+        distribution(site, "numpy", there)
     (tmp_path / "r.txt").write_text(REQUIREMENTS)
     installer = Installer(tools, tmp_path / "r.txt", [str(site)])
     installer.start()
     assert "numpy>=1.24" in sentence(installer, "failed")
-    assert "1.20.0" in installer.message
+    assert said in installer.message
     assert tools.steps == []
 
 
-def test_places_and_declarations_that_cannot_be_used(new, tools, tmp_path, monkeypatch):
-    installer = new()
+def test_places_and_declarations_that_cannot_be_used(installer, tools, tmp_path, monkeypatch):
     installer.start(wheels=tmp_path / "none")
     assert "has no wheels" in sentence(installer, "failed")
     with monkeypatch.context() as patch:
@@ -251,24 +248,22 @@ def test_places_and_declarations_that_cannot_be_used(new, tools, tmp_path, monke
     (tmp_path / "requirements.txt").write_text("!!")
     installer.start()
     assert "damaged" in sentence(installer, "failed")
+    assert installer.damaged and installer.missing
     assert tools.steps == []
 
 
-def test_a_refusal_of_the_application(new, tools, monkeypatch):
-    def refuse(*_):
+def test_a_refusal_of_the_application(installer, tools, monkeypatch):
+    def refuse():
         raise PromptSegError("Another extension is installing packages; wait for it and install again.")
 
-    monkeypatch.setattr(tools, "pip_install", refuse)
-    installer = new()
+    monkeypatch.setattr(tools, "python", refuse)
     installer.start()
-    finish(installer)
     assert "Another extension" in sentence(installer, "failed")
 
 
-def test_no_temporary_files_stay(new, tmp_path, monkeypatch):
+def test_no_temporary_files_stay(installer, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    installer = new()
     installer.start()
     assert len(list((tmp_path / "temporary").iterdir())) == 1
     finish(installer)
@@ -278,19 +273,19 @@ def test_no_temporary_files_stay(new, tmp_path, monkeypatch):
 # Cancelling
 
 
-def test_cancel_and_start_again(new, tools, site):
+def test_cancel_and_start_again(installer, tools, site):
     tools.torch = "import os, time\nprint(os.getpid())\ntime.sleep(600)"
-    installer = new()
     installer.cancel()  # nothing runs
     installer.start()
-    pid = int(until(installer.poll)[0])
+    until(lambda: (installer.poll(), installer.log)[1])
+    pid = int(installer.log[0])
     installer.cancel()
     installer.cancel()
     assert "Cancel" in installer.message
     finish(installer)
     assert "cancelled" in sentence(installer, "cancelled")
     assert not lives(pid)
-    assert tools.steps == ["torch"]
+    assert tools.steps == ["light_the_torch"]
     assert installed_version("torch", [str(site)]) is None
     tools.torch = installs(site, "torch==2.5.0")
     installer.start()
@@ -298,112 +293,42 @@ def test_cancel_and_start_again(new, tools, site):
     sentence(installer, "installed")
 
 
-def test_cancelling_a_step_that_cannot_be_stopped(new, tools, monkeypatch):
-    """``slicer.packaging`` leaves pip running; nothing more is begun, and what is complete is called complete."""
+def test_a_command_that_ends_well_though_cancelled(installer, tools, monkeypatch):
+    """Nothing more is begun, and what is complete is called complete."""
     monkeypatch.setattr(ChildProcess, "cancel", lambda self: None)
-    installer = new()
     installer.start()
     installer.cancel()
     finish(installer)
     sentence(installer, "cancelled")
-    assert tools.steps == ["torch"]
+    assert tools.steps == ["light_the_torch"]
     installer.start()
     installer.cancel()
     finish(installer)
     sentence(installer, "installed")
-    assert tools.steps == ["torch", "pip"]
+    assert tools.steps == ["light_the_torch", "pip"]
 
 
-# Restarts
-
-
-def restart(tools) -> None:
-    """Another process of the application: what it remembers is not its own."""
-    if tools.kept:
-        tools.kept = f"{tools.kept}0"
-
-
-def test_the_extension_is_installed_and_goes_on_after_a_restart(new, tools):
-    tools.extension = TorchExtension.ABSENT
-    installer = new()
-    installer.start()
-    assert "restart Slicer" in sentence(installer, "restart")
-    assert tools.steps == ["extension"]
-    assert not installer.pending  # not before the restart
-    installer.start()
-    sentence(installer, "restart")  # a second click without a restart
-    assert tools.steps == ["extension"]
-
-    restart(tools)
-    tools.extension = TorchExtension.READY
-    installer = new()
-    assert installer.pending
-    installer.start()
-    assert not installer.pending
-    finish(installer)
-    sentence(installer, "installed")
-    assert not installer.pending
-    assert tools.kept == ""
-
-
-def test_an_extension_that_slicer_does_not_load_ends_the_loop(new, tools):
-    tools.extension = TorchExtension.ABSENT
-    new().start()
-    restart(tools)
-    installer = new()
-    assert installer.pending
-    installer.start()
-    assert "Extensions Manager" in sentence(installer, "failed")
-    assert tools.steps == ["extension"]
-
-
-def test_an_extension_that_cannot_be_installed(new, tools):
-    tools.extension, tools.refusal = (
-        TorchExtension.ABSENT,
-        "The PyTorch extension is missing and could not be installed.",
-    )
-    installer = new()
-    installer.start()
-    assert sentence(installer, "failed") == tools.refusal
-    assert tools.steps == ["extension"]
-    assert not installer.pending
-
-
-def test_what_was_loaded_in_an_old_version_needs_a_restart(new, tools, site, monkeypatch):
+def test_what_was_loaded_in_an_old_version_needs_a_restart(new, installer, site, monkeypatch):
     distribution(site, "safetensors", "0.3.0")
     for name in ("safetensors", "monai"):  # monai was not installed: nothing of it can be old
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    installer = new()
     installer.start()
     finish(installer)
     assert "new version of safetensors" in sentence(installer, "restart")
-    monkeypatch.delitem(sys.modules, "safetensors")
-    installer = new()
-    assert not installer.pending
-    installer.start()
-    sentence(installer, "installed")
-
-
-def test_the_mark_tells_processes_apart(monkeypatch):
-    mine = installing._restart_mark()
-    monkeypatch.setattr(installing.os, "getpid", lambda: -1)
-    assert installing._restart_mark() != mine
 
 
 # Without a network
 
 
-def test_a_folder_of_wheels_needs_no_extension(new, tools, tmp_path, site):
-    tools.extension = TorchExtension.ABSENT
+def test_a_folder_of_wheels_needs_no_light_the_torch(installer, tools, tmp_path, site):
     tools.rest = installs(site, "torch==2.5.0", "monai==1.4.0", "safetensors==0.5.0")
     (tmp_path / "torch-2.5.0-py3-none-any.whl").touch()
-    installer = new()
     installer.start(wheels=tmp_path)
     finish(installer)
     sentence(installer, "installed")
     ((step, arguments, constraints),) = tools.asked
     assert step == "pip"
-    assert arguments[:3] == ["torch>=2.1", "monai>=1.3", "safetensors>=0.4"]
+    assert arguments[:4] == ["install", "torch>=2.1", "monai>=1.3", "safetensors>=0.4"]
     assert arguments[-3:] == ["--no-index", "--find-links", str(tmp_path)]
     assert constraints == ["numpy==1.26.4"]
 
@@ -426,7 +351,6 @@ def test_a_folder_of_wheels_needs_no_extension(new, tools, tmp_path, site):
         ("PermissionError: [Errno 13] Permission denied: 'x.dll'", "could not be written"),
         ("OSError: [Errno 30] Read-only file system: '/opt/Slicer'", "could not be written"),
         ("python: No module named pip", "no pip"),
-        ("python: No module named light_the_torch", "PyTorch extension"),
         ("ERROR: No matching distribution found for torch>=2.1", "There is no torch>=2.1"),
         ("ERROR: Could not find a version that satisfies the requirement x>=1 (from versions: none)", "reached"),
         (

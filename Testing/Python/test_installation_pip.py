@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.installer_harness import PythonTools, finish, sentence
+from harness.installer_harness import PlainPython, finish, sentence
 from PromptSegLib.installation.installing import Installer
 from PromptSegLib.installation.requirements import installed_version
 
@@ -22,15 +22,15 @@ pytestmark = pytest.mark.application
 REQUIREMENTS = "torch>=2.1\nmonai>=1.3\nnumpy>=1.24\n"
 
 
-def wheel(folder: Path, name: str, version: str, *needs: str) -> Path:
-    """A wheel with one empty module."""
+def wheel(folder: Path, name: str, version: str, *needs: str, code: str = "") -> Path:
+    """A wheel with one module."""
     info = f"{name}-{version}.dist-info"
     metadata = [
         f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}",
         *(f"Requires-Dist: {each}" for each in needs),
     ]
     files = {
-        f"{name}.py": "",
+        f"{name}.py": code,
         f"{info}/METADATA": "\n".join(metadata) + "\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -49,6 +49,9 @@ def wheel(folder: Path, name: str, version: str, *needs: str) -> Path:
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
+    # In place of the genuine one, which knows nothing of wheels in a folder.
+    wheel(folder, "light_the_torch", "0.8", code="import runpy\nrunpy.run_module('pip', run_name='__main__')\n")
+    wheel(folder, "torchvision", "0.20", "torch")
     wheel(folder, "torch", "2.0.0")
     wheel(folder, "torch", "2.5.0", "numpy")
     wheel(folder, "torch", "2.6.0", "numpy")
@@ -74,7 +77,7 @@ def application(bare, wheels, monkeypatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    pip(bare, "uninstall", "--yes", "torch", "monai", "numpy")
+    pip(bare, "uninstall", "--yes", "torch", "torchvision", "light-the-torch", "monai", "numpy")
     pip(bare, "install", "--no-index", "--find-links", str(wheels), "numpy==1.26.4")
     return bare
 
@@ -86,7 +89,7 @@ def pip(python: Path, *words: str) -> None:
 @pytest.fixture
 def installer(application, tmp_path) -> Installer:
     (tmp_path / "requirements.txt").write_text(REQUIREMENTS)
-    return Installer(PythonTools(str(application)), tmp_path / "requirements.txt", [site_of(application)])
+    return Installer(PlainPython(str(application)), tmp_path / "requirements.txt", [site_of(application)])
 
 
 def site_of(python: Path) -> str:
@@ -122,6 +125,7 @@ def test_torch_and_then_the_rest(installer, application, wheels, monkeypatch):
     finish(installer)
     sentence(installer, "installed")
     assert versions(application) == {"torch": "2.6.0", "monai": "1.4.0", "numpy": "1.26.4"}
+    assert installed_version("torchvision", [site_of(application)]) == "0.20"
 
 
 def test_a_package_that_wants_another_numpy(installer, application, wheels, tmp_path):
@@ -164,7 +168,7 @@ def test_without_a_network(installer, application, monkeypatch):
 def test_without_pip(installer, tmp_path, wheels):
     """A Python whose pip is gone says so."""
     venv.create(tmp_path / "venv", with_pip=False)
-    installer._tools = PythonTools(str(tmp_path / "venv" / Path(sys.executable).parent.name / "python"))
+    installer._application = PlainPython(str(tmp_path / "venv" / Path(sys.executable).parent.name / "python"))
     installer.start(wheels)
     finish(installer)
     assert "has no pip" in sentence(installer, "failed")

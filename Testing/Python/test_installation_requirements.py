@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -20,19 +19,21 @@ from PromptSegLib.installation.requirements import (
     GIVEN,
     PINNED,
     Requirement,
-    find_requirements_file,
+    constraints,
     installed_version,
-    missing,
     pins,
     requirements,
     torch_limit,
-    write_constraints,
 )
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "PromptSeg" / "Resources" / "requirements.txt"
 # Packages of the application.
 OF_SLICER = {"slicer", "vtk", "qt", "ctk"}
+
+
+def missing(file: Path, paths: list[str] | None = None) -> list[Requirement]:
+    return [each for each in requirements(file, paths) if not each.satisfied]
 
 
 def declared(text: str, tmp_path: Path) -> Path:
@@ -45,7 +46,7 @@ def declared(text: str, tmp_path: Path) -> Path:
 
 
 def test_every_requirement_has_a_lower_bound_only_and_a_reason():
-    found = requirements()
+    found = requirements(FILE)
     assert {each.name for each in found} >= {"torch", "monai", "safetensors", "scipy", "numpy", "SimpleITK"}
     for each in found:
         (bound,) = Parsed(each.text).specifier
@@ -55,7 +56,7 @@ def test_every_requirement_has_a_lower_bound_only_and_a_reason():
 
 
 def test_what_the_library_imports_is_declared():
-    names = {each.name.replace("-", "_") for each in requirements()}
+    names = {each.name.replace("-", "_") for each in requirements(FILE)}
     # The panel may also use other modules of Slicer.
     used = {name for path in FILES if "gui" not in path.parts for name in imported(path)}
     outside = used - set(sys.stdlib_module_names) - OF_SLICER - {"PromptSegLib"}
@@ -75,90 +76,37 @@ def test_pip_gets_the_same_declaration(tmp_path):
     assert done.returncode == 0, done.stderr
     metadata = (tmp_path / done.stdout.split()[-1] / "METADATA").read_text(encoding="utf-8")
     asked = [line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
-    assert {line for line in asked if "extra ==" not in line} == {each.text for each in requirements()}
+    assert {line for line in asked if "extra ==" not in line} == {each.text for each in requirements(FILE)}
     assert any(line.startswith("jsonschema") for line in asked)
 
 
-# Where it is found
-
-
-def look(library: Path, **more: str) -> dict:
-    """``find_requirements_file`` and ``missing`` of a copy of the library, asked by a fresh interpreter."""
-    code = (
-        "import json, sys; from PromptSegLib.installation import requirements as r;"
-        "file, found = r.find_requirements_file(), r.requirements();"
-        "print(json.dumps([str(file), [each.text for each in found], [n for n in ('torch', 'monai', 'numpy') "
-        "if n in sys.modules]]))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(library), **more}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    file, texts, heavy = json.loads(done.stdout)
-    assert not heavy
-    return {"file": file, "texts": texts}
-
-
-def copy_of_library(folder: Path) -> Path:
-    for name in ("__init__.py", "errors.py", "installation/__init__.py", "installation/requirements.py"):
-        (folder / "PromptSegLib" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "PromptSegLib" / name, folder / "PromptSegLib" / name)
-    return folder
-
-
-def test_in_a_checkout():
-    assert find_requirements_file() == FILE
-    assert look(ROOT)["file"] == str(FILE)
-
-
-def test_in_slicers_build_and_install_trees(tmp_path):
-    modules = copy_of_library(tmp_path / "qt-scripted-modules")
-    (modules / "PromptSeg.py").touch()
-    (modules / "Resources").mkdir()
-    (modules / "Resources" / "requirements.txt").write_text("monai>=9.9\n")
-    assert look(modules) == {"file": str(modules / "Resources" / "requirements.txt"), "texts": ["monai>=9.9"]}
-
-
-def test_in_site_packages(tmp_path):
-    """pip's metadata counts there, and not the Resources of somebody else."""
-    site = copy_of_library(tmp_path / "site-packages")
-    (site / "Resources").mkdir()
-    (site / "Resources" / "requirements.txt").write_text("stranger>=1.0\n")
-    metadata = distribution(site, "promptseg", "0.1") / "METADATA"
-    with metadata.open("a") as file:
-        file.write("Requires-Dist: torch>=2.1\nRequires-Dist: monai>=1.3\n")
-        file.write('Requires-Dist: pytest>=8; extra == "test"\n')
-    assert look(site) == {"file": "None", "texts": ["torch>=2.1", "monai>=1.3"]}
+# Where it is read
 
 
 def test_without_packaging(tmp_path):
     """pip's own copy is used where the application has none."""
     code = (
-        "import sys; sys.modules['packaging'] = None; from PromptSegLib.installation.requirements import requirements;"
-        "print({each.name: each.satisfied for each in requirements()}['numpy'])"
+        "import pathlib, sys; sys.modules['packaging'] = None;"
+        "from PromptSegLib.installation.requirements import requirements;"
+        f"print({{each.name: each.satisfied for each in requirements(pathlib.Path({str(FILE)!r}))}}['numpy'])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
-def test_a_declaration_that_is_damaged_or_gone(tmp_path, monkeypatch):
+def test_a_declaration_that_is_damaged_or_gone(tmp_path):
     with pytest.raises(PromptSegError, match="damaged"):
         requirements(declared("torch>=2.1\n!!\n", tmp_path))
     with pytest.raises(PromptSegError, match="damaged"):
         requirements(tmp_path / "none.txt")
-    monkeypatch.setattr(module, "find_requirements_file", lambda: None)
-    monkeypatch.setattr(module, "PROJECT", "promptseg-which-is-not-there")
-    with pytest.raises(PromptSegError, match="install PromptSeg again"):
-        requirements()
 
 
 # What is installed
 
 
 def test_nothing_is_missing_here():
-    assert missing() == []
+    assert missing(FILE) == []
 
 
 def test_missing(tmp_path):
@@ -197,7 +145,7 @@ def test_a_part_of_slicer_without_metadata_is_there(monkeypatch):
     assert installed_version("SimpleITK") == module.UNKNOWN_VERSION
     assert installed_version("torch") is None
     assert pins() == {}
-    assert "SimpleITK" not in {each.name for each in missing()}
+    assert "SimpleITK" not in {each.name for each in missing(FILE)}
 
 
 def test_names_are_compared_as_pip_does(tmp_path):
@@ -215,26 +163,20 @@ def test_constraints(tmp_path):
     for name, version in (("numpy", "1.26.4"), ("SimpleITK", "2.4.0.dev1"), ("torch", "2.13.0+cpu"), ("monai", "1.3")):
         distribution(site, name, version)
     distribution(site, "vtk", "9.4-slicer-build 3")
-    path = tmp_path / "constraints.txt"
-    assert write_constraints(path, [str(site)]) == path
-    lines = path.read_text().splitlines()
+    lines = constraints([str(site)]).splitlines()
     assert lines == [
         "numpy==1.26.4",
         "SimpleITK==2.4.0.dev1",
         "torch==2.13.0+cpu",
         "vtk===9.4-slicer-build 3",
     ]
-    write_constraints(path, [str(site)], leave_free=["torch"])
-    assert path.read_text().splitlines() == [line for line in lines if "torch" not in line]
-    with pytest.raises(PromptSegError, match="Cannot write"):
-        write_constraints(tmp_path / "none" / "constraints.txt", [str(site)])
+    assert constraints([str(site)], free=["torch"]).splitlines() == [line for line in lines if "torch" not in line]
 
 
-def test_what_slicer_ships_is_pinned(tmp_path):
+def test_what_slicer_ships_is_pinned():
     assert {"numpy", "SimpleITK", "scipy", "torch", "requests", "pydicom", "vtk"} <= set(PINNED)
-    text = write_constraints(tmp_path / "constraints.txt").read_text()
     for name in ("numpy", "SimpleITK", "scipy", "torch", "vtk"):
-        assert f"{name}=={installed_version(name)}\n" in text
+        assert f"{name}=={installed_version(name)}\n" in constraints()
 
 
 def test_file_names_that_windows_refuses(tmp_path, monkeypatch):
@@ -242,11 +184,10 @@ def test_file_names_that_windows_refuses(tmp_path, monkeypatch):
     assert torch_limit("win32", short) == torch_limit("linux", deep) == ""
     assert torch_limit("win32", deep) == "torch<2.13"
     monkeypatch.setattr(module.sys, "platform", "win32")
-    path = tmp_path / "constraints.txt"
-    assert "torch<2.13\n" in write_constraints(path, [], site_packages=deep).read_text()
+    assert "torch<2.13\n" in constraints([], site_packages=deep)
     distribution(tmp_path, "torch", "2.13.0")
-    assert write_constraints(path, [str(tmp_path)], site_packages=deep).read_text() == "torch==2.13.0\n"
-    assert "torch<2.13\n" in write_constraints(path, [str(tmp_path)], ["torch"], deep).read_text()
+    assert constraints([str(tmp_path)], site_packages=deep) == "torch==2.13.0\n"
+    assert "torch<2.13\n" in constraints([str(tmp_path)], ["torch"], deep)
 
 
 def test_the_longest_name_in_torch():
@@ -260,4 +201,4 @@ def test_the_declaration_has_no_options():
     """Slicer's own reader of such files skips options in silence."""
     lines = [line for line in FILE.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert all(Parsed(line).marker is None for line in lines)
-    assert lines == [each.text for each in requirements()]
+    assert lines == [each.text for each in requirements(FILE)]

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 import torch
 
 import PromptSegLib as ps
+from harness.network_fixtures import SMALL
 from harness.tiny_model import CLASSES, LITTLE, example, phantom, tiny_backbone
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference.class_margins import class_margins
@@ -29,20 +30,10 @@ from PromptSegLib.network.methods.registry import acting, known, method, offered
 from PromptSegLib.network.punet import PUNet
 from PromptSegLib.network.tokens import new_prompts, select, touches_encoder
 
-SMALL = NetworkConfig(channels=(8, 16, 32), head_channels=8, tokens=4, dynamic_rank=4)
 EARLIER = Path(__file__).parent / "data" / "format1"
 BRIEF = ps.Settings(steps=4, token_steps=5, seed=3)
 
-
-@pytest.fixture
-def net() -> PUNet:
-    torch.manual_seed(0)
-    return PUNet(SMALL).eval().requires_grad_(False)
-
-
-@pytest.fixture
-def image() -> torch.Tensor:
-    return torch.randn(1, 1, 12, 24, 16, generator=torch.Generator().manual_seed(1))
+pytest_plugins = ["harness.network_fixtures"]
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,19 @@
-"""Downloads from a server on this machine: progress, going on, damage, refusals, proxies, cancelling, deleting."""
+"""Downloads from a server on this machine: progress, going on, two at once, cancelling, deleting."""
 
 from __future__ import annotations
 
 import errno
-import os
-import shutil
-import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import requests
 from filelock import FileLock
 
-from harness.catalogue_fixtures import PROMPTS, WEIGHTS, remote, set_up
+from harness.catalogue_fixtures import PROMPTS, WEIGHTS
+from harness.download_server import FILES, NAME, WHOLE, contents, entry, refused
 from PromptSegLib.cli.main import main
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.models import catalogue
@@ -26,114 +21,7 @@ from PromptSegLib.models import download as module
 from PromptSegLib.models.download import delete, download
 from PromptSegLib.progress import Cancelled, ProgressHandle, Report
 
-NAME = "mr-knee"
-FILES = {f"/{NAME}.safetensors": WEIGHTS, f"/{NAME}.prompts": PROMPTS}
-
-
-class Server(ThreadingHTTPServer):
-    """Serves ``FILES`` with ranges; ``behavior`` of the first requests is taken from ``plan``."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = dict(FILES)
-        self.plan: list[str] = []
-        self.asked: list[tuple[str, str]] = []
-        self.release = threading.Event()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        path = self.path.partition("127.0.0.1.nip")[0]
-        wanted = self.headers.get("Range", "")
-        self.server.asked.append((path, wanted))
-        how = self.server.plan.pop(0) if self.server.plan else "good"
-        if how.isdecimal():
-            self.send_error(int(how))
-            return
-        content = self.server.files.get("/" + path.rpartition("/")[2])
-        if content is None:
-            self.send_error(404)
-            return
-        start = int(wanted[len("bytes=") :].partition("-")[0]) if wanted and how != "no ranges" else 0
-        if start >= len(content):
-            self.send_error(416)
-            return
-        part = content[start:]
-        if how == "page":
-            part = b"<html>Log in</html>"
-        elif how == "damaged":
-            part = part[:-1] + bytes([part[-1] ^ 1])
-        self.send_response(206 if start else 200)
-        if start:
-            said = 0 if how == "another range" else start
-            self.send_header("Content-Range", f"bytes {said}-{len(content) - 1}/{len(content)}")
-        if how != "no length":
-            self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        if how == "breaks":
-            self.wfile.write(part[: len(part) // 2])
-        elif how == "waits":
-            self.wfile.write(part[: len(part) // 2])
-            self.wfile.flush()
-            self.server.release.wait(60)
-            self.wfile.write(part[len(part) // 2 :])
-        else:
-            self.wfile.write(part)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server():
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield running
-        running.release.set()
-        running.shutdown()
-
-
-@pytest.fixture
-def folder(server, tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(module, "_BLOCK", 250)
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    return set_up(monkeypatch, tmp_path, remote(NAME, server.address))
-
-
-def entry() -> catalogue.Entry:
-    return catalogue.find_name(NAME)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
-
-
-WHOLE = {f"{NAME}.safetensors": WEIGHTS, f"{NAME}.prompts.safetensors": PROMPTS}
-
-
-def refused(word: str) -> str:
-    """The sentence of a download that fails, which leaves nothing that counts as installed."""
-    with pytest.raises(PromptSegError) as caught:
-        download(entry())
-    said = str(caught.value)
-    assert word in said
-    assert said.endswith(".")
-    assert "\n" not in said
-    assert len(said) < 400
-    assert not entry().installed
-    return said
-
+pytest_plugins = ["harness.download_server"]
 
 # Good
 
@@ -202,14 +90,6 @@ def test_a_connection_that_breaks_again_and_again_goes_on_at_the_next_click(fold
     assert contents(folder) == WHOLE
 
 
-def test_a_server_without_ranges_sends_it_all_again(folder, server):
-    folder.mkdir()
-    (folder / f"{NAME}.safetensors.part").write_bytes(b"other" * 10)
-    server.plan = ["no ranges"]
-    assert download(entry()).installed
-    assert contents(folder) == WHOLE
-
-
 @pytest.mark.parametrize(
     "left",
     [b"other" * 10, b"x" * len(WEIGHTS), b"x" * (len(WEIGHTS) + 5), WEIGHTS],
@@ -222,19 +102,16 @@ def test_what_another_attempt_left_is_not_trusted(folder, server, left):
     assert contents(folder) == WHOLE
 
 
-def test_a_range_that_the_server_does_not_have(folder, server):
+@pytest.mark.parametrize(
+    ("answer", "asked"), [("416", None), ("another range", ["bytes=100-", "", ""]), ("no ranges", None)]
+)
+def test_a_server_that_does_not_go_on_where_it_is_asked_to(folder, server, answer, asked):
     folder.mkdir()
     (folder / f"{NAME}.safetensors.part").write_bytes(b"x" * 100)
-    server.plan = ["416"]
+    server.plan = [answer]
     assert download(entry()).installed
-
-
-def test_a_server_that_sends_another_range(folder, server):
-    folder.mkdir()
-    (folder / f"{NAME}.safetensors.part").write_bytes(b"x" * 100)
-    server.plan = ["another range"]
-    assert download(entry()).installed
-    assert [wanted for _, wanted in server.asked] == ["bytes=100-", "", ""]
+    assert contents(folder) == WHOLE
+    assert asked is None or [wanted for _, wanted in server.asked] == asked
 
 
 def test_a_server_that_is_busy_for_a_moment(folder, server):
@@ -363,109 +240,6 @@ def test_cancel_before_the_first_byte(folder, server):
     with pytest.raises(Cancelled):
         download(entry(), ProgressHandle(None, lambda: True))
     assert contents(folder).get(f"{NAME}.safetensors") is None
-
-
-# Refusals
-
-
-def test_a_damaged_file(folder, server):
-    server.plan = ["damaged"] * 5
-    refused("SHA-256 is wrong")
-    assert contents(folder) == {}
-    assert len(server.asked) == 1
-
-
-def test_a_login_page_in_between(folder, server):
-    server.plan = ["page"] * 5
-    refused("log in where your network asks you to")
-    assert contents(folder) == {}
-
-
-@pytest.mark.parametrize(("code", "word"), [("404", "not there (404)"), ("403", "refused"), ("407", "password")])
-def test_a_server_that_refuses(folder, server, code, word):
-    server.plan = [code]
-    assert str(folder) in refused(word)
-    assert len(server.asked) == 1
-
-
-def test_a_server_that_stays_broken(folder, server):
-    server.plan = ["500"] * 9
-    refused("refused the download (500")
-    assert len(server.asked) == module.ATTEMPTS
-
-
-def test_nobody_there(folder, server, tmp_path, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    set_up(monkeypatch, tmp_path, remote(NAME, address))
-    assert str(folder) in refused("connection")
-    set_up(monkeypatch, tmp_path, remote(NAME, "http://nobody.invalid"))
-    refused("There is no connection to nobody.invalid; check the network and the proxy settings")
-
-
-def test_a_certificate_that_is_not_accepted(folder, monkeypatch):
-    def refuse(*_: object, **__: object) -> None:
-        raise requests.exceptions.SSLError("CERTIFICATE_VERIFY_FAILED")
-
-    monkeypatch.setattr(requests, "get", refuse)
-    refused("certificate")
-
-
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/x"])
-def test_only_web_addresses(url, folder, tmp_path, monkeypatch):
-    set_up(monkeypatch, tmp_path, {**remote(), "url": url})
-    refused("no web address")
-
-
-def test_a_disk_that_is_too_small(folder, server, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    refused("0 MB left")
-    assert server.asked == []
-
-
-def test_a_disk_that_gets_full(folder, server, monkeypatch):
-    def full(number: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        refused("is full")
-    assert download(entry()).installed
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_a_full_disk_is_not_taken_for_the_network(folder, server, monkeypatch):
-    """What is still in memory is refused once more when the file is closed."""
-    folder.mkdir()
-    part = folder / f"{NAME}.safetensors.part"
-    part.symlink_to("/dev/full")
-    refused("is full; free some space and download again")
-    assert len(server.asked) == 1
-    part.unlink()
-    assert download(entry()).installed
-
-
-def test_a_folder_that_cannot_be_written(folder, server):
-    folder.write_bytes(b"a file")
-    assert "PROMPTSEG_MODELS" in refused("Cannot write")
-    folder.unlink()
-    (folder / f"{NAME}.safetensors").mkdir(parents=True)
-    refused("Cannot write")
-
-
-# Proxies
-
-
-def test_proxies_are_followed(folder, server, tmp_path, monkeypatch):
-    """The server as a proxy: it is asked for the whole address of a machine that nobody knows."""
-    set_up(monkeypatch, tmp_path, remote(NAME, "http://models.invalid"))
-    monkeypatch.setenv("http_proxy", server.address)
-    assert download(entry()).installed
-    assert server.asked[0][0] == f"http://models.invalid/{NAME}.safetensors"
-    delete(entry())
-    monkeypatch.setenv("no_proxy", "models.invalid")
-    refused("models.invalid")
 
 
 # Deleting

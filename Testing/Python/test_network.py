@@ -7,24 +7,14 @@ import torch
 from torch.nn import functional as F
 from torch.profiler import profile
 
+from harness.network_fixtures import SMALL
 from PromptSegLib.network.attention import PromptedWindowAttention, merge, partition, relative_index, window_mask
 from PromptSegLib.network.config import FURTHER_TOKENS, MODES, OUTPUTS, NetworkConfig, outputs_of
 from PromptSegLib.network.methods.registry import acting, known
 from PromptSegLib.network.punet import Convolution, PUNet, ResidualConvolution
 from PromptSegLib.network.tokens import new_prompts, select, stack, touches_encoder, unstack, without_encoder
 
-SMALL = NetworkConfig(channels=(8, 16, 32), head_channels=8, tokens=4, dynamic_rank=4)
-
-
-@pytest.fixture
-def net() -> PUNet:
-    torch.manual_seed(0)
-    return PUNet(SMALL).eval().requires_grad_(False)
-
-
-@pytest.fixture
-def image() -> torch.Tensor:
-    return torch.randn(1, 1, 12, 24, 16, generator=torch.Generator().manual_seed(1))
+pytest_plugins = ["harness.network_fixtures"]
 
 
 def prompts_of(

@@ -19,7 +19,7 @@ from harness.mrml_fixtures import add_volume, paint_strokes  # noqa: E402
 from harness.prompts_fixtures import some_prompts  # noqa: E402
 from PromptSegLib.annotation.classes import ClassInfo, is_name  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
-from PromptSegLib.scene import node_references, prompt_nodes, salvage, slice_views, stored_results  # noqa: E402
+from PromptSegLib.scene import node_references, prompt_nodes, salvage, segment_tags, slice_views, stored_results  # noqa: E402
 from PromptSegLib.scene.placement import image_to_world, to_vtk  # noqa: E402
 from PromptSegLib.scene.preview import Preview  # noqa: E402
 from PromptSegLib.scene.segmentations import segments_by_name  # noqa: E402
@@ -64,8 +64,8 @@ def a_scene(volume_name: str, segmentation_name: str, segment_name: str):
     paint_strokes(segmentation, volume, reference)
     ball = segments_by_name(segmentation)["ball"]
     segmentation.GetSegmentation().GetSegment(ball).SetName(segment_name)
-    node_references.set_tag(segmentation, ball, "Class", segment_name)
-    node_references.set_tag(segmentation, ball, "Number", "3")
+    segment_tags.set_tag(segmentation, ball, "Class", segment_name)
+    segment_tags.set_tag(segmentation, ball, "Number", "3")
     stored_results.write_memory(segmentation, {"applied": reference, "strokes": reference * 2})
     prompts = prompt_nodes.add_prompts(scene, some_prompts("liver", "spleen"), f"{segmentation_name} prompts")
     prompt_nodes.link(segmentation, prompts)
@@ -80,8 +80,8 @@ def check(scene, ball, reference, segment_name):
     assert prompt_nodes.prompts_of(prompt_nodes.linked(segmentation)).to_bytes() == (
         some_prompts("liver", "spleen").to_bytes()
     )
-    assert node_references.tag(segmentation, ball, "Class") == segment_name
-    assert node_references.tag(segmentation, ball, "Number") == "3"
+    assert segment_tags.tag(segmentation, ball, "Class") == segment_name
+    assert segment_tags.tag(segmentation, ball, "Number") == "3"
     return segmentation
 
 
@@ -234,8 +234,8 @@ def a_scene_as_before():
     write_as_before(scene, segmentation, images, some_prompts("liver", "spleen"))
     paint_strokes(segmentation, volume, reference)
     ball = segments_by_name(segmentation)["ball"]
-    node_references.set_tag(segmentation, ball, "Class", "ball")
-    node_references.set_tag(segmentation, ball, "Number", "3")
+    segment_tags.set_tag(segmentation, ball, "Class", "ball")
+    segment_tags.set_tag(segmentation, ball, "Number", "3")
     return scene, ball, reference
 
 

@@ -9,11 +9,12 @@ import pytest
 
 slicer = pytest.importorskip("slicer")
 
+from harness.editor_history import Editor, Shown  # noqa: E402
 from harness.mrml_segments import CLASSES, labels_like, same_voxels, user_segmentation, voxels_of  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import labelmaps  # noqa: E402
 from PromptSegLib.scene.history import History, OneOrder  # noqa: E402
-from PromptSegLib.scene.node_references import set_tag, tag  # noqa: E402
+from PromptSegLib.scene.segment_tags import set_tag, tag  # noqa: E402
 from PromptSegLib.scene.segmentations import apply_result, segments_by_name  # noqa: E402
 from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
 
@@ -85,45 +86,6 @@ def test_a_deleted_node_does_no_harm():
 
 
 # One order over an editor's states and those of changes made elsewhere
-
-
-class Editor:
-    """As the application's: one history, of the segmentation that is shown; another one makes it forget."""
-
-    def __init__(self):
-        self.node, self.kept = None, None
-
-    def show(self, node):
-        if node is not self.node:
-            self.node, self.kept = node, History(node) if node is not None else None
-
-
-class Shown:
-    """An editor's history as the panel gives it; see ``gui.history.EditorHistory``."""
-
-    def __init__(self, editor, node):
-        self.editor, self.node = editor, node
-
-    @property
-    def shown(self):
-        return self.editor.node is self.node
-
-    can_undo = property(lambda self: self.shown and self.editor.kept.can_undo)
-    can_redo = property(lambda self: self.shown and self.editor.kept.can_redo)
-
-    def save(self):
-        assert self.shown
-        self.editor.kept.save()
-
-    def undo(self):
-        return self.editor.kept.undo()
-
-    def redo(self):
-        return self.editor.kept.redo()
-
-    def forget(self):
-        self.editor.show(None)
-        self.editor.show(self.node)
 
 
 def stroke(node, value):

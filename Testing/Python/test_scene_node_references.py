@@ -21,7 +21,7 @@ from harness.mrml_segments import (  # noqa: E402
 from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
-from PromptSegLib.scene import node_references  # noqa: E402
+from PromptSegLib.scene import node_references, scene_nodes, segment_tags  # noqa: E402
 from PromptSegLib.scene.labelmaps import matrix_of  # noqa: E402
 from PromptSegLib.scene.placement import node_to_world, volume_to_world  # noqa: E402
 from PromptSegLib.scene.segmentations import apply_result  # noqa: E402
@@ -31,21 +31,19 @@ from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
 
 def test_tags_of_segments(tmp_path):
     volume, node, first, second, _ = user_segmentation(aligned=True)
-    assert node_references.tag(node, first, "Stand") == ""
-    node_references.set_tag(node, first, "Stand", "grün | 1:2;3")
-    assert (
-        node_references.tag(node, first, "Stand") == "grün | 1:2;3" and node_references.tag(node, second, "Stand") == ""
-    )
+    assert segment_tags.tag(node, first, "Stand") == ""
+    segment_tags.set_tag(node, first, "Stand", "grün | 1:2;3")
+    assert segment_tags.tag(node, first, "Stand") == "grün | 1:2;3" and segment_tags.tag(node, second, "Stand") == ""
     assert node.GetSegmentation().GetSegment(first).HasTag("PromptSeg.Stand")
-    node_references.set_tag(node, second, "Stand", "plain")
+    segment_tags.set_tag(node, second, "Stand", "plain")
     save_scene(node.GetScene(), tmp_path / "a.mrb")
     again = load_scene(tmp_path / "a.mrb").GetFirstNodeByName("Segmentation")
-    assert node_references.tag(again, second, "Stand") == "plain"
-    node_references.set_tag(node, first, "Stand", "")
+    assert segment_tags.tag(again, second, "Stand") == "plain"
+    segment_tags.set_tag(node, first, "Stand", "")
     assert not node.GetSegmentation().GetSegment(first).HasTag("PromptSeg.Stand")
     for call in (
-        lambda: node_references.tag(node, "nobody", "a"),
-        lambda: node_references.set_tag(node, "nobody", "a", "b"),
+        lambda: segment_tags.tag(node, "nobody", "a"),
+        lambda: segment_tags.set_tag(node, "nobody", "a", "b"),
     ):
         with pytest.raises(PromptSegError, match="no segment with ID 'nobody'"):
             call()
@@ -137,13 +135,13 @@ def test_surfaces_and_blank_layers_have_a_place_too():
 def test_watching_a_scene():
     scene, volume, node = setup_nodes()
     heard = []
-    unwatch = node_references.watch(
+    unwatch = scene_nodes.watch(
         scene,
-        lambda gone: heard.append((gone.GetName(), node_references.alive(scene, gone))),
-        lambda: heard.append(("closing", node_references.alive(scene, volume))),
-        lambda: heard.append(("closed", node_references.alive(scene, volume))),
+        lambda gone: heard.append((gone.GetName(), scene_nodes.alive(scene, gone))),
+        lambda: heard.append(("closing", scene_nodes.alive(scene, volume))),
+        lambda: heard.append(("closed", scene_nodes.alive(scene, volume))),
     )
-    assert node_references.alive(scene, node) and not node_references.alive(scene, None)
+    assert scene_nodes.alive(scene, node) and not scene_nodes.alive(scene, None)
     scene.RemoveNode(node)
     assert heard == [("Segmentation", False)]
     scene.Clear(False)
@@ -159,14 +157,14 @@ def test_watching_a_scene():
 def test_a_removed_node_takes_its_parts_along():
     scene, volume, node = setup_nodes()
     before = scene.GetNumberOfNodes()
-    node_references.remove(None)
+    scene_nodes.remove(None)
     other = node_references.new_segmentation(scene, volume, "other")
     other.AddDefaultStorageNode()
     assert scene.GetNumberOfNodes() == before + 3
-    node_references.remove(other)
-    node_references.remove(other)
+    scene_nodes.remove(other)
+    scene_nodes.remove(other)
     assert scene.GetNumberOfNodes() == before
-    assert not node_references.alive(new_scene(), node) and node_references.alive(scene, node)
+    assert not scene_nodes.alive(new_scene(), node) and scene_nodes.alive(scene, node)
 
 
 def test_rotated_beside_the_volume_is_outside():

@@ -11,7 +11,6 @@ pytest.importorskip("slicer")
 from harness.mrml_fixtures import (
     box_in,
     content,
-    mask_of,
     nodes_of,
     paint_strokes,
     put_under,
@@ -26,7 +25,7 @@ from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import node_references
 from PromptSegLib.scene.roles import set_role
-from PromptSegLib.scene.segmentations import apply_result, segments, segments_by_name
+from PromptSegLib.scene.segmentations import apply_result, segments
 from PromptSegLib.scene.storage import load_scene, save_scene
 
 # The whole life
@@ -424,118 +423,3 @@ def test_the_preview_is_dressed_as_chosen(desk):
     desk.session.parameters.opacity, desk.session.parameters.show3D = 0.8, True
     desk.session.results.show_opacity()
     assert display.GetOpacity() == pytest.approx(0.8) and display.GetVisibility3D()
-
-
-# Other segments
-
-
-def cover_half(desk: Desk, name: str = "cover") -> tuple[np.ndarray, np.ndarray]:
-    """Paint another segment over half of what the waiting result gives to the ball; that half, and all of it."""
-    preview = next(node for node in nodes_of(desk.scene) if node[2] == "PromptSeg preview")
-    ball = mask_of(desk.scene.GetNodeByID(preview[0]), desk.volume, "ball")
-    half = ball & (np.arange(ball.shape[2]) < 14)
-    desk.paint(name, half, "set")
-    return half, ball
-
-
-def test_overlap_is_what_was_chosen(desk):
-    for policy, ball_has_it, cover_has_it in (
-        ("keep", False, True),
-        ("overwrite", True, False),
-        ("overlap", True, True),
-    ):
-        desk.tune()
-        half, ball = cover_half(desk)
-        set_role(desk.segmentation, desk.id_of("cover"), "ignore")
-        desk.session.parameters.overlap = policy
-        desk.apply()
-        assert desk.mask("ball")[half].any() == desk.mask("ball")[half].all() == ball_has_it
-        assert desk.mask("cover")[half].any() == desk.mask("cover")[half].all() == cover_has_it
-        assert desk.mask("ball")[ball & ~half].all()
-        desk.session.history.undo()
-
-
-@pytest.mark.parametrize("policy", ["keep", "overwrite", "overlap"])
-def test_a_locked_segment_is_never_overwritten(desk, policy):
-    desk.session.parameters.overlap = policy
-    desk.tune()
-    half, _ = cover_half(desk)
-    set_role(desk.segmentation, desk.id_of("cover"), "locked")
-    desk.apply()
-    assert np.array_equal(desk.mask("cover"), half)
-    assert not desk.mask("ball")[half].any() and desk.mask("ball").any()
-
-
-def test_a_segment_locked_meanwhile_keeps_its_voxels(desk):
-    before = desk.mask("ball")
-    desk.begin_long()
-    set_role(desk.segmentation, desk.id_of("ball"), "locked")
-    desk.session.apply()
-    run(desk.session)
-    assert np.array_equal(desk.mask("ball"), before)
-    assert desk.mask("rod").sum() > (desk.strokes == CLASSES["rod"]).sum()
-    assert "ball" in desk.notice and "locked" in desk.notice
-
-
-def test_all_locked_meanwhile_applies_nothing(desk):
-    desk.begin_long()
-    for name in CLASSES:
-        set_role(desk.segmentation, desk.id_of(name), "locked")
-    before = content(desk.segmentation)
-    desk.session.apply()
-    run(desk.session)
-    assert content(desk.segmentation) == before
-    assert desk.level in ("warning", "error") and "locked" in desk.notice
-    assert desk.session.view().tune_text == "Tune prompts" and desk.session.view().reasons["undo"]
-
-
-def test_renamed_meanwhile(desk):
-    desk.begin_long()
-    desk.segment("ball").SetName("bladder")
-    number = desk.last_job.values["classes"]["ball"]
-    desk.apply()
-    assert set(segments_by_name(desk.segmentation)) == {"bladder", "rod", "background"}
-    assert desk.mask("bladder")[desk.strokes == CLASSES["ball"]].all()
-    desk.paint("bladder", box_in(desk.mask("bladder")), "erase")
-    desk.tune()
-    assert desk.last_job.values["wanted"] == ["bladder"] and desk.last_job.values["classes"]["bladder"] == number
-    assert set(Prompts.from_bytes(desk.last_job.arrays["start"].tobytes()).names) == {"bladder", "rod"}
-    desk.apply()
-    assert set(desk.own_prompts().names) == {"bladder", "rod"}
-
-
-def test_two_names_exchanged_between_tunings(desk):
-    desk.tuned()
-    ball = desk.mask("ball")
-    one, other = desk.segment("ball"), desk.segment("rod")
-    one.SetName("rod")
-    other.SetName("ball")
-    assert np.array_equal(desk.mask("rod"), ball)
-    values = desk.last_job.values["classes"]
-    desk.paint("rod", box_in(ball), "erase")
-    desk.tune()
-    assert desk.last_job.values["wanted"] == ["rod"]
-    assert desk.last_job.values["classes"] == {"rod": values["ball"], "ball": values["rod"]}
-
-
-def test_removed_meanwhile(desk):
-    desk.begin_long()
-    desk.segmentation.GetSegmentation().RemoveSegment(desk.id_of("ball"))
-    desk.session.apply()
-    run(desk.session)
-    assert set(segments_by_name(desk.segmentation)) == {"rod", "background"}
-    assert desk.mask("rod")[desk.strokes == CLASSES["rod"]].all()
-    assert desk.level == "warning" and "ball" in desk.notice
-    desk.paint("rod", box_in(desk.mask("rod")), "erase")
-    desk.tune()
-    assert set(desk.last_job.values["wanted"]) == {"rod"}
-
-
-def test_all_removed_meanwhile(desk):
-    desk.begin_long()
-    desk.segmentation.GetSegmentation().RemoveAllSegments()
-    desk.session.apply()
-    run(desk.session)
-    assert not segments(desk.segmentation) and not desk.session.view().busy
-    assert desk.level == "error" and "removed" in desk.notice
-    assert desk.session.view().reasons["tune"]

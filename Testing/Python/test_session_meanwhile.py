@@ -10,7 +10,7 @@ pytest.importorskip("slicer")
 from harness.mrml_fixtures import add_volume, content, run
 from harness.session_harness import Desk, rename, shows_tuned
 from PromptSegLib.prompts.store import Prompts
-from PromptSegLib.scene import node_references
+from PromptSegLib.scene import node_references, segment_tags
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.slice_views import kept_classes
@@ -92,8 +92,8 @@ def test_names_that_were_exchanged_while_it_ran(desk):
     run(desk.session)
     assert sorted(desk.own_prompts().names) == ["ball", "rod"]
     assert (
-        node_references.tag(desk.segmentation, ball, "Class") == "rod"
-        and node_references.tag(desk.segmentation, rod, "Class") == "ball"
+        segment_tags.tag(desk.segmentation, ball, "Class") == "rod"
+        and segment_tags.tag(desk.segmentation, rod, "Class") == "ball"
     )
 
 

@@ -27,7 +27,7 @@ from PromptSegLib.gui.segments_table import choose_role
 from PromptSegLib.models import catalogue
 from PromptSegLib.prompts import store
 from PromptSegLib.prompts.store import Prompts
-from PromptSegLib.scene import node_references, prompt_nodes
+from PromptSegLib.scene import node_references, prompt_nodes, scene_nodes
 from PromptSegLib.scene.segmentations import segments, segments_by_name
 
 # Prompts
@@ -327,7 +327,7 @@ def test_one_of_several_volumes_cannot_be_segmented(desk):
     made_of_surfaces = node_references.remembered(surfaces).GetSegmentation()
     made_of_surfaces.CreateRepresentation("Closed surface")
     made_of_surfaces.SetSourceRepresentationName("Closed surface")
-    node_references.remove(gone)
+    scene_nodes.remove(gone)
     empty = desk.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
     nodes = nodes_of(desk.scene)
     desk.session.segment(desk.own_key(), [gone, empty, surfaces, last])
@@ -366,7 +366,7 @@ def test_further_volumes_teach(desk):
     desk.session.discard()
 
     desk.session.inputs.remove_example(other)
-    node_references.remove(one)
+    scene_nodes.remove(one)
     desk.tune()
     assert len(desk.last_job.values["examples"]) == 1 and desk.session.view().examples == ()
 

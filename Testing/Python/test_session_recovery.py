@@ -17,7 +17,7 @@ pytest.importorskip("slicer")
 from harness.mrml_fixtures import add_volume, content, mask_of, new_session, paint_strokes
 from harness.prompts_fixtures import some_prompts
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.scene import node_references, prompt_nodes, salvage, stored_results
+from PromptSegLib.scene import node_references, prompt_nodes, salvage, segment_tags, stored_results
 from PromptSegLib.scene.roles import role_of, set_role
 from PromptSegLib.scene.segmentations import segments, segments_by_name
 from PromptSegLib.scene.storage import new_scene, save_scene
@@ -36,7 +36,7 @@ def a_scene(matrix=None):
     paint_strokes(segmentation, volume, reference)
     ids = segments_by_name(segmentation)
     set_role(segmentation, ids["rod"], "locked")
-    node_references.set_tag(segmentation, ids["ball"], "Number", "4")
+    segment_tags.set_tag(segmentation, ids["ball"], "Number", "4")
     segmentation.SetAttribute("PromptSeg.Numbers", "5")
     segmentation.GetSegmentation().AddEmptySegment("nothing", "nothing yet")
     stored_results.write_memory(segmentation, {"applied": reference, "strokes": reference * 2})
@@ -204,15 +204,20 @@ def leave(session) -> None:
     session.rescue._recovery._own = None
 
 
-def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
+def killed(models, folder) -> tuple:
+    """What a session kept before it was killed; gives its scene, volume and segmentation."""
     scene, volume, segmentation = a_scene()
-    session = a_session(scene, models, tmp_path)
+    session = a_session(scene, models, folder)
     session.inputs.choose_volume(volume)
     session.history.segmentation_changed()
     assert session.rescue._recovery.flush()
-    strokes = content(segmentation)
     leave(session)
     session.close()
+    return scene, volume, segmentation
+
+
+def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
+    strokes = content(killed(models, tmp_path)[2])
 
     again = new_scene()
     other, _ = add_volume(again)
@@ -236,13 +241,7 @@ def test_a_session_keeps_strokes_and_puts_them_back(models, tmp_path):
 
 
 def test_recovered_segmentations_never_replace_what_is_there(models, tmp_path):
-    scene, volume, segmentation = a_scene()
-    session = a_session(scene, models, tmp_path)
-    session.inputs.choose_volume(volume)
-    session.history.segmentation_changed()
-    assert session.rescue._recovery.flush()
-    leave(session)
-    session.close()
+    scene, volume, segmentation = killed(models, tmp_path)
     before = content(segmentation)
     session = a_session(scene, models, tmp_path)  # the scene as it was saved
     session.rescue.recover()

@@ -28,7 +28,7 @@ from harness.tiny_model import CLASSES, painted
 from PromptSegLib.annotation.classes import ClassInfo
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene import node_references
+from PromptSegLib.scene import node_references, scene_nodes
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import apply_result
 from PromptSegLib.scene.storage import new_scene
@@ -192,7 +192,7 @@ def test_deleted_while_it_runs(desk, which, moment):
     desk.begin_long(MOMENTS[moment])
     gone = getattr(desk, which)
     left = {gone.GetID(), *(gone.GetNthDisplayNode(n).GetID() for n in range(gone.GetNumberOfDisplayNodes()))}
-    node_references.remove(gone)
+    scene_nodes.remove(gone)
     run(desk.session)
     view = desk.session.view()
     assert not view.busy and not view.preview and view.notice.level == "warning" and "removed" in view.notice.text
@@ -206,7 +206,7 @@ def test_deleted_while_it_runs(desk, which, moment):
 @pytest.mark.parametrize("which", ["volume", "segmentation"])
 def test_deleted_while_a_result_waits(desk, which):
     desk.tune()
-    node_references.remove(getattr(desk, which))
+    scene_nodes.remove(getattr(desk, which))
     run(desk.session)
     assert not desk.session.view().preview
     assert not [node for node in nodes_of(desk.scene) if "preview" in node[2]]

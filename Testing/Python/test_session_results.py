@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("slicer")
 
+from harness.editor_history import Editor, Shown
 from harness.mrml_fixtures import (
     box_in,
     content,
@@ -23,8 +24,7 @@ from harness.tiny_model import CLASSES
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene import node_references, stored_results
-from PromptSegLib.scene.history import History
+from PromptSegLib.scene import node_references, scene_nodes, stored_results
 from PromptSegLib.scene.placement import to_array
 from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.storage import load_scene, save_scene
@@ -80,7 +80,7 @@ def test_what_is_remembered_goes_with_its_segmentation(desk):
 def test_the_map_goes_with_its_volume(desk):
     desk.tune()
     desk.session.uncertainty.show_map(True)
-    node_references.remove(desk.volume)
+    scene_nodes.remove(desk.volume)
     assert not desk.session.view().map_shown and desk.session.view().reasons["map"]
     assert not [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
     desk.session.uncertainty.show_map(True)
@@ -155,7 +155,7 @@ def test_while_a_result_is_cleaned(desk, what):
         assert desk.session.view().preview != "Result"
         desk.session.cancel()
     elif what == "delete":
-        node_references.remove(desk.segmentation)
+        scene_nodes.remove(desk.segmentation)
     else:
         desk.scene.Clear(0)
     run(desk.session)
@@ -321,33 +321,6 @@ def test_what_there_is_to_say_of_a_result_reaches_the_user(desk, monkeypatch):
     monkeypatch.setattr(runner, "segmentation_of", lambda event: replace(said(event), notes=(sentence,)))
     desk.tune()
     assert desk.notice.endswith(f"Discard forgets it. {sentence}")
-
-
-class Editor:
-    """As the application's Segment Editor: it keeps the states of the one segmentation that it shows."""
-
-    def __init__(self):
-        self.node = self.kept = None
-
-    def show(self, node):
-        if node is not self.node:
-            self.node, self.kept = node, History(node) if node is not None else None
-
-
-class Shown:
-    def __init__(self, editor, node):
-        self.editor, self.node = editor, node
-
-    shown = property(lambda self: self.editor.node is self.node)
-    can_undo = property(lambda self: self.shown and self.editor.kept.can_undo)
-    can_redo = property(lambda self: self.shown and self.editor.kept.can_redo)
-    save = property(lambda self: self.editor.kept.save)
-    undo = property(lambda self: self.editor.kept.undo)
-    redo = property(lambda self: self.editor.kept.redo)
-
-    def forget(self):
-        self.editor.show(None)
-        self.editor.show(self.node)
 
 
 def test_undo_after_a_batch_wrote_into_another_segmentation(desk):

@@ -190,19 +190,10 @@ def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
 
     feature_cache, shown = FeatureCache(), complete()
     strokes = Example(shown.image, shown.annotation)
-    coarse = ps.tune(
-        [shown],
-        CLASSES,
-        backbone,
-        settings=replace(BRIEF, method="punet"),
-        options=ps.TuningOptions(feature_cache=feature_cache),
-    )
-    fine = ps.tune(
-        [shown],
-        CLASSES,
-        backbone,
-        settings=replace(BRIEF, method="side"),
-        options=ps.TuningOptions(feature_cache=feature_cache),
+    options = ps.TuningOptions(feature_cache=feature_cache)
+    coarse, fine = (
+        ps.tune([shown], CLASSES, backbone, settings=replace(BRIEF, method=method), options=options)
+        for method in ("punet", "side")
     )
     for prompts in (coarse, fine, coarse):
         kept, alone = (

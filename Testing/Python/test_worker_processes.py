@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Iterator, Optional
 
 import numpy as np
 import pytest
@@ -20,101 +18,18 @@ from harness.worker_harness import (
     is_running,
     one_sentence,
 )
+from harness.worker_processes import BLOCKER
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.worker import client
 from PromptSegLib.worker.client import Sent
-from PromptSegLib.worker.jobs import threads_wanted
-from PromptSegLib.worker.launch import environment, local_command, python_of_the_application
-from PromptSegLib.worker.messages import VERSION, Channel, Message, shared_folder
+from PromptSegLib.worker.launch import environment
 from PromptSegLib.worker.packing import grid_values
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="ends processes by signals")
 
 ROOT = Path(__file__).parents[2]
 LARGE = np.arange(300_000, dtype=np.int32).reshape(3, 100, 1000)
-
-STAND_IN = """
-import os, subprocess, sys, time, types
-if {torch}:
-    torch = sys.modules["torch"] = types.ModuleType("torch")
-    torch.set_num_threads = lambda number: None
-from PromptSegLib.worker import jobs, kept, serving
-
-def run(self, message, job, emit):
-    self.kept.keep_only(message.values["keep"])
-    return globals()[message.values["name"]](self, message, job)
-
-def echo(self, message, job):
-    voxels = {{key: self.kept.image(key) for key in self.kept._images}}
-    arrays = {{key: kept.sitk.GetArrayFromImage(image) for key, image in voxels.items()}}
-    folder = message.values.get("folder")
-    return {{"pid": os.getpid(), "files": len(os.listdir(folder)) if folder else 0}}, {{**message.arrays, **arrays}}
-
-def endless(self, message, job):
-    while True:
-        job.report("working", 0.5)
-        time.sleep(0.001)
-
-def stuck(self, message, job):
-    job.report("working", 0.5)
-    while True:
-        time.sleep(1)
-
-def noisy(self, message, job):
-    print("from print")
-    sys.stdout.write("from sys.stdout\\n")
-    os.write(1, b"from the first descriptor\\n")
-    os.system("echo from a child")
-    sys.stdout.flush()
-    job.report("printed", 0.5)
-    return {{}}, message.arrays
-
-def too_large(self, message, job):
-    job.report("working", 0.5)
-    jobs.np.zeros(2**60, jobs.np.uint8)
-
-def too_large_for_torch(self, message, job):
-    raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes")
-
-def too_large_for_itk(self, message, job):
-    raise RuntimeError("Exception thrown in SimpleITK ImageRead: std::bad_alloc")
-
-jobs.JobHandlers.run = run
-{patch}
-from PromptSegLib.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-BLOCKER = """
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == {name!r}:
-            raise ModuleNotFoundError("No module named " + repr(name), name=name)
-
-sys.meta_path.insert(0, Blocker())
-"""
-
-
-@pytest.fixture
-def stand_in(tmp_path) -> Iterator[Callable]:
-    """Makes workers that are the real thing except for their jobs (and torch, which they do without)."""
-    started = []
-
-    def command_of(patch: str = "", torch: bool = True) -> Callable[[Optional[Path]], list[str]]:
-        script = tmp_path / f"stand_in{len(started)}.py"
-        script.write_text(STAND_IN.format(patch=patch, torch=torch))
-        return lambda folder: [sys.executable, str(script), "worker", *(["--folder", str(folder)] if folder else [])]
-
-    def start(patch: str = "", torch: bool = True, **keywords) -> Driven:
-        started.append(Driven(command_of(patch, torch), environment(1), **keywords))
-        return started[-1]
-
-    start.command_of = command_of  # type: ignore[attr-defined]
-    yield start
-    for driven in started:
-        driven.worker.kill()
-    for driven in started:
-        eventually(lambda each=driven: each.worker.pid is None or not is_running(each.worker.pid))
+pytest_plugins = ["harness.worker_processes"]
 
 
 def test_arrays_and_images_go_there_and_back(stand_in):
@@ -217,35 +132,6 @@ def test_a_worker_that_ends_by_itself_says_so(stand_in, code):
     assert driven.end() == (
         f"The worker ended unexpectedly (exit code {code}); nothing is lost, click again to start a fresh one."
     )
-
-
-# As PythonSlicer does: the worker is its child, and whatever signal ends that, the exit code is 1.
-LAUNCHER = """#!{python}
-import subprocess, sys
-code = subprocess.call([{python!r}, *sys.argv[1:]])
-if code < 0:
-    print("error: [python-real] exit abnormally - Report the problem.", file=sys.stderr)
-sys.exit(code if code >= 0 else {code})
-"""
-
-
-@pytest.fixture
-def launched(stand_in, tmp_path) -> Callable:
-    """Workers behind a launcher, which gives a code of its own for a child that a signal ended."""
-    started = []
-
-    def start(patch: str = "", code: int = 1) -> Driven:
-        launcher = tmp_path / f"launcher{len(started)}"
-        launcher.write_text(LAUNCHER.format(python=sys.executable, code=code))
-        launcher.chmod(0o755)
-        command = stand_in.command_of(patch)
-        started.append(Driven(lambda folder: [str(launcher), *command(folder)[1:]], environment(1)))
-        return started[-1]
-
-    yield start
-    for driven in started:
-        driven.worker.kill()
-        eventually(lambda each=driven: each.worker.pid is None or not is_running(each.worker.pid))
 
 
 @pytest.mark.parametrize(
@@ -380,155 +266,3 @@ def test_an_answer_that_cannot_be_read_ends_the_worker_and_is_told(writes, lives
     assert ("could not be read" if lives else "exit code 7") in message
     assert "cannot be read" in driven.worker.log
     assert not is_running(driven.worker.pid)
-
-
-# How it ends
-
-
-@pytest.fixture
-def alone(stand_in) -> Iterator[Callable]:
-    """A worker that the test itself speaks with."""
-    started = []
-
-    def start(folder: Optional[Path], command=None) -> tuple[subprocess.Popen, Channel]:
-        process = subprocess.Popen(
-            (command or stand_in.command_of())(folder),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(1),
-        )
-        started.append(process)
-        return process, Channel(process.stdout, process.stdin, folder)
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            stream.close()
-
-
-def test_a_worker_greets_before_anything_heavy_is_imported(alone):
-    """Standard input that ends at once is the shortest life of the real thing."""
-    folder = shared_folder()
-    process, channel = alone(folder, local_command)
-    hello = channel.receive()
-    assert (hello.kind, hello.values["version"], hello.values["pid"]) == ("hello", VERSION, process.pid)
-    maps = Path(f"/proc/{process.pid}/maps")
-    assert not maps.exists() or "libtorch" not in maps.read_text()
-    process.stdin.close()
-    assert process.wait(SECONDS) == 0 and not folder.exists()
-
-
-@pytest.mark.parametrize("job", [None, "endless", "stuck"])
-def test_a_worker_ends_with_its_input_and_removes_its_folder(alone, job):
-    folder = shared_folder()
-    process, channel = alone(folder)
-    assert channel.receive().kind == "hello"
-    if job:
-        channel.send("job", job=1, name=job, keep=[])
-        assert channel.receive().kind == "report"
-    (folder / "unread.raw").write_bytes(b"voxels")
-    process.stdin.close()
-    assert process.wait(SECONDS) == 0 and not folder.exists()
-
-
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\n", b"\0\0\0\x02[]", b"\0\1\0\0" + b"[" * 2**16])
-def test_a_worker_that_cannot_read_its_input_ends(alone, data):
-    process, _ = alone(None)
-    process.stdin.write(data)
-    process.stdin.flush()
-    errors = process.stderr.read().decode()
-    assert process.wait(SECONDS) == 3 and "The worker ends: " in errors
-
-
-def test_a_worker_ignores_messages_of_a_kind_it_does_not_know(alone):
-    process, channel = alone(None)
-    assert channel.receive().kind == "hello"
-    channel.send("dance", job=1)
-    channel.send("job", job=2, name="echo", keep=[])
-    answer = channel.receive()
-    assert isinstance(answer, Message) and (answer.kind, answer.job) == ("done", 2)
-
-
-PARENT = """
-import os, sys, time
-from PromptSegLib.worker.client import Worker
-from PromptSegLib.worker.launch import environment
-worker = Worker(lambda folder: {command!r} + ["--folder", str(folder)], environment(1))
-worker.submit("stuck", {{}})
-while not any(event.kind == "report" for event in worker.poll()):
-    time.sleep(0.005)
-print(worker.pid, worker._folder, flush=True)
-{end}
-"""
-
-
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit()", "worker.kill(); os._exit(0)"])
-def test_a_worker_dies_with_the_application(stand_in, end):
-    code = PARENT.format(command=stand_in.command_of()(None), end=end)
-    parent = subprocess.run(
-        [sys.executable, "-c", code], env=environment(1), stdout=subprocess.PIPE, text=True, timeout=SECONDS
-    )
-    pid, folder = parent.stdout.split()
-    eventually(lambda: not is_running(int(pid)))
-    assert not Path(folder).exists()
-
-
-# How it is started
-
-
-def test_the_environment_finds_this_library_first(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/of/the/user", "/another"]))
-    assert environment()["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/of/the/user", "/another"]
-    monkeypatch.delenv("PYTHONPATH")
-    before = dict(os.environ)
-    assert environment(3)["PYTHONPATH"] == str(ROOT)
-    assert dict(os.environ) == before
-
-
-def test_the_environment_honors_threads(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert "OMP_NUM_THREADS" not in environment()
-    assert environment(3)["OMP_NUM_THREADS"] == "3"
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert environment()["OMP_NUM_THREADS"] == "2" and threads_wanted() == 2
-    assert environment(3)["OMP_NUM_THREADS"] == "3"
-    for odd in ("", "0", "many", "-1"):
-        monkeypatch.setenv("OMP_NUM_THREADS", odd)
-        assert 1 <= threads_wanted() <= (os.cpu_count() or 1)
-
-
-def test_idle_threads_do_not_spin_unless_the_user_wants_it(monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert environment()["OMP_WAIT_POLICY"] == "PASSIVE"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert environment()["OMP_WAIT_POLICY"] == "ACTIVE"
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH")
-def test_what_lies_in_the_working_folder_is_not_imported(alone, tmp_path, monkeypatch):
-    for name in ("PromptSegLib/__init__.py", "numpy.py", "queue.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("raise SystemExit('the wrong one')")
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert alone(None, local_command)[1].receive().kind == "hello"
-
-
-def test_the_python_is_the_applications(monkeypatch, tmp_path):
-    monkeypatch.delenv("PROMPTSEG_PYTHON", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert python_of_the_application() == sys.executable
-    own = tmp_path / "PythonSlicer"
-    own.write_text("#!/bin/sh\n")
-    own.chmod(0o755)
-    assert python_of_the_application() == str(own)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "SlicerApp-real"))
-    assert python_of_the_application() == str(own)
-    monkeypatch.setenv("PROMPTSEG_PYTHON", "/of/the/user")
-    command = local_command(None)
-    assert (command[0], command[-1]) == ("/of/the/user", "worker")
-    assert local_command(tmp_path)[-2:] == ["--folder", str(tmp_path)]

@@ -1,8 +1,8 @@
 """What PromptSeg says, to be translated: ``python translations.py FILE.ts`` writes it for Qt Linguist.
 
 Slicer's own tools find ``_("...")`` in the panel and the texts of its ``.ui`` file. These are the others, all in the
-context that ``gui/i18n.py`` looks them up in: sentences with named fields, and what session, setup and the view models
-of the panel say plainly.
+context that ``gui/i18n.py`` looks them up in: sentences with named fields, and what session, installation and the view
+models of the panel say plainly.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def templates(path: Path) -> set[str]:
     """The sentences of a file: of its calls, and, where no widget is at hand, the literals that are one."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = {call.args[0].value for call in made(tree) if isinstance(call.args[0], ast.Constant)}
-    if path.parent.name in ("gui", "session", "setup"):
+    if path.parent.name in ("gui", "session", "installation"):
         found |= {text for text in _literals(tree) if text[:1].isupper() and " " in text and text.endswith(".")}
     return found
 

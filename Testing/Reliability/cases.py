@@ -10,7 +10,7 @@ import gzip
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import nibabel
 import numpy as np
@@ -105,6 +105,18 @@ def broken(value: float, dtype: str = "f8") -> Maker:
     return by(image)
 
 
+def declared(code: int, scale: float) -> Maker:
+    """NIfTI files in another unit that they name."""
+
+    def make(folder: Path) -> Files:
+        shown = phantom(Place(turn=(5, 10, 15)))
+        matrix = np.diag([scale, scale, scale, 1]) @ shown.matrix
+        image = write_nifti(folder / "scan.nii", shown.image, matrix, xyzt_units=code)
+        return Files(image, write_nifti(folder / "mask.nii", shown.strokes, matrix, xyzt_units=code), shown)
+
+    return make
+
+
 def nifti(place: Place = Place(), suffix: str = ".nii.gz", image: Optional[dict] = None, **both) -> Maker:  # noqa: B008
     """Image and annotation as NIfTI files, with the sform unless it is said otherwise; ``image``: for the image alone.
 
@@ -162,7 +174,7 @@ def named(name: Union[str, bytes]) -> Maker:
 
 # Where the voxels lie
 
-_AXES = {
+_AXES: dict[str, dict[str, Any]] = {
     "as the patient": {},
     "left and posterior first": {"flips": (-1, -1, 1)},
     "sagittal slices": {"axes": (1, 2, 0)},
@@ -202,20 +214,12 @@ for _unit, _scale in (("micrometers", 1e3), ("meters", 1e-3), ("0.02 mm, as 20",
     _wrong = Place((3 * _scale,) * 3, (100, 100, 70), scale=_scale)
     _case("units", f"{_unit} taken for mm", on(_wrong), "check the voxel spacing", in_scene=True)
 for _unit, _code, _scale in (("micrometers", 3, 1e3), ("meters", 1, 1e-3)):
-    _case("units", f"{_unit}, as the header says", lambda folder, c=_code, s=_scale: _declared(folder, c, s))
+    _case("units", f"{_unit}, as the header says", declared(_code, _scale))
 
 for _distance in (1e4, 1e5, -1e5):
     for _suffix in (".nrrd", ".nii.gz"):
         _far = Place(middle=(_distance, -_distance, 2 * _distance), turn=(5, 10, 15))
         _case("origin", f"{_distance:g} mm away, {_suffix}", on(_far, _suffix), in_scene=_suffix == ".nrrd")
-
-
-def _declared(folder: Path, code: int, scale: float) -> Files:
-    """NIfTI files in another unit that they name."""
-    shown = phantom(Place(turn=(5, 10, 15)))
-    matrix = np.diag([scale, scale, scale, 1]) @ shown.matrix
-    image = write_nifti(folder / "scan.nii", shown.image, matrix, xyzt_units=code)
-    return Files(image, write_nifti(folder / "mask.nii", shown.strokes, matrix, xyzt_units=code), shown)
 
 
 # What the voxels hold

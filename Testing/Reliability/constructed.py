@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Literal, Optional, Sequence
 
 import nibabel
 import numpy as np
@@ -134,7 +134,7 @@ def write_nifti(
     qform: Optional[np.ndarray] = None,
     codes: tuple[int, int] = (1, 1),
     kind: Any = nibabel.Nifti1Image,
-    order: str = "<",
+    order: Literal["<", ">"] = "<",
     **fields: Any,
 ) -> Path:
     """Write a NIfTI file with the positions that are given, and then header fields as they are given."""

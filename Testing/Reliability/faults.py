@@ -23,89 +23,31 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "Testing" / "Python")]
+from fault_bench import (  # first: it finds the rest
+    PATIENCE,
+    ROOT,
+    Bench,
+    NotHere,
+    at_work,
+    command,
+    filled,
+    image_file,
+    mounted,
+    run,
+)
 
-from harness.mrml_fixtures import Lent, Workers, content, paint_strokes  # noqa: E402
-from harness.mrml_fixtures import run as run_for  # noqa: E402
-from harness.session_harness import BRIEF, LONG, MOMENTS, Desk, reported  # noqa: E402
-from harness.worker_harness import eventually, is_running  # noqa: E402
-from PromptSegLib.prompts.store import Prompts  # noqa: E402
-from PromptSegLib.session import engine  # noqa: E402
-from PromptSegLib.worker import client  # noqa: E402
-from PromptSegLib.worker.launch import local_command  # noqa: E402
+from harness.mrml_fixtures import Lent, Workers
+from harness.session_harness import MOMENTS, reported
+from harness.worker_harness import eventually, is_running
+from PromptSegLib.prompts.store import Prompts
+from PromptSegLib.session import engine
+from PromptSegLib.worker import client
+from PromptSegLib.worker.launch import local_command
 
 STANDS = "as before"
-PATIENCE = 600.0  # seconds for what should not take any; machines may be busy
-
-
-def run(session: Any, until: Callable[[Any], bool] | None = None) -> None:
-    run_for(session, PATIENCE, until)
-
-
-@dataclass
-class Bench:
-    """A desk at work, and what must not be lost."""
-
-    desk: Desk
-    folder: Path
-    before: dict = field(default_factory=dict)
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "mine.safetensors"
-
-    @property
-    def pid(self) -> int:
-        return self.desk.workers.worker.pid
-
-    def ready(self) -> Bench:
-        self.desk.session.tune()
-        run(self.desk.session)
-        self.desk.session.apply()
-        run(self.desk.session)
-        self.desk.session.prompts.save(self.desk.own_key(), self.file)
-        self.before = self.state()
-        return self
-
-    def state(self) -> dict:
-        prompts = self.desk.own_prompts().to_bytes()
-        return {"segments": content(self.desk.segmentation), "prompts": prompts, "file": self.file.read_bytes()}
-
-    def begin(self, until: Callable[[Any], bool]) -> None:
-        """Start a tuning that will not end by itself, and let it come to some point."""
-        self.desk.session.parameters.seconds = LONG
-        self.desk.session.tune()
-        run(self.desk.session, until=until)
-        self.desk.session.parameters.seconds = BRIEF
-
-    def told(self) -> str:
-        return self.desk.notice
-
-    def lost(self) -> list[str]:
-        """What is not as before; an unapplied preview is nobody's yet."""
-        if self.desk.session.view().preview:
-            self.desk.session.discard()
-        now = self.state()
-        return [name for name in now if now[name] != self.before[name]]
-
-    def works(self) -> bool:
-        """Whether the next click does what it should."""
-        self.desk.session.tune()
-        run(self.desk.session)
-        return self.desk.session.view().preview == "Result"
-
-    def segment(self, until: Callable[[Any], bool]) -> None:
-        self.desk.session.segment(self.desk.own_key())
-        run(self.desk.session, until=until)
-
-    def strike(self, sent: int = signal.SIGKILL) -> str:
-        os.kill(self.pid, sent)
-        run(self.desk.session)
-        return self.told()
 
 
 # The worker
@@ -116,8 +58,8 @@ def stage(*names: str) -> Callable[[Any], bool]:
 
 
 def killed_while_loading(bench: Bench) -> str:
-    bench.desk.workers.worker.kill()  # a fresh one has to load
-    bench.begin(lambda session: bool(session.jobs.active.number and not bench.desk.workers.worker.gone and bench.pid))
+    bench.worker.kill()  # a fresh one has to load
+    bench.begin(lambda session: bool(session.jobs.active.number and not bench.worker.gone and bench.worker.pid))
     return bench.strike()
 
 
@@ -167,7 +109,7 @@ def killed_behind_a_launcher(bench: Bench) -> str:
         f"sys.exit(min(subprocess.call([{sys.executable!r}, *sys.argv[1:]]) % 256, 1))\n"
     )
     launcher.chmod(0o755)
-    bench.desk.workers.worker.kill()
+    bench.worker.kill()
     with mock.patch.dict(os.environ, {"PROMPTSEG_PYTHON": str(launcher)}):
         bench.begin(MOMENTS["tuning"])
         told = bench.strike()
@@ -204,37 +146,13 @@ def out_of_memory(megabytes: int, job: str) -> Callable[[Bench], str]:
             told = bench.told()
             assert "emory" in told or told.startswith(("Done", "Segmented")), told
         finally:
-            bench.desk.workers.worker.kill()  # the limit was the fault's
+            bench.worker.kill()  # the limit was the fault's
         return told
 
     return fault
 
 
 # Folders
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of a few kilobytes; skipped where mounting is not allowed."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "promptseg", str(folder)], capture_output=True)
-    if done.returncode:
-        raise NotHere("mounting is not allowed here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-class NotHere(Exception):
-    """This machine cannot bring the fault about."""
-
-
-def filled(folder: Path) -> None:
-    with contextlib.suppress(OSError), open(folder / "filling", "wb") as file:
-        while True:
-            file.write(b"x" * 4096)
-            file.flush()
 
 
 def disk_full_when_prompts_are_saved(bench: Bench) -> str:
@@ -293,7 +211,7 @@ def shared_memory_full(bench: Bench) -> str:
     """What /dev/shm is used for goes through the stream."""
     with mounted(bench.folder / "shm", "64k") as small:
         filled(small)
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         folder = small / "arrays"
         with contextlib.suppress(OSError):
             folder.mkdir()
@@ -302,13 +220,13 @@ def shared_memory_full(bench: Bench) -> str:
             run(bench.desk.session)
             told = bench.told()
             assert told.startswith("Done"), told
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         return told
 
 
 def shared_memory_fills_up_while_tuning(bench: Bench) -> str:
     with mounted(bench.folder / "shm", "16m") as small:
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         folder = small / "arrays"
         folder.mkdir()
         with mock.patch.object(client, "shared_folder", lambda: folder):
@@ -318,7 +236,7 @@ def shared_memory_fills_up_while_tuning(bench: Bench) -> str:
             run(bench.desk.session)
             told = bench.told()
             assert told.startswith("Done"), told
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         return told
 
 
@@ -369,7 +287,7 @@ def the_model_is_replaced_while_it_is_used(bench: Bench) -> str:
     thread = threading.Thread(target=replaces)
     thread.start()
     try:
-        bench.desk.workers.worker.kill()
+        bench.worker.kill()
         bench.desk.session.tune()
         run(bench.desk.session)
     finally:
@@ -399,12 +317,12 @@ def clock_jumps_in_the_worker(bench: Bench) -> str:
         python, option, code, *rest = local_command(folder)
         return [python, option, before + code, *rest]
 
-    bench.desk.workers.worker.kill()
+    bench.worker.kill()
     with mock.patch.object(engine, "local_command", command_of):
         bench.desk.session.tune()
         run(bench.desk.session)
         told = bench.told()
-    bench.desk.workers.worker.kill()
+    bench.worker.kill()
     assert told.startswith("Done"), told
     return told
 
@@ -429,26 +347,6 @@ def application_killed(bench: Bench) -> str:
     pid, folder = done.stdout.split()
     eventually(lambda: not is_running(int(pid)) and not Path(folder).exists())
     return "the worker ended and its folder is gone"
-
-
-def command(bench: Bench, *words: str, fails: bool = True) -> str:
-    """What a command says: its one sentence where it fails."""
-    run_ = [sys.executable, "-m", "PromptSegLib", *words]
-    if words[0] in ("segment", "tune"):
-        run_ += ["--model", str(bench.desk.models / "tiny0.safetensors"), "--device", "cpu"]
-    done = subprocess.run(run_, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == (2 if fails else 0), done
-    return (done.stderr if fails else done.stdout).strip()
-
-
-def image_file(bench: Bench) -> str:
-    import SimpleITK as sitk
-
-    from PromptSegLib.scene.volumes import image_from_volume
-
-    path = bench.folder / "ct.nrrd"
-    sitk.WriteImage(image_from_volume(bench.desk.volume), str(path))
-    return str(path)
 
 
 def tuned_elsewhere(bench: Bench) -> str:
@@ -534,18 +432,6 @@ def tried(name: str, bench: Bench) -> Row:
     except Exception:
         row.wrong = traceback.format_exc(limit=-2)
     return row
-
-
-@contextlib.contextmanager
-def at_work(models: Path, workers: Workers) -> Iterator[Bench]:
-    """A desk with a result applied and prompts saved."""
-    desk = Desk(models, workers)
-    try:
-        paint_strokes(desk.segmentation, desk.volume, desk.reference)
-        with tempfile.TemporaryDirectory(prefix="promptseg-fault-") as folder:
-            yield Bench(desk, Path(folder)).ready()
-    finally:
-        desk.close()
 
 
 def campaign(names: list[str]) -> list[Row]:

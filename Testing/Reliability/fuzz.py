@@ -56,7 +56,8 @@ class Watch:
     """What an input must not do, seen by Python's audit events and by what is left in folders."""
 
     def __init__(self, folders: list[Path]):
-        self.folders, self.seen, self.on = folders, [], False
+        self.folders, self.on = folders, False
+        self.seen: list[str] = []
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple) -> None:
@@ -203,8 +204,8 @@ def campaign(
     """
     kept = json.loads(out.read_text()) if out is not None and out.exists() else {}
     kept = kept if kept.get("seed") == seed else {}
-    table = {name: {"inputs": 0, "taken": 0, "refused": 0, "found": 0, "seconds": 0.0} for name in names}
-    table = {**table, **kept.get("table", {})}
+    none: dict[str, Any] = {"inputs": 0, "taken": 0, "refused": 0, "found": 0, "seconds": 0.0}
+    table: dict[str, dict[str, Any]] = {**{name: dict(none) for name in names}, **kept.get("table", {})}
     findings: list[dict] = kept.get("findings", [])
     began = time.monotonic()
     for name, first, last in spans(count, {name: table[name]["inputs"] for name in names}, _TURN):

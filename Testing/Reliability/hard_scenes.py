@@ -11,12 +11,10 @@ segments as before.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 from typing import Any, Optional
 
@@ -28,7 +26,8 @@ import SimpleITK as sitk  # noqa: E402
 import slicer  # noqa: E402
 from cases import CASES, Case, Files  # noqa: E402
 from constructed import BACKGROUND, CLASSES  # noqa: E402
-from hard_volumes import HALF, MODEL, Outcome, row, table  # noqa: E402
+from hard_volumes import HALF, MODEL  # noqa: E402
+from outcomes import Outcome, crashed, report  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
 from PromptSegLib.scene.labelmaps import labelmap_of, scalars_of  # noqa: E402
@@ -45,22 +44,9 @@ _NAMES = {**CLASSES, "background": BACKGROUND}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="cases whose kind or name holds this")
-    parser.add_argument("--model", help="name or file (default: the bundled one)")
-    parser.add_argument("--write", type=Path, help="also write the table to this file")
-    options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    outcomes = []
-    for case in CASES:
-        if case.in_scene and options.only in f"{case.kind}: {case.name}":
-            outcomes.append(outcome_of(case, options.model))
-            print(row(outcomes[-1]), flush=True)
-    text = table(outcomes, "Hard volumes in a scene", "hard_scenes.py")
-    print(text.split("\n\n")[-1])
-    if options.write:
-        options.write.write_text(text, encoding="utf-8")
-    return 0 if outcomes and all(each.good for each in outcomes) else 1
+    cases = [case for case in CASES if case.in_scene]
+    return report(__doc__, cases, outcome_of, "Hard volumes in a scene", "hard_scenes.py")
 
 
 def outcome_of(case: Case, model: Optional[str] = None) -> Outcome:
@@ -72,8 +58,7 @@ def outcome_of(case: Case, model: Optional[str] = None) -> Outcome:
         try:
             return judged(case, case.make(Path(folder)), session, Path(folder))
         except Exception as error:  # a crash is an outcome, and the other cases go on
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            return Outcome(case, False, f"{type(error).__name__} in {Path(last.filename).name}: {error}")
+            return crashed(case, error)
         finally:
             session.close()
 

@@ -10,24 +10,19 @@ the phantom; all to half a voxel (of the model's, where that is larger).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import os
-import platform
-import subprocess
 import sys
 import tempfile
-import traceback
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
 from cases import CASES, Case, Files
 from constructed import BACKGROUND, CLASSES, RAS_LPS
+from outcomes import Outcome, crashed, report
 
 from PromptSegLib.cli.main import main as promptseg
 
@@ -36,31 +31,8 @@ HALF = 0.5  # voxels
 MODEL = np.array([2.0, 2.0, 3.0])  # mm, the voxels of the bundled model in the patient's axes
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a case, in words, and whether it is what must come of it."""
-
-    case: Case
-    good: bool
-    said: str
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="cases whose kind or name holds this")
-    parser.add_argument("--model", help="name or file (default: the bundled one)")
-    parser.add_argument("--write", type=Path, help="also write the table to this file")
-    options = parser.parse_args()
-    outcomes = []
-    for case in CASES:
-        if options.only in f"{case.kind}: {case.name}":
-            outcomes.append(outcome_of(case, options.model))
-            print(row(outcomes[-1]), flush=True)
-    text = table(outcomes)
-    print(text.split("\n\n")[-1])
-    if options.write:
-        options.write.write_text(text, encoding="utf-8")
-    return 0 if outcomes and all(each.good for each in outcomes) else 1
+    return report(__doc__, CASES, outcome_of, "Hard volumes", "hard_volumes.py")
 
 
 def outcome_of(case: Case, model: Optional[str] = None) -> Outcome:
@@ -68,11 +40,9 @@ def outcome_of(case: Case, model: Optional[str] = None) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="hard-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         try:
-            files = case.make(folder)
-            return judged(case, files, folder, model)
+            return judged(case, case.make(folder), folder, model)
         except Exception as error:  # a crash is an outcome, and the other cases go on
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            return Outcome(case, False, f"{type(error).__name__} in {Path(last.filename).name}: {error}")
+            return crashed(case, error)
 
 
 def judged(case: Case, files: Files, folder: Path, model: Optional[str]) -> Outcome:
@@ -101,8 +71,8 @@ def judged(case: Case, files: Files, folder: Path, model: Optional[str]) -> Outc
         said += "" if more in said else more
     if code != 0:
         return Outcome(case, False, f"exit code {code}: {said.strip()}")
-    (corners, _, strokes), (others, middles, kept) = (measured(each, files) for each in results)
-    corners, strokes = max(corners, others), min(strokes, kept)
+    (corners, _, strokes), (others, middles, stayed) = (measured(each, files) for each in results)
+    corners, strokes = max(corners, others), min(strokes, stayed)
     good = not case.refusal and corners < HALF and middles < HALF and strokes == 1
     lines = dict.fromkeys(line.removeprefix("promptseg: ").strip() for line in said.splitlines())
     told = f"; told: {' '.join(lines)}" if said else ""
@@ -148,8 +118,8 @@ def measured(result: Path, files: Files) -> tuple[float, float, float]:
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels (k, j, i) and matrix (RAS) of a result; NIfTI by another reader than the one under test."""
     if path.name.endswith(".nii.gz"):
-        image = nibabel.load(path)
-        return np.asarray(image.dataobj).T, position(image)
+        file: Any = nibabel.load(path)
+        return np.asarray(file.dataobj).T, position(file)
     image = sitk.ReadImage(str(path))
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
@@ -166,51 +136,6 @@ def position(image: nibabel.Nifti1Image) -> np.ndarray:
     if form[1] != 1 or sheared:
         form = image.get_qform(coded=True) if image.header["qform_code"] > 0 else form
     return np.diag([scale, scale, scale, 1]) @ form[0]
-
-
-def commit() -> str:
-    """The commit that is checked out here, marked where files differ from it."""
-    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine() -> str:
-    """The model of the processor, where the system says it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def row(outcome: Outcome) -> str:
-    said = outcome.said.replace("|", "\\|").replace("\n", " ")
-    return f"| {outcome.case.kind} | {outcome.case.name} | {said} | {'yes' if outcome.good else '**no**'} |"
-
-
-def table(outcomes: list[Outcome], title: str = "Hard volumes", script: str = "hard_volumes.py") -> str:
-    good = [each for each in outcomes if each.good]
-    refused = sum(each.case.refusal is not None for each in good)
-    return "\n".join(
-        [
-            f"# {title}",
-            "",
-            f"Written by `make hard-volumes` at commit {commit()}, on {cores()} cores of {machine()}; see",
-            f"`Testing/Reliability/{script}` for what is done and measured.",
-            "",
-            "| kind | case | what came of it | as it must |",
-            "|---|---|---|---|",
-            *map(row, outcomes),
-            "",
-            f"{len(outcomes)} cases: {len(good) - refused} right, {refused} refused in one sentence, "
-            f"{len(outcomes) - len(good)} otherwise.",
-            "",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def _prompts() -> list[bytes]:
             for name, number in CLASSES.items()
         )
         strokes = Strokes.pack(fingerprint(case.image), labels, list(CLASSES.values()))
+        assert strokes is not None
         record = {"0": {"steps": 3, "seconds": 1.0, "seed": 0, "examples": [], "classes": {}}}
         prompts = Prompts(classes, "tiny0", "0" * 64, CONFIG, PREPROCESSING, "decoder", method, record, (strokes,))
         found.append(prompts.to_bytes())
@@ -107,7 +108,8 @@ class Catalogue:
         self.models = folder / "models"
         self.models.mkdir(exist_ok=True)
         self.copy = folder / "catalogue.json"
-        self.catalogue, self.items = catalogue, json.loads(catalogue.CATALOGUE.read_text(encoding="utf-8"))
+        self.catalogue: Any = catalogue  # a module, one of whose names is put in place of another
+        self.items = json.loads(catalogue.CATALOGUE.read_text(encoding="utf-8"))
         header = {
             "format": 1,
             "name": "mine",
@@ -174,7 +176,7 @@ class Messages:
         example = {"image": "a", "name": "CT", "grid": grid, "background": 7, "complete": False, "barred": {"3": 1}}
         tune = {"job": 1, "name": "tune", "keep": ["a"], "model": "", "device": "cpu", "settings": {"steps": 1}}
         info = {"name": "liver", "value": 1, "color": [0.1, 0.2, 0.3], "terminology": ""}
-        self.valid = [
+        self.valid: list[tuple[str, dict[str, Any], dict[str, np.ndarray]]] = [
             ("image", {"key": "a", "grid": grid}, {"voxels": voxels}),
             ("job", {**tune, "classes": {"liver": 1}, "examples": [example]}, {"annotation0": voxels}),
             ("cancel", {"job": 1}, {}),
@@ -305,12 +307,12 @@ class Scene:
         )
 
     def _apply(self, change: tuple) -> None:
-        from PromptSegLib.scene import node_references
+        from PromptSegLib.scene import segment_tags
 
         nodes = [self.volume, self.segmentation, self.node, *self.memory]
         kind = change[0]
         if kind == "tag":
-            node_references.set_tag(self.segmentation, self.ids[change[1]], change[2], change[3])
+            segment_tags.set_tag(self.segmentation, self.ids[change[1]], change[2], change[3])
         elif kind == "attribute":
             nodes = [self.segmentation, *self.memory]
             nodes[change[1] % len(nodes)].SetAttribute(change[2], change[3])

@@ -1,26 +1,20 @@
-"""Installations that are waited for."""
+"""Installations that are waited for, into a plain Python."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Sequence
-
 from harness.process_harness import until
-from PromptSegLib.installation.child import ChildProcess, CommandRun
-from PromptSegLib.installation.installer_tools import TorchExtension
 from PromptSegLib.installation.installing import Installer
 
 
 def finish(installer: Installer) -> list[str]:
-    """All that ``poll`` gives until the end."""
-    lines: list[str] = []
+    """The log at the end."""
 
     def ended() -> bool:
-        lines.extend(installer.poll())
+        installer.poll()
         return not installer.running
 
     until(ended, "the end of the installation")
-    return lines
+    return installer.log
 
 
 def sentence(installer: Installer, outcome: str) -> str:
@@ -33,34 +27,17 @@ def sentence(installer: Installer, outcome: str) -> str:
     return installer.message
 
 
-class PythonTools:
-    """A ``PackageInstaller`` for a plain Python: pip does it all, and nothing is kept beyond a restart.
+class PlainPython:
+    """The ``Application`` of an installer.
 
     :param python: the interpreter to install into.
     """
 
     def __init__(self, python: str) -> None:
         self._python = python
-        self._kept = ""
 
-    def torch_extension(self) -> TorchExtension:
-        return TorchExtension.READY
+    def python(self) -> str:
+        return self._python
 
-    def install_torch_extension(self) -> str:
-        return ""
-
-    def install_torch(self, requirement: str, arguments: Sequence[str], constraints: Path) -> CommandRun:
-        return self.pip_install([requirement, *arguments], constraints)
-
-    def pip_install(self, arguments: Sequence[str], constraints: Path) -> CommandRun:
-        return ChildProcess(self.pip_command([*arguments, "--constraint", str(constraints)]))
-
-    def remember(self, what: str) -> None:
-        self._kept = what
-
-    def remembered(self) -> str:
-        return self._kept
-
-    def pip_command(self, arguments: Sequence[str]) -> list[str]:
-        """``python -m pip install`` with these arguments."""
-        return [self._python, "-m", "pip", "install", *arguments]
+    def torch_arguments(self, requirement: str) -> list[str]:
+        return ["install", requirement, "torchvision"]

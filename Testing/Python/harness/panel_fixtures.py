@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,17 +17,9 @@ from harness import slicer_stand_in as stand_in
 from harness.mrml_fixtures import add_volume, paint_strokes
 from harness.session_harness import BRIEF
 from harness.slicer_stand_in import application
-from harness.tiny_model import tiny_backbone
 from PromptSegLib.scene.storage import new_scene
 
 stand_in.as_in_pythonqt(sys.modules[__name__])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_backbone(folder, shipped=True)
-    return folder / "tiny0.safetensors"
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def until(condition, what: str = "what was awaited"):
 
 def finished(run: ChildProcess) -> tuple[int, list[str]]:
     until(lambda: run.returncode is not None, "the end")
-    return run.returncode, run.lines()
+    return run.returncode or 0, run.lines()
 
 
 def lives(pid: int) -> bool:
