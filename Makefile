@@ -18,7 +18,8 @@ PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 VENV := .venv
 READY := $(VENV)/.ready
-RUN := PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
+# Bytecode is kept, that of the tests among it: making it takes pytest eight seconds in each of its processes.
+RUN := PYTHONDONTWRITEBYTECODE= PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
 .PHONY: demo test test-slow test-times lint bench bench-shipped bench-large bench-interactive bench-protocol \
   bench-features bench-levers bench-loop bench-novel bench-throughput study hard-volumes fault-campaign fuzz load clean
@@ -47,7 +48,7 @@ test-slow: $(READY)
 # Processor seconds of each tier, file and test, to see what belongs where.
 test-times: $(READY)
 	rm -f test-times.json
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --cpu-seconds test-times.json || true
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --cpu-seconds=test-times.json || true
 	$(RUN) Testing/Python/harness/cpu_seconds.py test-times.json
 
 lint: $(READY)

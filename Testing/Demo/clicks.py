@@ -244,10 +244,11 @@ def in_the_application() -> None:
     slicer.util.exit(1 if missed(rows) else 0)
 
 
-def on_stand_ins(model: str = "", seconds: float = 10.0) -> list[tuple[str, int, int, int]]:
+def on_stand_ins(model: str = "", seconds: float = 10.0, make_worker: Any = None) -> list[tuple[str, int, int, int]]:
     """On the stand-ins of the tests.
 
     :param model: path of another model than the shipped one, to be quick.
+    :param make_worker: of parameters; by default the application's way.
     """
     from PySide6 import QtWidgets
 
@@ -257,6 +258,8 @@ def on_stand_ins(model: str = "", seconds: float = 10.0) -> list[tuple[str, int,
     stand_in.as_in_pythonqt(sys.modules[__name__])
     with stand_in.application(new_scene()) as application:
         widget = application.open_module()
+        if make_worker is not None:
+            widget.panel.session.engine._make = make_worker
         parameters = widget.panel.parameters
         parameters.model, parameters.device, parameters.seconds = model, "cpu", seconds
         application.window.resize(PANEL, HIGH)

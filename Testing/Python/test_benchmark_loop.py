@@ -15,8 +15,11 @@ from harness.tiny_model import CLASSES, phantom
 
 
 @pytest.fixture
-def loop(benchmark_module):
-    return benchmark_module("loop")
+def loop(benchmark_module, workers, monkeypatch):
+    """The benchmark, with a worker that is lent to its sessions; what it makes of waits is the same."""
+    module = benchmark_module("loop")
+    monkeypatch.setattr(module, "start_worker", workers)
+    return module
 
 
 def a_row(image="whole", classes=4, slices=3, volumes=1, **values):
@@ -28,7 +31,7 @@ def a_row(image="whole", classes=4, slices=3, volumes=1, **values):
 def test_every_wait_is_timed(loop, models, tmp_path, monkeypatch):
     image, reference = phantom()
     monkeypatch.setattr(loop, "read", lambda case, data: (image, reference, dict(CLASSES)))
-    row = loop.measure(loop.Case("half", 2), tmp_path, 0.5, 1, str(models / "tiny0.safetensors"))
+    row = loop.measure(loop.Case("half", 2), tmp_path, 0.2, 1, str(models / "tiny0.safetensors"))
     for name in ("stroke, cold", "stroke, warm", "tune, cold", "tune, warm"):
         assert 0 < row[f"{name} first s"] <= row[f"{name} s"]
         assert row[f"{name} first s"] <= row[f"{name} 95 % s"] <= row[f"{name} s"]
@@ -42,9 +45,10 @@ def test_every_wait_is_timed(loop, models, tmp_path, monkeypatch):
     assert text.count("| half, 2 classes, 3 slices, 1 volumes (0.0 M voxels) |") == 2
 
 
-def test_several_volumes_get_their_results(loop, models, tmp_path, monkeypatch):
+def test_several_volumes_get_their_results(loop, models, workers):
     image, reference = phantom()
-    desk = loop.Desk(image, reference, dict(CLASSES), seconds=0.5, model=str(models / "tiny0.safetensors"))
+    path = str(models / "tiny0.safetensors")
+    desk = loop.Desk(image, reference, dict(CLASSES), 0, workers, seconds=0.1, model=path)
     loop.Watch(desk).until_idle(desk.session.tune)
     desk.session.apply()
     found = loop._whole(desk, loop.Case("whole", 2, volumes=2))

@@ -13,12 +13,12 @@ pytest.importorskip("PySide6")
 pytest.importorskip("slicer")
 
 
-def test_few_clicks_and_no_scrolling(models, monkeypatch):
+def test_few_clicks_and_no_scrolling(models, workers, monkeypatch):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "Demo")
     import clicks
 
-    rows = clicks.on_stand_ins(str(models / "tiny0.safetensors"), seconds=0.5)
+    rows = clicks.on_stand_ins(str(models / "tiny0.safetensors"), seconds=0.1, make_worker=workers)
     found = {task: (pressed, keys, notches) for task, pressed, keys, notches in rows}
     assert not clicks.missed(rows), clicks.told(rows)
     assert 3 <= found["one structure and background"][0] <= 8

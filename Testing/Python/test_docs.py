@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def of_all(attribute: str) -> list:
 # The code that the documents speak of
 
 
+@functools.cache
 def texts_of_the_source() -> list[str]:
     """All text literals of the library, pieces put together as Python does; a value that is filled in is ``\\0``."""
     found = []
@@ -96,7 +98,6 @@ def texts_of_the_source() -> list[str]:
     return found
 
 
-TEXTS = texts_of_the_source()
 UI = ElementTree.parse(ROOT / "PromptSeg/Resources/UI/PromptSeg.ui")
 LABELS = [each.text for each in UI.iter("string")]
 MESSAGES = re.findall(r"^\| `(.+?)` \| .+ \|$", TROUBLES.prose, re.MULTILINE)
@@ -380,13 +381,13 @@ def test_messages_are_those_of_the_source(message):
     assert len(re.sub(r"[^A-Za-z]", "", message)) >= FEWEST_LETTERS
     # What is left out in the table is a value that is filled in, or the rest of the sentence.
     pattern = re.compile(".*".join(parts), re.DOTALL)
-    assert any(pattern.fullmatch(text) for text in TEXTS)
+    assert any(pattern.fullmatch(text) for text in texts_of_the_source())
 
 
 @pytest.mark.parametrize("words", sorted(set(BOLD)))
 def test_labels_of_the_panel_are_its_own(words):
     """In bold stands what the panel says, in the same words."""
-    said = [text.rstrip(":") for text in (*LABELS, *TEXTS) if text]
+    said = [text.rstrip(":") for text in (*LABELS, *texts_of_the_source()) if text]
     assert words in said
 
 

@@ -15,14 +15,13 @@ pytest.importorskip("PySide6")
 from PySide6 import QtCore
 
 from harness import slicer_stand_in as stand_in
-from harness.mrml_fixtures import add_volume, content, mask_of, paint
+from harness.mrml_fixtures import add_volume, brisk_worker, content, mask_of, paint
 from harness.panel_fixtures import finish, process, said, tune
 from harness.session_harness import BRIEF, LONG
 from harness.slicer_stand_in import FileDialog
 from harness.worker_harness import is_running
 from PromptSegLib.scene import node_references, prompt_nodes
 from PromptSegLib.scene.segmentations import segments_by_name
-from PromptSegLib.session.engine import start_worker
 
 pytest_plugins = ["harness.panel_fixtures"]
 stand_in.as_in_pythonqt(sys.modules[__name__])
@@ -30,8 +29,8 @@ stand_in.as_in_pythonqt(sys.modules[__name__])
 
 @pytest.fixture
 def own_worker(widget) -> None:
-    """The panel starts its worker as in the application, and ends it; to be named before ``ready``."""
-    widget.panel.session.engine._make = start_worker
+    """The panel starts a worker of its own and ends it, as in the application; to be named before ``ready``."""
+    widget.panel.session.engine._make = brisk_worker
 
 
 # The whole job

@@ -1,6 +1,6 @@
 """What tests cost: processor seconds of each, its child processes included, whatever else the machine is doing.
 
-``pytest --cpu-seconds FILE`` appends a line for each test; ``python cpu_seconds.py FILE`` sums them up.
+``pytest --cpu-seconds=FILE`` appends a line for each test; ``python cpu_seconds.py FILE`` sums them up.
 """
 
 from __future__ import annotations
