@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from .attention import AttentionPair, PromptTensors
 from .config import NetworkConfig, outputs_of
 from .convolution import Convolution
+from .methods.method import Method
 from .methods.registry import acting
 from .norm import GroupNorm
 from .similarity import similarity
@@ -175,7 +176,10 @@ class PUNet(nn.Module):
     def logits(self, x: Tensor, maps: Sequence[Tensor], prompts: PromptTensors) -> Tensor:
         """Class logits (B, 1 + classes, D, H, W) of x (B, 1, D, H, W), from its ``maps`` as :meth:`encode` gives them
         under these prompts."""
-        features = self.decode(maps, prompts)
+        return self.logits_from(x, self.decode(maps, prompts), prompts)
+
+    def logits_from(self, x: Tensor, features: Sequence[Tensor], prompts: PromptTensors) -> Tensor:
+        """As :meth:`logits`, from what :meth:`decode` gives under these prompts."""
         logits = self.upsample(self.similarity(features, prompts), x.shape[2:])
         for method in acting(prompts):
             logits = _with_classes(logits, method.image_logits(self, x, features, prompts))
@@ -191,6 +195,12 @@ class PUNet(nn.Module):
     def forward(self, x: Tensor, prompts: PromptTensors) -> Tensor:
         """x (B, 1, D, H, W) and stacked prompts of K classes -> logits (B, 1 + K, D, H, W)."""
         return self.logits(x, self.encode(x, prompts), prompts)
+
+
+def leaves_features(prompts: PromptTensors) -> bool:
+    """Whether the prompts change nothing of what :meth:`PUNet.decode` gives: whatever steers is beside the body."""
+    hooks = ("extra_keys", "beside_mlp", "body_weights")
+    return not any(getattr(type(each), hook) is not getattr(Method, hook) for each in acting(prompts) for hook in hooks)
 
 
 def maps_of(prompts: PromptTensors) -> str:

@@ -84,11 +84,17 @@ class EncodedCrops:
             return self.backbone.net.encode(self.images[index], prompts)
         return self.maps[index] or self._encode(self.images[index])
 
-    def logits(self, index: int, prompts: PromptTensors) -> Tensor:
-        """Logits (n, 1 + classes) at the annotated voxels of one crop."""
+    def logits(self, index: int, prompts: PromptTensors, features: Optional[Sequence[Tensor]] = None) -> Tensor:
+        """Logits (n, 1 + classes) at the annotated voxels of one crop.
+
+        :param features: as :meth:`features` gives them, where these are known already.
+        """
         net, image = self.backbone.net, self.images[index]
         with autocast(self.backbone.device):
-            logits = net.logits(image, self._maps(index, prompts), prompts)
+            if features is None:
+                logits = net.logits(image, self._maps(index, prompts), prompts)
+            else:
+                logits = net.logits_from(image, features, prompts)
         return logits[0].flatten(1)[:, self.positions[index]].t().float()
 
     def annotated_features(

@@ -27,7 +27,7 @@ from PromptSegLib.network.body import body_shapes
 from PromptSegLib.network.config import MODES, NetworkConfig
 from PromptSegLib.network.methods import ept
 from PromptSegLib.network.methods.registry import acting, known, method, offered, stored_as
-from PromptSegLib.network.punet import PUNet
+from PromptSegLib.network.punet import PUNet, leaves_features
 from PromptSegLib.network.tokens import new_prompts, select, touches_encoder
 
 EARLIER = Path(__file__).parent / "data" / "format1"
@@ -407,3 +407,15 @@ def test_the_side_network_sees_the_image_and_the_maps(net, image):
     # Any extents, as all of the body.
     odd = torch.randn(1, 1, 9, 21, 17, generator=torch.Generator().manual_seed(2))
     assert own.image_logits(net, odd, net.decode(net.encode(odd), prompts), prompts).shape == (1, 2, 9, 21, 17)
+
+
+def test_what_is_beside_the_body_leaves_its_features_and_what_they_give_is_the_same(net, image):
+    left = {name for name in offered() if leaves_features(new_prompts(SMALL, 2, "full", name))}
+    assert left == {"linear", "side"}
+    for name in left:
+        prompts = new_prompts(SMALL, 2, "full", name, torch.Generator().manual_seed(0))
+        maps = net.encode(image)
+        features = net.decode(net.encode(image, prompts), prompts)
+        for one, two in zip(features, net.decode(maps, None, "all")):
+            assert torch.equal(one, two)
+        assert torch.equal(net.logits_from(image, features, prompts), net(image, prompts))

@@ -18,7 +18,7 @@ from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.tuning.reading import covering_crops
-from PromptSegLib.tuning.training import Annotated, RandomCrops, hold_out
+from PromptSegLib.tuning.training import APART, Annotated, RandomCrops, hold_out
 from PromptSegLib.tuning.working_grid import MOST_VOXELS, upright_spacing, working_preprocessing
 
 BRIEF = ps.Settings(steps=3, token_steps=3, seed=3)
@@ -183,6 +183,15 @@ def test_heads_work_on_the_examples_own_grid(backbone):
     assert more.preprocessing == prompts.preprocessing
     tokens = ps.tune([fine], CLASSES, backbone, settings=replace(BRIEF, method="punet"))
     assert tokens.preprocessing == backbone.preprocessing
+
+
+@pytest.mark.parametrize("method, new", [("side", APART + 4), ("punet", APART + 8)])
+def test_crops_are_used_twice_where_prompts_leave_the_bodys_features_as_they_are(backbone, monkeypatch, method, new):
+    drawn, draw = [], RandomCrops.__next__
+    monkeypatch.setattr(RandomCrops, "__next__", lambda crops: drawn.append(draw(crops)) or drawn[-1])
+    settings = replace(BRIEF, method=method, steps=APART + 8)
+    prompts = ps.tune([complete(), complete(seed=1)], CLASSES, backbone, settings=settings)
+    assert len(drawn) == new and prompts.tuning["0"]["steps"] == APART + 8
 
 
 def test_maps_of_one_grid_are_not_taken_for_anothers(backbone):
