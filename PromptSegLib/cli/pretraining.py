@@ -69,10 +69,10 @@ def pretrain(options: argparse.Namespace) -> None:
 
 def pretrain_prompts(options: argparse.Namespace) -> None:
     from ..models.backbone import load_model
-    from ..pretraining import further_prompts as further
+    from ..specializing import further_prompts as further
     from .commands import progress
 
-    bundled = Path(__file__).parents[1] / "pretraining" / "recipes" / f"{options.recipe}.json"
+    bundled = Path(__file__).parents[1] / "specializing" / "recipes" / f"{options.recipe}.json"
     recipe = further.PromptsRecipe.load(bundled if bundled.is_file() else Path(options.recipe))
     import torch
 

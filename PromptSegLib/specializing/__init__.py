@@ -1,1 +1,1 @@
-"""Making a model of its own from a backbone and annotated volumes; other ways to train on them, to compare with."""
+"""A model of its own, or prompts that come along, from annotated volumes; other ways to train, to compare with."""

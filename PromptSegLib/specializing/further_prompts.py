@@ -24,18 +24,18 @@ from ..imaging.reading import quiet, read_annotation, read_image
 from ..inference.segmenting import segment
 from ..models.backbone import Backbone
 from ..models.catalogue import CATALOGUE
+from ..pretraining.cases import alike_of
+from ..pretraining.finding import CaseFile, find_cases
+from ..pretraining.publish import commit
+from ..pretraining.recipe import Recipe
+from ..pretraining.settings import settings_of
+from ..pretraining.source import Source
+from ..pretraining.synthesis import regions_of, synthesized_from
 from ..progress import ProgressHandle
 from ..prompts.store import Prompts
 from ..tuning.options import TuningOptions
 from ..tuning.pipeline import tune
 from ..tuning.settings import Settings
-from .cases import alike_of
-from .finding import CaseFile, find_cases
-from .publish import commit
-from .recipe import Recipe
-from .settings import settings_of
-from .source import Source
-from .synthesis import regions_of, synthesized_from
 
 BACKGROUND = 255  # of annotations made here: known to be no class
 
