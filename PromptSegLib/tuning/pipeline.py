@@ -80,7 +80,7 @@ def tune(
         strokes_to_keep(examples, classes, start, feature_cache, notes, options.others) if options.keep_strokes else []
     )
     volumes, held = hold_out(read.volumes, backbone.crop, rng) if plan.training else (read.volumes, [])
-    crops = covering_crops(volumes, len(classes), backbone.tile, settings.crops, rng)
+    crops = covering_crops(volumes, len(classes), backbone.tile, settings.crops, rng, plan.training)
     _check_seen(crops, classes, backbone.preprocessing.spacing)
 
     cached = settings.mode in ("decoder", "end")

@@ -65,11 +65,20 @@ def read_examples(
 
 
 def covering_crops(
-    volumes: Sequence[Annotated], classes: int, tile: tuple[int, int, int], most: int, rng: np.random.Generator
+    volumes: Sequence[Annotated],
+    classes: int,
+    tile: tuple[int, int, int],
+    most: int,
+    rng: np.random.Generator,
+    training: bool = False,
 ) -> list[Crop]:
     """Crops that hold what is annotated: ``most`` of all volumes together, but one more than there are classes of
-    each; of very many volumes, some give none. Raises :class:`PromptSegError` where there are none."""
-    volumes = _some(volumes, classes, max(1, MANY * most // (classes + 1)))
+    each. Raises :class:`PromptSegError` where there are none.
+
+    :param training: they are a start alone, so that some of very many volumes may give none.
+    """
+    if training:
+        volumes = _some(volumes, classes, max(1, MANY * most // (classes + 1)))
     limit = max(most // len(volumes), classes + 1)
     crops = [crop for each in volumes for crop in cover(each.array, each.labels, tile, limit, rng)]
     if not crops:

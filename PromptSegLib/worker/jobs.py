@@ -139,7 +139,7 @@ class JobHandlers:
         silent, again = ProgressHandle(None, job.is_cancelled), self._tuned is not None
         known = request.start is not None and all(name in request.start.names for name in request.classes)
         if request.previews and not (again or known or request.grown):
-            self._show_grown(examples[0], _shown(request), silent, emit)
+            self._show_grown(teaching[0], _shown(request), silent, emit)
         backbone = self.kept.backbone(request, self._thrift, remaining.told(job.part(0.0, 0.02)))
 
         def preview(prompts: Prompts) -> None:
@@ -226,7 +226,9 @@ class JobHandlers:
         """Send what is painted, grown in haste: it takes a second, where a look with the model takes five."""
         from ..inference.stroke_regions import segment_strokes
 
-        emit(*Reply(segment_strokes(example, infos, quick=True, job=job)).pack())
+        result = segment_strokes(example, infos, quick=True, job=job)
+        if np.any(sitk.GetArrayViewFromImage(result.labels)):  # of these classes, perhaps only others show something
+            emit(*Reply(result).pack())
 
     def _look(self, backbone, example: Example, infos: list[ClassInfo], job: ProgressHandle, emit: Emit) -> None:
         """Send the first look, if the model ships something to look with."""

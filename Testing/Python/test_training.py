@@ -50,9 +50,10 @@ def volumes(count: int = 2) -> list[Annotated]:
 def test_of_very_many_volumes_the_start_looks_at_some_and_at_every_class():
     many = volumes(40)
     many[1], many[0] = many[0], many[1]  # the only one with class 2 is not among those that are evenly spread
-    crops = covering_crops(many, 2, (8, 40, 36), 3, np.random.default_rng(0))
+    crops = covering_crops(many, 2, (8, 40, 36), 3, np.random.default_rng(0), training=True)
     assert len(crops) < 20 and any((each.labels == 2).any() for each in crops)
-    few = covering_crops(many[:4], 2, (20, 40, 36), 3, np.random.default_rng(0))
+    assert len(covering_crops(many, 2, (20, 40, 36), 3, np.random.default_rng(0))) == 40  # strokes are never dropped
+    few = covering_crops(many[:4], 2, (20, 40, 36), 3, np.random.default_rng(0), training=True)
     assert len(few) == 4
 
 
