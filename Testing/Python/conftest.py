@@ -147,12 +147,13 @@ def expected(models, case) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def brisk_growing() -> Iterator[None]:
-    """Growing takes little of a module's time: it is tested in others."""
+def brisk_growing(request) -> Iterator[None]:
+    """Growing takes little of a module's time: it is tested in others. Jobs grow as in the worker of the tests."""
     from harness import brisk
 
+    jobs = request.module.__name__.rpartition(".")[2].startswith("test_worker")
     with pytest.MonkeyPatch.context() as patch:
-        brisk.spare(patch.setattr)
+        brisk.spare(patch.setattr, brisk.FEWER if jobs else brisk.VOXELS)
         yield
 
 
