@@ -79,9 +79,9 @@ def pretrain_prompts(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     backbone = load_model(recipe.model, options.device)
+    command = shlex.join(["python", "-m", "PromptSegLib", "pretrain-prompts", options.recipe])
     with progress() as job:
-        prompts, card = further.further_prompts(recipe, backbone, job=job)
-    card["command"] = shlex.join(["python", "-m", "PromptSegLib", "pretrain-prompts", options.recipe])
+        prompts, card = further.further_prompts(recipe, backbone, command, job=job)
     folder = catalogue.FOLDER / "weights" if options.bundle else Path(options.output or recipe.name)
     entry = further.publish(prompts, card, recipe.name, folder)
     if options.bundle:

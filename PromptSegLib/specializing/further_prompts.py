@@ -17,6 +17,7 @@ import SimpleITK as sitk
 
 from ..annotation.example import Example
 from ..errors import PromptSegError
+from ..evaluation.scores import score
 from ..imaging.checking import check_image
 from ..imaging.geometry import Grid, resample, to_model_grid, upright_grid
 from ..imaging.intensity import decide
@@ -94,10 +95,15 @@ class PromptsRecipe:
 
 
 def further_prompts(
-    recipe: PromptsRecipe, backbone: Backbone, log: Callable[[str], None] = print, job: Optional[ProgressHandle] = None
+    recipe: PromptsRecipe,
+    backbone: Backbone,
+    command: str,
+    log: Callable[[str], None] = print,
+    job: Optional[ProgressHandle] = None,
 ) -> tuple[Prompts, dict[str, Any]]:
     """Tune the prompts of a recipe, and segment its validation cases; what came of them is the card.
 
+    :param command: that makes them, for the card.
     :raises PromptSegError: files that are missing or cannot be used.
     """
     training, validation = recipe.files()
@@ -113,7 +119,7 @@ def further_prompts(
         case = f"{recipe.sources[file.source].name}/{file.name}"
         found[case] = _agreement(recipe, file, prompts, backbone)
         log(f"{case}: " + ", ".join(f"{name} {value:.3f}" for name, value in found[case].items()))
-    return prompts, _card(recipe, training, validation, prompts, found)
+    return prompts, {**_card(recipe, training, validation, prompts, found), "command": command}
 
 
 def _examples(recipe: PromptsRecipe, file: CaseFile, backbone: Backbone, rng: np.random.Generator) -> Iterator[Example]:
@@ -180,13 +186,11 @@ def _agreement(recipe: PromptsRecipe, file: CaseFile, prompts: Prompts, backbone
     said = sitk.GetArrayFromImage(segment(prompts, image, backbone).labels)
     upright = np.moveaxis(values, _axis_of_z(image), 0)
     known = np.moveaxis(annotated(upright, source, recipe.class_names), 0, _axis_of_z(image))
-    found = {}
-    for name in source.classes:
-        k = recipe.class_names.index(name) + 1
-        one, two = (said == k) & (known > 0), known == k
-        if two.any():
-            found[name] = float(2 * (one & two).sum() / (one.sum() + two.sum()))
-    return found
+    said[known == 0] = 0
+    reference, labels = (Grid.of(image).image(each.astype(np.uint8)) for each in (known, said))
+    shown = {name: recipe.class_names.index(name) + 1 for name in source.classes}
+    measured = score(reference, labels, {name: k for name, k in shown.items() if (known == k).any()})
+    return {name: each.dice for name, each in measured.items() if each.dice is not None}
 
 
 def _axis_of_z(image: sitk.Image) -> int:

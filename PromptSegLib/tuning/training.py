@@ -29,8 +29,9 @@ MEMBERS = 20_000  # voxels of a class and volume that crops are centered on
 BACKGROUND = 0.25  # share of the crops that are centered anywhere
 PAINTED = 0.3  # share of those centered on what the user painted, where that is known
 AHEAD = 2  # crops that are prepared while a step is made
-USES = 2  # of a crop, where prompts leave the body's features as they are: these are half of what a step costs
-APART = 8  # crops that are kept for it
+# Crops that are kept to be seen once more, where prompts leave the body's features as they are: these are half of what
+# a step costs.
+APART = 8
 CHECKS = (0.4, 0.55, 0.7, 0.85)  # shares of the budget at which the held-out parts are looked at
 PATIENCE = 2  # checks in a row that are worse than the best by more than BETTER, after which it stops
 BETTER = 0.02  # held-out boxes are small: what agrees with them by less than that more is not better for it
@@ -161,7 +162,7 @@ class Trainer(Tuner):
         self._best: tuple[float, Optional[PromptTensors]] = (-1.0, None)
         self._since = 0
         self._drawn = 0
-        self._recent: deque[tuple[int, EncodedCrops, list[Tensor]]] = deque()
+        self._recent: deque[tuple[EncodedCrops, list[Tensor]]] = deque()
 
     def _answers(self) -> tuple[Tensor, Tensor]:
         crop, features = self._crop()
@@ -172,17 +173,14 @@ class Trainer(Tuner):
     def _crop(self) -> tuple[EncodedCrops, Optional[list[Tensor]]]:
         """A new crop, or one of some steps ago with its features, which need no pass of the body then."""
         self._drawn += 1
-        if len(self._recent) >= APART and self._drawn % USES:
-            uses, crop, features = self._recent.popleft()
-            if uses + 1 < USES:
-                self._recent.append((uses + 1, crop, features))
-            return crop, features
+        if len(self._recent) >= APART and self._drawn % 2:
+            return self._recent.popleft()
         crop = EncodedCrops(self.encoded.backbone, [next(self.crops)], False, ProgressHandle())
         if not leaves_features(self.prompts):
             return crop, None
         with torch.no_grad():
             features = crop.features(0, self.prompts)
-        self._recent.append((1, crop, features))
+        self._recent.append((crop, features))
         return crop, features
 
     def run(self, began: float, job: ProgressHandle, previews: Any) -> None:
