@@ -20,7 +20,7 @@ from .crops import Crop
 
 THINNED = 2048
 ALL_MAPS_THINNED = 12_000  # of a class in all crops together
-MOST_ROWS = 48_000  # of all classes and crops together; all maps of so many voxels are 250 MB
+MOST_ROWS = 24_000  # of all classes and crops together; all maps of so many voxels are 125 MB
 
 
 class EncodedCrops:
@@ -105,23 +105,29 @@ class EncodedCrops:
         C: the channels of the maps that ``PUNet.decode`` gives, one after the other, each part of length 1. Of a
         dense annotation, every class gives at most ``THINNED`` voxels of each crop.
         """
-        found, labels, places = [], [], []
-        # All maps have some 40 times the channels of the last: as many voxels as fit into memory.
-        most = min(THINNED, max(1, ALL_MAPS_THINNED // len(self))) if outputs == "all" else THINNED
+        found, places, rows = [], [], self._rows(outputs)
         with torch.no_grad():
-            kinds = max([len(labels.unique()) for labels in self.labels], default=1)
-            if outputs == "all":
-                most = max(1, min(most, MOST_ROWS // (len(self) * max(kinds, 1))))
-            for index, image in enumerate(self.images):
+            for index, (image, chosen) in enumerate(zip(self.images, rows)):
                 job.report("features", index / len(self.images))
                 features = self.features(index, prompts, outputs)
-                chosen = _thinned(self.labels[index], most)
                 found.append(self._at(features, image.shape[2:], self.positions[index][chosen]))
-                labels.append(self.labels[index][chosen])
                 at = torch.unravel_index(self.positions[index][chosen].cpu(), tuple(image.shape[2:]))
                 places.append(torch.stack(at, 1) + torch.tensor(self.starts[index]))
         self.places = torch.cat(places)
-        return torch.cat(found), torch.cat(labels)
+        return torch.cat(found), self.annotated_labels(outputs)
+
+    def annotated_labels(self, outputs: Optional[str] = None) -> Tensor:
+        """The labels (n,) that go with :meth:`annotated_features`."""
+        return torch.cat([labels[chosen] for labels, chosen in zip(self.labels, self._rows(outputs))])
+
+    def _rows(self, outputs: Optional[str]) -> list[Tensor]:
+        """Of each crop, which of its annotated voxels are enough."""
+        most = THINNED
+        if outputs == "all":  # all maps have some 40 times the channels of the last: as many voxels as fit into memory
+            kinds = max([len(labels.unique()) for labels in self.labels], default=1)
+            each = min(ALL_MAPS_THINNED // len(self), MOST_ROWS // (len(self) * max(kinds, 1)))
+            most = max(1, min(most, each))
+        return [_thinned(labels, most) for labels in self.labels]
 
     def _at(self, features: Sequence[Tensor], extents: Sequence[int], positions: Tensor) -> Tensor:
         """Features (n, C) at voxels (flat indices of a crop of ``extents``), interpolated linearly."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from dataclasses import dataclass, replace
@@ -67,12 +68,14 @@ def tune_group(
     """Tune the classes ``names`` (as the labels of ``encoded`` have them) as one group beside what ``start`` holds."""
     settings, backbone, began = shared.settings, shared.backbone, shared.began
     inits = [_class_init(start, name) for name in names]
-    warm = warm_start(encoded, inits, settings, shared.generator, job.part(0.0, 0.06))
+    warm = warm_start(encoded, inits, settings, shared.generator, job.part(0.0, 0.06), shared.held is None)
     tuner = Tuner(encoded, warm, len(names), settings, shared.rng)
     if shared.volumes:
         crops = RandomCrops(shared.volumes, len(names), backbone.crop, settings.seed)
         tuner = Trainer(encoded, warm, len(names), settings, shared.rng, crops, shared.held)
-    first = tuner.agreement(warm.prompts, warm.features, warm.labels)
+    first = [math.nan] * len(names)
+    if len(warm.features):
+        first = tuner.agreement(warm.prompts, warm.features, warm.labels)
 
     if shared.held is None:
         until = None if settings.seconds is None else time.monotonic() + SHARE * settings.seconds

@@ -156,7 +156,7 @@ class Tuner:
                 share = self.step / settings.steps if settings.steps else 1.0
             else:
                 # What is left of the user's seconds, less the last look at the agreement.
-                budget = (settings.seconds or 0.0) - (begin - began) - self.warm.seconds
+                budget = (settings.seconds or 0.0) - (begin - began) - self._last_look()
                 share = (time.monotonic() - begin) / budget if budget > 0 else 1.0
             if share >= 1.0:
                 break
@@ -188,6 +188,10 @@ class Tuner:
         """What a step learns from: logits (n, 1 + classes) and labels (n,) of annotated voxels."""
         index = self._pick()
         return self.encoded.logits(index, self.prompts), self.encoded.labels[index]
+
+    def _last_look(self) -> float:
+        """Seconds of the budget that :meth:`best` will need."""
+        return self.warm.seconds
 
     def _enough(self, share: float) -> bool:
         """Whether to stop after a step at ``share`` of the budget."""

@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 
 from ..annotation.example import Example
-from ..annotation.labels import labels_on_grid, painted_on_grid
+from ..annotation.labels import UNKNOWN, labels_on_grid, painted_on_grid
 from ..errors import PromptSegError
 from ..imaging.checking import check_extent
 from ..imaging.geometry import Grid
@@ -16,7 +16,7 @@ from ..imaging.intensity import IntensityRule
 from ..imaging.preprocessing import Preprocessing
 from ..models.feature_cache import FeatureCache
 from ..progress import ProgressHandle
-from .crops import Crop, cover
+from .crops import Crop, cover, cut
 from .training import Annotated
 
 MANY = 4  # times as many crops as wanted at most: a training sees all volumes anyway, later
@@ -75,15 +75,36 @@ def covering_crops(
     """Crops that hold what is annotated: ``most`` of all volumes together, but one more than there are classes of
     each. Raises :class:`PromptSegError` where there are none.
 
-    :param training: they are a start alone, so that some of very many volumes may give none.
+    :param training: they are a start alone, so that half as many do, and some of very many volumes may give none.
     """
     if training:
         volumes = _some(volumes, classes, max(1, MANY * most // (classes + 1)))
     limit = max(most // len(volumes), classes + 1)
+    limit = -(-limit // 2) if training else limit
     crops = [crop for each in volumes for crop in cover(each.array, each.labels, tile, limit, rng)]
+    if training:
+        crops += _of_missing(volumes, classes, tile, crops, rng)
     if not crops:
         raise PromptSegError("No annotated voxel lies inside its image; check that they belong together.")
     return crops
+
+
+def _of_missing(
+    volumes: Sequence[Annotated],
+    classes: int,
+    tile: tuple[int, int, int],
+    crops: Sequence[Crop],
+    rng: np.random.Generator,
+) -> list[Crop]:
+    """A crop of each class that volumes show and ``crops`` do not."""
+    found = []
+    for index in range(1, classes + 1):
+        holders = [each for each in volumes if (each.labels == index).any()]
+        if holders and not any((crop.labels == index).any() for crop in crops):
+            only = np.where(holders[0].labels == index, index, UNKNOWN)
+            start = cover(holders[0].array, only, tile, 1, rng)[0].start
+            found.append(cut(holders[0].array, holders[0].labels, np.asarray(start), np.asarray(tile)))
+    return found
 
 
 def _some(volumes: Sequence[Annotated], classes: int, most: int) -> list[Annotated]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ from ..pretraining.views import apply_random, as_tensor, center_crop, student_ch
 from ..progress import ProgressHandle
 from .crops import Crop, cut
 from .encoded import EncodedCrops
-from .objective import mean
+from .objective import agreement, mean
 from .optimization import Tuner
 from .settings import Settings
 from .warm_start import WarmStart
@@ -34,6 +36,7 @@ AHEAD = 2  # crops that are prepared while a step is made
 APART = 8
 CHECKS = (0.4, 0.55, 0.7, 0.85)  # shares of the budget at which the held-out parts are looked at
 PATIENCE = 2  # checks in a row that are worse than the best by more than BETTER, after which it stops
+DEAR = 0.02  # of the budget: a check that takes more is made at the end alone
 BETTER = 0.02  # held-out boxes are small: what agrees with them by less than that more is not better for it
 
 
@@ -161,6 +164,8 @@ class Trainer(Tuner):
         self.checks: list[float] = []
         self._best: tuple[float, Optional[PromptTensors]] = (-1.0, None)
         self._since = 0
+        self._check_seconds = 0.0
+        self._held_features: dict[int, list[Tensor]] = {}
         self._drawn = 0
         self._recent: deque[tuple[EncodedCrops, list[Tensor]]] = deque()
 
@@ -192,20 +197,41 @@ class Trainer(Tuner):
     def _enough(self, share: float) -> bool:
         if self.held is None or len(self.checks) >= len(CHECKS) or share < CHECKS[len(self.checks)]:
             return False
+        if self.settings.steps is None and self._check_seconds > DEAR * (self.settings.seconds or 0.0):
+            return False
         self._check(self.trusted())
         return self._since >= PATIENCE
 
     def _check(self, prompts: PromptTensors) -> None:
         """Look at the held-out parts. The latest prompts are kept as the best, unless earlier ones were clearly better:
         rates end at nearly nothing, so that the last steps gain most."""
-        assert self.held is not None
-        self.held_back = self._on_crops(prompts, ProgressHandle(), self.held)
+        began = time.monotonic()
+        self.held_back = self._on_held(prompts)
+        self._check_seconds = time.monotonic() - began
         score = mean(self.held_back)
         self.checks.append(round(score, 4))
         self._since += 1
         if score > self._best[0] - BETTER:
             best = max(score, self._best[0])
             self._best, self._since = (best, {name: tensor.clone() for name, tensor in prompts.items()}), 0
+
+    def _on_held(self, prompts: PromptTensors) -> list[float]:
+        """Dice per class over the held-out parts. The body's features there are kept, of as many as memory is for,
+        where prompts leave them as they are."""
+        assert self.held is not None
+        said, kept = [], leaves_features(prompts)
+        with torch.no_grad():
+            for index in range(len(self.held)):
+                features = self._held_features.get(index)
+                if kept and features is None:
+                    features = self.held.features(index, prompts)
+                    if len(self._held_features) < APART:
+                        self._held_features[index] = features
+                said.append(self.held.logits(index, prompts, features).argmax(1))
+        return agreement(torch.cat(said), torch.cat(self.held.labels), self.classes)
+
+    def _last_look(self) -> float:
+        return super()._last_look() if self.held is None else 2 * self._check_seconds
 
     def best(self, first: list[float], job: ProgressHandle) -> tuple[PromptTensors, list[float]]:
         """The prompts that agreed best with the held-out parts; without any, as a tuner has it."""
@@ -215,10 +241,10 @@ class Trainer(Tuner):
             self._check(self.warm.prompts)
             return self.warm.prompts, first
         final = self.trusted()
-        began = mean(self._on_crops(self.warm.prompts, ProgressHandle(), self.held))
+        began = mean(self._on_held(self.warm.prompts))
         self._check(final)
         if began > self._best[0] + BETTER:
             return self.warm.prompts, first
         chosen = self._best[1]
         assert chosen is not None
-        return chosen, self._on_crops(chosen, job, self.encoded)
+        return chosen, [math.nan] * self.classes  # what was learned from is not looked at again

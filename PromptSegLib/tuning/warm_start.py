@@ -41,7 +41,8 @@ class ClassInit:
 class WarmStart:
     """Stacked prompts, where each class's come from, which were prompts already (given, or lent by a shipped class),
     and for each tensor of which classes it was (a method may have tensors that no shipped class can lend);
-    features (n, C) and labels (n,) of the annotated voxels, with the seconds it took to compute them.
+    features (n, C) and labels (n,) of the annotated voxels, with the seconds it took to compute them; no features where
+    given prompts need none.
 
     ``extra_output_tokens``: output tokens that classes without any in further maps could have there, stacked too; zeros
     for the other classes.
@@ -110,6 +111,7 @@ def warm_start(
     settings: Settings,
     generator: torch.Generator,
     job: ProgressHandle,
+    look: bool = True,
 ) -> WarmStart:
     """Prompts to start from, and for each class where they come from.
 
@@ -121,11 +123,13 @@ def warm_start(
     from prototypes get ``extra_output_tokens``, as do given ones that were new to the body and have none yet: more
     strokes may show that they need them. Shipped classes have none: what they learned from many patients is in the
     last map.
+
+    :param look: whether features are wanted of given prompts that need none to start from.
     """
     backbone, classes, mode, method = encoded.backbone, len(inits), settings.mode, settings.method
     config, device, shipped = backbone.config, backbone.device, backbone.shipped
     if not method_called(method).output_tokens:
-        return _fitted(encoded, inits, settings, generator, job)
+        return _fitted(encoded, inits, settings, generator, job, look)
     wide = settings.outputs == "all" and any(each.outputs == "all" for each in inits)
     fresh = new_prompts(config, classes, mode, method, generator, "all" if wide else "last")
     prompts = {name: tensor.to(device) for name, tensor in fresh.items()}
@@ -169,16 +173,19 @@ def _fitted(
     settings: Settings,
     generator: torch.Generator,
     job: ProgressHandle,
+    look: bool = True,
 ) -> WarmStart:
     """The start of a method without output tokens, which no shipped class can lend it: given prompts, or a fit."""
     backbone, began = encoded.backbone, time.monotonic()
     own = method_called(settings.method)
     fresh = new_prompts(backbone.config, len(inits), settings.mode, settings.method, generator)
     prompts = {name: tensor.to(backbone.device) for name, tensor in fresh.items()}
-    features, labels = encoded.annotated_features(prompts, job, "all")
-    seconds = time.monotonic() - began
-    if not all(each.prompts for each in inits):
+    if not look and all(each.prompts for each in inits):
+        features, labels = torch.zeros(0, 1), encoded.annotated_labels("all")
+    else:
+        features, labels = encoded.annotated_features(prompts, job, "all")
         own.fit(backbone.config, prompts, features, labels)
+    seconds = time.monotonic() - began
     for index, each in enumerate(inits):
         _lend(prompts, index, each.prompts or {})
     origin = ["the given prompts" if each.prompts else "a linear fit of the annotated voxels" for each in inits]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -65,9 +66,8 @@ def dice(backbone, folder, case: str, name: str, value: int) -> float:
 def test_the_bench_of_shipped_prompts(shipped, tmp_path, monkeypatch, capsys):
     backbone = tiny_backbone(tmp_path, shipped=True)
     assert isinstance(backbone.shipped, Prompts)
-    monkeypatch.setattr(
-        sys, "argv", ["shipped", "--data", str(tmp_path / "data"), "--model", str(tmp_path / "tiny0.safetensors")]
-    )
+    given = ["--data", str(tmp_path / "data"), "--model", str(tmp_path / "tiny0.safetensors"), "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["shipped", *given])
     assert shipped.main() == 0
 
     titles, abdomen, heads, all_heads, fewer = rows(capsys.readouterr().out)
@@ -90,9 +90,10 @@ def test_the_bench_of_shipped_prompts_without_data(shipped, tmp_path, monkeypatc
     assert "shared/data/README.md" in capsys.readouterr().out
 
 
-def test_training_speed(benchmark_module):
+def test_training_speed(benchmark_module, monkeypatch):
     """What is measured is a whole training step of the network that is named."""
     throughput = benchmark_module("throughput")
+    monkeypatch.setattr(throughput, "peak", partial(throughput.peak, extent=8))
     options = argparse.Namespace(device="cpu", threads=0, patch=[32, 32, 32], batch=1, classes=2, steps=1, clock="wall")
     threads = torch.get_num_threads()
     found = throughput.measure("PUNet", options)

@@ -84,11 +84,12 @@ def least_squares(config: NetworkConfig, features: Tensor, labels: Tensor, class
     counts = torch.bincount(y, minlength=classes + 1).clamp(min=1).double()
     square = root.new_zeros(len(root) + 1, len(root) + 1)
     right = root.new_zeros(len(root) + 1, classes + 1)
-    for part, said in zip(rows.split(CHUNK), y.split(CHUNK)):  # in double precision, all at once would be gigabytes
-        x = torch.cat([part.double() * root, root.new_ones(len(part), 1)], 1)
-        weighted = (x / counts[said][:, None]).t()
-        square += weighted @ x
-        right += weighted @ torch.nn.functional.one_hot(said, classes + 1).double()
+    # Sums of chunks in double precision; within one, single precision is enough beside the ridge, in half the time.
+    for part, said in zip(rows.split(CHUNK), y.split(CHUNK)):
+        x = torch.cat([part.float() * root.float(), part.new_ones(len(part), 1, dtype=torch.float32)], 1)
+        weighted = (x * (len(y) / counts[said][:, None]).float()).t()
+        square += (weighted @ x).double()
+        right += (weighted @ torch.nn.functional.one_hot(said, classes + 1).float()).double()
     square += RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
     answers = torch.linalg.solve(square, right)
     # Against the background, whose logit is zero; the answers lie between 0 and 1.
