@@ -82,11 +82,6 @@ def check_classes(classes: Mapping[str, int], background: int | None = None) -> 
         )
 
 
-def check_example(example: Example, classes: Mapping[str, int]) -> None:
-    """Refuse an example from which ``classes`` (name -> value) cannot be learned on its own."""
-    check_examples([example], classes)
-
-
 def check_examples(examples: Sequence[Example], classes: Mapping[str, int]) -> None:
     """Refuse a set of examples from which ``classes`` (name -> value) cannot be learned.
 

@@ -9,31 +9,29 @@ from ..installation.installing import Installer, Outcome
 from ..session.view import Level, Notice, View
 
 _LEVELS = {Outcome.FAILED: Level.ERROR, Outcome.RESTART: Level.WARNING, Outcome.CANCELLED: Level.WARNING}
-_NEEDING_IT = ("tune", "segment")
 
 
 def visible(setup: Installer) -> bool:
     """Whether there is anything to show at all."""
-    return setup.missing or setup.running or setup.outcome not in (Outcome.NONE, Outcome.INSTALLED)
+    return bool(setup.missing) or setup.running or setup.outcome in _LEVELS
 
 
 def notice(setup: Installer) -> Notice:
-    if setup.damaged:
-        return Notice(setup.damaged, Level.ERROR)
+    """What the section says."""
     text = "PromptSeg needs some Python packages that are not installed yet; click Install."
-    return Notice(setup.message or (text if setup.missing else ""), _LEVELS.get(setup.outcome, Level.INFO))
+    return Notice(setup.message or text, _LEVELS.get(setup.outcome, Level.INFO))
 
 
 def blocks(setup: Installer, parameters: Any) -> bool:
     """Whether nothing can be computed yet where the user wants it."""
-    return setup.missing and parameters.device != "ssh"
+    return bool(setup.missing) and parameters.device != "ssh"
 
 
 def gate(view: View, setup: Installer, parameters: Any) -> View:
     """The session's view with the reasons why nothing can be computed on this machine yet."""
     if view.busy or not blocks(setup, parameters):
         return view
-    reason = setup.damaged or "Some packages are missing; click Install in Setup first."
+    reason = "Some packages are missing; click Install in Setup first."
     if setup.running:
         reason = "The packages are being installed; wait until that is done."
-    return replace(view, reasons={**view.reasons, **dict.fromkeys(_NEEDING_IT, reason)})
+    return replace(view, reasons={**view.reasons, **dict.fromkeys(("tune", "segment"), reason)})

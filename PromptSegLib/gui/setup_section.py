@@ -21,7 +21,7 @@ class SetupSection:
 
     def __init__(self, panel: Panel):
         self.panel, self.ui, self.setup = panel, panel.ui, panel.setup
-        self._rows: Any = None
+        self._rows: list[Any] = []
         self._logged = 0
         self.ui.installButton.clicked.connect(self.install_or_cancel)
         self.ui.wheelsButton.clicked.connect(self.install_from_folder)
@@ -40,7 +40,7 @@ class SetupSection:
         ui.setupProgressBar.setRange(0, 0 if setup.share is None else 100)
         if setup.share is not None:
             show_progress(ui.setupProgressBar, setup.share)
-        self._show_log(setup.log)
+        self._show_log()
 
     def install_or_cancel(self, *_args: Any) -> None:
         if self.setup.running:
@@ -61,25 +61,25 @@ class SetupSection:
         self._rows = self.setup.rows
         tree = self.ui.requirementsTree
         tree.clear()
+        bold = tree.font
+        bold.setBold(True)
         for each in self._rows:
-            installed = each.installed or _("missing")
+            installed = each.installed or ("" if each.satisfied else _("missing"))
             item = qt.QTreeWidgetItem([each.name, each.bound, installed, each.why])
             item.setToolTip(3, each.why)
-            if not each.satisfied:
-                font = tree.font
-                font.setBold(True)
-                for column in range(3):
-                    item.setFont(column, font)
+            for column in () if each.satisfied else range(3):
+                item.setFont(column, bold)
             tree.addTopLevelItem(item)
         for column in range(3):
             tree.resizeColumnToContents(column)
 
-    def _show_log(self, log: Any) -> None:
+    def _show_log(self) -> None:
         """Append what is new; another installation begins with an empty log."""
-        self.ui.setupLog.visible = bool(log)
+        log, shown = self.setup.log, self.ui.setupLog
+        shown.visible = bool(log)
         if len(log) < self._logged:
-            self.ui.setupLog.clear()
+            shown.clear()
             self._logged = 0
         for line in log[self._logged :]:
-            self.ui.setupLog.appendPlainText(line)
+            shown.appendPlainText(line)
         self._logged = len(log)

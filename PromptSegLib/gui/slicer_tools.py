@@ -8,9 +8,7 @@ behind these two, light-the-torch and pip, that are run, by the same interpreter
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
-import sys
 from contextlib import suppress
 
 from ..errors import PromptSegError
@@ -21,17 +19,13 @@ class SlicerTools:
 
     def python(self) -> str:
         """Path of PythonSlicer. Raises :class:`PromptSegError` where there is none, or another extension installs."""
-        import slicer
-
         with suppress(ImportError, AttributeError):
             if importlib.import_module("slicer.packaging").isPipInstallInProgress():
                 raise PromptSegError("Another extension is installing packages; wait for it and install again.")
-        name = "PythonSlicer.exe" if sys.platform == "win32" else "PythonSlicer"
-        folders = [os.path.dirname(sys.executable), os.path.join(slicer.app.slicerHome, "bin")]
-        for place in [shutil.which("PythonSlicer"), *(os.path.join(folder, name) for folder in folders)]:
-            if place and os.path.isfile(place):
-                return place
-        raise PromptSegError("Slicer's own Python (PythonSlicer) was not found; install Slicer again.")
+        found = shutil.which("PythonSlicer")  # Slicer puts it on its path, and looks there itself
+        if not found:
+            raise PromptSegError("Slicer's own Python (PythonSlicer) was not found; install Slicer again.")
+        return found
 
     def torch_arguments(self, requirement: str) -> list[str]:
         """The words of the extension PyTorch; what they are today where it is missing, damaged, or has changed."""

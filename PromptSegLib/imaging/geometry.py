@@ -67,12 +67,6 @@ class Grid:
         x, y, z = self.points(np.asarray([low], float))[0].tolist()
         return Grid((size[0], size[1], size[2]), self.spacing, (x, y, z), self.direction)
 
-    def halved(self) -> Grid:
-        """The grid of every second voxel along each axis, from the first one on."""
-        x, y, z = (-(-extent // 2) for extent in self.size)
-        a, b, c = (2 * step for step in self.spacing)
-        return Grid((x, y, z), (a, b, c), self.origin, self.direction)
-
     def corners(self) -> np.ndarray:
         """Physical positions (8, 3) of the outer voxel corners."""
         ends = [(-0.5, extent - 0.5) for extent in self.size]

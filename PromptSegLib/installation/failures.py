@@ -3,60 +3,49 @@
 from __future__ import annotations
 
 import re
-from typing import Optional, Sequence
+from textwrap import shorten
+from typing import Sequence
 
 from ..errors import Sentence
 
-# The first that is found anywhere in the log counts. The network comes last: pip warns of connections that then
-# succeeded, and calls what it could not reach "no matching distribution".
-_CAUSES = (
-    (
-        r"No space left on device|\[Errno 28\]|not enough space on the disk|Disk quota exceeded",
-        "The disk is full; free some space (torch with CUDA takes up to 10 GB on its way) and install again.",
+# What is found anywhere in the log, in small letters, separated by "|", and what it means; the first counts. The
+# network comes last: pip warns of connections that then succeeded. Windows says the rest in its own language.
+_CAUSES = {
+    "[errno 28]|[winerror 112]|disk quota exceeded": (
+        "The disk is full; free some space (torch with CUDA takes up to 10 GB on its way) and install again."
     ),
-    (r"DO NOT MATCH THE HASHES", "A downloaded file is damaged; install again."),
-    (
-        r"Long Path support enabled|\[WinError 206\]|filename or extension is too long",
+    "do not match the hashes": "A downloaded file is damaged; install again.",
+    "long path support|[winerror 206]": (
         "Windows refused a file name that is too long; turn on long paths in Windows, or install Slicer in a folder "
-        "with a short name.",
+        "with a short name."
     ),
-    (
-        r"\[Errno 13\]|\[WinError 5\]|\[WinError 32\]|Permission denied|Access is denied|\[Errno 30\]|Read-only file",
+    "permission denied|[winerror 5]|[winerror 32]|read-only file": (
         "A file of Slicer's Python could not be written; close other Slicer windows, restart Slicer and install again, "
-        "or install Slicer in a folder of your own.",
+        "or install Slicer in a folder of your own."
     ),
-    (r"No module named '?pip\b", "This Python has no pip; install Slicer again."),
-    (r"MemoryError|Cannot allocate memory", "The memory is used up; close other programs and install again."),
-    (
-        r"ProxyError|Tunnel connection failed|407 Proxy",
+    "no module named pip": "This Python has no pip; install Slicer again.",
+    "memoryerror|cannot allocate memory": "The memory is used up; close other programs and install again.",
+    "proxyerror|tunnel connection failed|407 proxy": (
         "The proxy refused the connection; set the proxy in the environment variable HTTPS_PROXY and start Slicer "
-        "again, or install from a folder of wheels.",
+        "again, or install from a folder of wheels."
     ),
-    (
-        r"CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerificationError",
+    "certificate_verify_failed|sslerror": (
         "The certificate of the package server was not accepted, which a firewall that reads along may cause; ask "
-        "your administrator, or install from a folder of wheels.",
+        "your administrator, or install from a folder of wheels."
     ),
-    (
-        r"NewConnectionError|NameResolutionError|Failed to establish a new connection|Name or service not known"
-        r"|[Tt]emporary failure in name resolution|getaddrinfo failed|nodename nor servname|Network is unreachable"
-        r"|ConnectTimeout|ReadTimeout|Read timed out|Connection refused|ConnectionResetError|Connection aborted"
-        r"|Connection broken|IncompleteRead|No route to host|Max retries exceeded",
+    "connection broken|connectionerror|connection aborted|max retries|timed out|getaddrinfo|incompleteread": (
         "The packages could not be downloaded, because the connection to the package server failed; check the network "
-        "and the proxy settings, or install from a folder of wheels.",
+        "and the proxy settings, or install from a folder of wheels."
     ),
-)
-_CANNOT = re.compile(r"Cannot install (.+?) because these package versions have conflicting dependencies")
-_ASKED = re.compile(r"^\s*The user requested (?:\(constraint\) )?(\S+==\S+)", re.MULTILINE)
-_NEEDS = re.compile(r"^\s*\S+ \S+ depends on (\S+?[<>=!~].*?)\s*$", re.MULTILINE)
+}
+_CONFLICT = re.compile(r"Cannot install (.+) because these package versions have conflicting dependencies")
+_HELD = re.compile(r"The user requested \(constraint\) (\S+)")
 _NOTHING = re.compile(r"No matching distribution found for ([^\s(]+)")
-# With retries turned off, pip says no more than this where no server can be reached.
-_NO_VERSIONS = re.compile(r"requirement ([^\s(]+).*\(from versions: none\)")
-_OTHER_PYTHON = "require a different python version"
-_ERROR = re.compile(r"^\s*(?:(?:ERROR: (?!Exception:)|error: )(.+)|([\w.]*(?:Error|Exception): .+))$", re.MULTILINE)
+_MOST_LETTERS = 160
+_ERROR = re.compile(r"(?:error|exception): \S", re.IGNORECASE)
 
 
-def explain(lines: Sequence[str], returncode: Optional[int] = None, offline: bool = False) -> str:
+def explain(lines: Sequence[str], returncode: int, offline: bool = False) -> str:
     """One sentence on why an installation failed.
 
     :param lines: what was printed.
@@ -64,48 +53,29 @@ def explain(lines: Sequence[str], returncode: Optional[int] = None, offline: boo
     :param offline: whether it installed from a folder of wheels.
     """
     text = "\n".join(lines)
-    if "ResolutionImpossible" in text:
-        return _conflict(text)
-    for pattern, sentence in _CAUSES:
-        if re.search(pattern, text):
+    conflict = _CONFLICT.search(text)
+    if conflict:
+        return Sentence(
+            "{who} cannot be installed: it does not go with {held}, which must stay; use a newer Slicer, or ask for "
+            "help with the log below.",
+            who=shorten(conflict[1], _MOST_LETTERS),
+            held=shorten(", ".join(dict.fromkeys(_HELD.findall(text))), _MOST_LETTERS) or "what is installed",
+        )
+    for words, sentence in _CAUSES.items():
+        if any(word in text.lower() for word in words.split("|")):
             return sentence
-    absent, unknown = _NOTHING.search(text), _NO_VERSIONS.search(text)
-    if absent and offline:
+    nothing = _NOTHING.search(text)
+    if nothing and offline:
         return Sentence(
             "The folder has no wheel of {absent} for this version of Python; add it and install again.",
-            absent=absent[1],
+            absent=nothing[1],
         )
-    if unknown and _OTHER_PYTHON not in text:
+    if nothing:  # with retries turned off, pip says no more than this where no server can be reached
         return Sentence(
-            "The package server has no {unknown}, or it cannot be reached; check the network and the proxy settings, "
-            "or install from a folder of wheels.",
-            unknown=unknown[1],
+            "The package server has no {absent} for this version of Slicer, or cannot be reached; use a newer Slicer, "
+            "or check the network and the proxy settings.",
+            absent=nothing[1],
         )
-    if absent:
-        return Sentence("There is no {absent} for this version of Slicer; use a newer Slicer.", absent=absent[1])
-    errors = [match[1] or match[2] for match in _ERROR.finditer(text)]
-    if errors:
-        return Sentence("The installation failed ({short}); the log below has the details.", short=_short(errors[-1]))
-    how = "was ended from outside" if returncode is not None and returncode < 0 else f"ended with code {returncode}"
-    return Sentence("The installation failed: the installing program {how}; the log below has the details.", how=how)
-
-
-def _conflict(text: str) -> str:
-    """pip's account of a conflict: what was asked for, what it needs, and what must stay."""
-    cannot = _CANNOT.search(text)
-    stay = list(dict.fromkeys(_ASKED.findall(text)))
-    names = tuple(each.partition("==")[0].lower() for each in stay)
-    needs = ", ".join(each for each in dict.fromkeys(_NEEDS.findall(text)) if each.lower().startswith(names))
-    reason = "what it needs does not go with what is installed"
-    if stay and needs:
-        reason = f"{_short(needs)} is needed, but {', '.join(stay)} of this Slicer must stay"
-    return Sentence(
-        "{who} cannot be installed: {reason}; use a newer Slicer, or ask for help with the log below.",
-        who=_short(cannot[1]) if cannot else "The packages",
-        reason=reason,
-    )
-
-
-def _short(text: str, most: int = 160) -> str:
-    text = " ".join(text.split()).rstrip(".")
-    return text if len(text) <= most else f"{text[:most]}..."
+    last = [line for line in lines if _ERROR.search(line)][-1:] or [f"exit code {returncode}"]
+    short = shorten(last[0].replace("ERROR: ", "").rstrip("."), _MOST_LETTERS)
+    return Sentence("The installation failed ({short}); the log below has the details.", short=short)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NEVER = -1e4
 _SMOOTH = 1e-2
 # Voxels whose logits stay in a CPU's cache while all is computed of them; a GPU wants few and large kernels.
 _PART = 4096

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 
@@ -24,19 +23,10 @@ from .layers import accepted, give_way, leave_layers, renew_derived
 from .placement import image_to_world, label_of, node_to_world, orthogonal, volume_to_world
 from .roles import Role, role_of
 from .segment_list import place_empty
-from .segment_snapshot import look, snapshot
+from .segment_snapshot import look
 
 _SURFACE = "Closed surface"
 RESULT_TAG = "PromptSeg.Result"  # marks segments that a result made, so that the next result may replace them
-
-
-def segments_by_name(segmentation_node) -> dict[str, str]:
-    """Segment name -> segment ID, in the segmentation's order; the first of several with one name."""
-    segmentation = segmentation_node.GetSegmentation()
-    names: dict[str, str] = {}
-    for segment_id in segmentation.GetSegmentIDs():
-        names.setdefault(segmentation.GetSegment(segment_id).GetName(), segment_id)
-    return names
 
 
 @dataclass(frozen=True)
@@ -70,14 +60,6 @@ def segments(segmentation_node) -> list[Segment]:
             )
         )
     return found
-
-
-def annotation_from_segmentation(segmentation_node, volume_node, roles: Mapping[str, int]) -> sitk.Image:
-    """What the user painted, as a label image: :meth:`.segment_snapshot.SegmentSnapshot.labels` of one taken now.
-
-    Raises :class:`PromptSegError` as that and :func:`.segment_snapshot.snapshot` do.
-    """
-    return snapshot(segmentation_node, volume_node, roles).labels(roles)
 
 
 def show_surfaces(segmentation_node) -> None:

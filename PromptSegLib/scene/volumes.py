@@ -1,18 +1,15 @@
-"""Volume nodes to images and back."""
+"""Volume nodes as images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
-import slicer
-import vtk
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid
-from .placement import RAS_LPS, image_of, image_to_world, label_of, orthogonal, to_vtk, volume_to_world
+from .placement import RAS_LPS, label_of, orthogonal, volume_to_world
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +25,12 @@ class Voxels:
 
 
 def voxels_of_volume(volume_node) -> Voxels:
-    """Look at a volume without copying or reading it. Raises as :func:`image_from_volume`, but for NaN."""
+    """Look at a volume without copying or reading it.
+
+    Linear parent transforms are part of the geometry: scaling goes to the spacing, and axes of either handedness are
+    kept as they are. Raises :class:`PromptSegError` for a volume without image data, with several components, with a
+    single slice, with zero spacing, with sheared axes, or under a non-linear transform.
+    """
     array, matrix = _checked(volume_node)
     what = label_of(volume_node)
     spacing, direction, origin = orthogonal(RAS_LPS @ matrix, array.shape[::-1], what)
@@ -47,25 +49,6 @@ def modality_of_volume(volume_node) -> str:
     known = {"112031": "CT", "[hnsf'U]": "CT", "110852": "MR"}  # DCM and UCUM codes
     entries = (volume_node.GetVoxelValueUnits(), volume_node.GetVoxelValueQuantity())
     return next((known[each.GetCodeValue()] for each in entries if each and each.GetCodeValue() in known), "")
-
-
-def image_from_volume(volume_node) -> sitk.Image:
-    """Voxels and world geometry of a ``vtkMRMLScalarVolumeNode``.
-
-    The pixel type is the volume's. Linear parent transforms are part of the geometry (LPS mm):
-    scaling goes to the spacing, and axes of either handedness are kept as they are. The voxels
-    are copied once.
-
-    Raises :class:`PromptSegError` for a volume without image data, with several components, with
-    a single slice, with NaN or infinite values, with zero spacing, with sheared axes, or under a
-    non-linear transform.
-    """
-    voxels, matrix = _checked(volume_node)
-    what = label_of(volume_node)
-    # Slice by slice: a whole mask of a large volume would cost as much memory as an 8-bit copy of it.
-    if voxels.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in voxels):
-        raise PromptSegError("{what} contains NaN or infinite values; replace them before segmenting.", what=what)
-    return image_of(voxels, matrix, what)
 
 
 def _checked(volume_node) -> tuple[np.ndarray, np.ndarray]:
@@ -88,22 +71,3 @@ def _checked(volume_node) -> tuple[np.ndarray, np.ndarray]:
     matrix = volume_to_world(volume_node)
     matrix[:, 3] = matrix @ [*data.GetExtent()[::2], 1.0]
     return voxels, matrix
-
-
-def volume_from_image(scene, image: sitk.Image, name: str):
-    """A new ``vtkMRMLScalarVolumeNode`` called ``name`` in ``scene``, with a copy of a 3D scalar image (LPS mm).
-
-    Raises :class:`PromptSegError` when the image is not 3D or not scalar.
-    """
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise PromptSegError("Image '{name}' is not a 3D scalar image; choose another.", name=name)
-    data = vtk.vtkImageData()
-    data.SetDimensions(image.GetSize())
-    data.GetPointData().SetScalars(numpy_to_vtk(sitk.GetArrayViewFromImage(image).ravel(), deep=True))
-    node = slicer.vtkMRMLScalarVolumeNode()
-    node.SetName(scene.GenerateUniqueName(name) if scene.GetFirstNodeByName(name) else name)
-    node.SetIJKToRASMatrix(to_vtk(image_to_world(image)))
-    node.SetAndObserveImageData(data)
-    node = scene.AddNode(node)
-    node.CreateDefaultDisplayNodes()
-    return node

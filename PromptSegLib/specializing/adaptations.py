@@ -11,7 +11,7 @@ import copy
 import importlib.util
 import math
 from dataclasses import replace
-from typing import Any, Iterable, Optional, Sequence
+from typing import Iterable, Optional, Sequence
 
 import torch
 from monai.networks.nets import DynUNet, SwinUNETR
@@ -22,10 +22,8 @@ from torch.nn.utils import parametrize
 from ..errors import PromptSegError
 from ..models.backbone import Backbone
 from ..network.attention import PromptedWindowAttention, PromptTensors
-from ..network.precision import autocast
 from ..network.punet import Convolution, PUNet
 from ..network.tokens import new_prompts
-from ..tuning.warm_start import output_tokens
 
 PROMPTED = ("prompts", "decoder prompts", "full fine-tuning", "decoder fine-tuning")
 HEADED = ("linear head", "linear head on all maps", "bias", "LoRA")
@@ -38,7 +36,6 @@ TILE = (48, 96, 96)
 # Beside those of all other maps, so that a class's prompts stay below the paper's 0.85 % of this small body.
 TOKENS_IN_LAST = 10
 TILE_FACTOR = 1.5  # tiles against views, as pretraining has them
-SOME = 4096  # features that prototypes are made of
 SMALLEST = 4  # voxels of an axis on the coarsest map of a network from scratch, as nnU-Net has it
 RANK = 4
 DECAY = 1e-2  # where a body is trained; a handful of numbers on a frozen one needs none
@@ -285,43 +282,3 @@ def tile_for(crop: Extents, multiple: Sequence[int]) -> Extents:
     """Extents of the tiles of a network that was trained on views of ``crop`` and takes multiples of ``multiple``."""
     z, y, x = (math.ceil(size * TILE_FACTOR / step) * step for size, step in zip(crop, multiple))
     return z, y, x
-
-
-def trained_parameters(adaptation: Adaptation) -> int:
-    return sum(parameter.numel() for parameters, _ in adaptation.trained for parameter in parameters)
-
-
-def trained_share(adaptation: Adaptation) -> float:
-    """Trained parameters per class, as a share of the body's."""
-    return trained_parameters(adaptation) / adaptation.classes / adaptation.body
-
-
-def warm_output(adaptation: Adaptation, views: Iterable[dict[str, Any]], generator: torch.Generator) -> None:
-    """Let output tokens begin as prototypes of the features in ``views`` (samples of ``Views``), as in the product.
-
-    Foreground: of each class's voxels; background: of unlabeled voxels. A class that no view holds keeps its
-    random tokens. Does nothing to adaptations without prompts.
-    """
-    if not isinstance(adaptation, Prompted):
-        return
-    found, known = [], []
-    with torch.no_grad():
-        for sample in views:
-            with autocast(sample["large"].device):  # not around drawing a view: MONAI's changes fail in bfloat16
-                maps = [each.float() for each in adaptation.features(sample["large"][None])]
-            grid = maps[0].shape[2:]
-            label = sample["large_label"][None, None].float()
-            known.append(F.interpolate(label, grid, mode="nearest-exact").flatten().long())
-            fine = [F.interpolate(each, grid, mode="trilinear", align_corners=False) for each in maps]
-            # In half precision: these are the channels of all maps on the finest grid.
-            found.append(torch.cat([F.normalize(each, dim=1) for each in fine], 1)[0].flatten(1).t().half())
-        features, labels = torch.cat(found), torch.cat(known)
-        prompts, config = adaptation.stacked(), adaptation.config
-        rest = _some(features[labels == 0], generator)
-        for index in range(adaptation.classes):
-            output_tokens(config, prompts, index, _some(features[labels == index + 1], generator), rest, generator)
-
-
-def _some(features: Tensor, generator: torch.Generator) -> Tensor:
-    """At most ``SOME`` of the rows, in full precision."""
-    return features[torch.randperm(len(features), generator=generator)[:SOME]].float()

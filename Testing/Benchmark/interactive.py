@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Callable
@@ -18,15 +19,17 @@ import numpy as np
 import SimpleITK as sitk
 from PySide6 import QtCore
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "Python"))
+
+from harness.scene_files import new_scene
+from harness.scene_nodes import segments_by_name, volume_from_image
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.evaluation.scribbles import correct, scribble
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import segment_snapshot
-from PromptSegLib.scene.segmentations import apply_result, segments_by_name
-from PromptSegLib.scene.storage import new_scene
-from PromptSegLib.scene.volumes import volume_from_image
+from PromptSegLib.scene.segmentations import apply_result
 from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.session.session import Session
 

@@ -17,10 +17,10 @@ import numpy as np
 import SimpleITK as sitk
 from interactive import BACKGROUND, CLASSES, paint
 
+from harness.scene_files import new_scene
+from harness.scene_nodes import volume_from_image
 from PromptSegLib.evaluation.scribbles import scribble
 from PromptSegLib.imaging.reading import read_annotation, read_image
-from PromptSegLib.scene.storage import new_scene
-from PromptSegLib.scene.volumes import volume_from_image
 from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.session.session import Session
 

@@ -27,12 +27,12 @@ from loop_table import plot, table
 from novel_cases import BACKGROUND, ORGANS, VERTEBRAE
 from replay import Desk
 
+from harness.scene_nodes import image_from_volume, volume_from_image
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.evaluation.scribbles import scribble
 from PromptSegLib.files import atomic_write
 from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.scene import node_references
-from PromptSegLib.scene.volumes import image_from_volume, volume_from_image
 from PromptSegLib.session.engine import start_worker
 
 ROOT = Path(__file__).resolve().parents[2]

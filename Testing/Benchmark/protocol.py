@@ -24,7 +24,7 @@ import time
 from itertools import count
 from pathlib import Path
 from statistics import mean
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterable, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -32,6 +32,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from monai.metrics import compute_dice
 from torch import Tensor
+from torch.nn import functional as F
 
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.files import atomic_write
@@ -55,12 +56,11 @@ from PromptSegLib.specializing.adaptations import (
     PROMPTED,
     SCRATCH,
     Adaptation,
+    Prompted,
     adaptation,
-    trained_parameters,
-    trained_share,
-    warm_output,
 )
 from PromptSegLib.specializing.training import AVERAGE, rate_at
+from PromptSegLib.tuning.warm_start import output_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {"esophagus": 5, "stomach": 7, "aorta": 8, "inferior vena cava": 9, "pancreas": 11}
@@ -68,6 +68,7 @@ VALUES = range(1, 14)  # of BTCV's labels
 IMAGE, LABEL = "{case}_ct.nii.gz", "{case}_label.nii.gz"
 CPU = torch.device("cpu")
 WARM_VIEWS = 8
+SOME = 4096  # features that prototypes are made of
 IDENTITY = ("backbone", "sha256", "method", "seed", "seconds", "outputs", "crop", "rate_factor", "training", "test")
 
 
@@ -178,6 +179,46 @@ def views_of(preprocessing: Preprocessing, crop: tuple[int, ...], options: argpa
         seed=options.seed,
     )
     return Views(recipe, Cases(recipe, find_cases(recipe)[0]))
+
+
+def trained_parameters(adaptation: Adaptation) -> int:
+    return sum(parameter.numel() for parameters, _ in adaptation.trained for parameter in parameters)
+
+
+def trained_share(adaptation: Adaptation) -> float:
+    """Trained parameters per class, as a share of the body's."""
+    return trained_parameters(adaptation) / adaptation.classes / adaptation.body
+
+
+def warm_output(adaptation: Adaptation, views: Iterable[dict[str, Any]], generator: torch.Generator) -> None:
+    """Let output tokens begin as prototypes of the features in ``views`` (samples of ``Views``), as in the product.
+
+    Foreground: of each class's voxels; background: of unlabeled voxels. A class that no view holds keeps its
+    random tokens. Does nothing to adaptations without prompts.
+    """
+    if not isinstance(adaptation, Prompted):
+        return
+    found, known = [], []
+    with torch.no_grad():
+        for sample in views:
+            with autocast(sample["large"].device):  # not around drawing a view: MONAI's changes fail in bfloat16
+                maps = [each.float() for each in adaptation.features(sample["large"][None])]
+            grid = maps[0].shape[2:]
+            label = sample["large_label"][None, None].float()
+            known.append(F.interpolate(label, grid, mode="nearest-exact").flatten().long())
+            fine = [F.interpolate(each, grid, mode="trilinear", align_corners=False) for each in maps]
+            # In half precision: these are the channels of all maps on the finest grid.
+            found.append(torch.cat([F.normalize(each, dim=1) for each in fine], 1)[0].flatten(1).t().half())
+        features, labels = torch.cat(found), torch.cat(known)
+        prompts, config = adaptation.stacked(), adaptation.config
+        rest = _some(features[labels == 0], generator)
+        for index in range(adaptation.classes):
+            output_tokens(config, prompts, index, _some(features[labels == index + 1], generator), rest, generator)
+
+
+def _some(features: Tensor, generator: torch.Generator) -> Tensor:
+    """At most ``SOME`` of the rows, in full precision."""
+    return features[torch.randperm(len(features), generator=generator)[:SOME]].float()
 
 
 def train(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -16,17 +17,19 @@ from typing import Any, Callable, Iterator
 import numpy as np
 import SimpleITK as sitk
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "Python"))
+
+from harness.in_process import InProcess
+from harness.scene_files import new_scene
+from harness.scene_nodes import image_from_volume, segments_by_name, volume_from_image
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.evaluation.scribbles import correct, scribble
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import segment_snapshot
-from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments_by_name
-from PromptSegLib.scene.storage import new_scene
-from PromptSegLib.scene.volumes import image_from_volume, volume_from_image
+from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result
 from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.session.session import Session
-from PromptSegLib.worker.in_process import InProcess
 
 BACKGROUND = 255
 KINDS = ("paint", "erase", "mixed")

@@ -25,7 +25,7 @@ from typing import Any, Iterator, Optional
 
 import SimpleITK as sitk
 import torch
-from protocol import segment
+from protocol import segment, trained_parameters
 
 import PromptSegLib as ps
 from PromptSegLib.annotation.labels import labels_on_grid
@@ -35,7 +35,7 @@ from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.progress import ProgressHandle
-from PromptSegLib.specializing.adaptations import adaptation, trained_parameters
+from PromptSegLib.specializing.adaptations import adaptation
 from PromptSegLib.specializing.training import Training
 from PromptSegLib.tuning.settings import AUTO
 from PromptSegLib.tuning.training import Annotated, RandomCrops

@@ -121,7 +121,7 @@ class Painter:
     """Puts strokes into segments, as if they were painted in the views, of two balls in a bright room."""
 
     def __init__(self, scene: Any):
-        from PromptSegLib.scene.volumes import volume_from_image
+        from harness.scene_nodes import volume_from_image
 
         z, y, x = np.ogrid[:28, :56, :64]
         self.balls = {
@@ -136,12 +136,12 @@ class Painter:
 
     def stroke(self, segmentation: Any, name: str, erase: bool = False) -> None:
         """Add a stroke through what is called so, or take some voxels from it."""
+        from harness.scene_nodes import image_from_volume, segments_by_name
         from PromptSegLib.annotation.classes import describe
         from PromptSegLib.imaging.geometry import Grid
         from PromptSegLib.inference.result import Segmentation
         from PromptSegLib.scene import segment_snapshot
-        from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments_by_name
-        from PromptSegLib.scene.volumes import image_from_volume
+        from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result
 
         grid = Grid.of(image_from_volume(self.volume))
         mask, segment_id = np.zeros(grid.shape, bool), segments_by_name(segmentation)[name]
@@ -253,7 +253,7 @@ def on_stand_ins(model: str = "", seconds: float = 10.0, make_worker: Any = None
     from PySide6 import QtWidgets
 
     from harness import slicer_stand_in as stand_in
-    from PromptSegLib.scene.storage import new_scene
+    from harness.scene_files import new_scene
 
     stand_in.as_in_pythonqt(sys.modules[__name__])
     with stand_in.application(new_scene()) as application:
@@ -284,10 +284,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Python"))
     try:
         from slicer import app  # noqa: F401  (what is only in the application)
     except ImportError:
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Python"))
         main()
     else:
         in_the_application()

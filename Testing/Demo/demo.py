@@ -28,17 +28,18 @@ from painting import labels_in, new_segmentation, paint, surfaces_of
 from picture import draw
 from surfaces import view_of
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "Python"))
+
 import PromptSegLib as ps
+from harness.scene_files import new_scene, save_scene, save_segmentation
+from harness.scene_nodes import example_from_nodes, volume_from_image
 from PromptSegLib.annotation.classes import ClassInfo, describe
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.evaluation.scores import score
 from PromptSegLib.evaluation.scribbles import correct, scribble
 from PromptSegLib.models.backbone import Backbone
 from PromptSegLib.prompts.store import Prompts
-from PromptSegLib.scene.examples import example_from_nodes
 from PromptSegLib.scene.segmentations import apply_result
-from PromptSegLib.scene.storage import new_scene, save_scene, save_segmentation
-from PromptSegLib.scene.volumes import volume_from_image
 
 OUTPUT = Path(__file__).resolve().parents[2] / "demo"
 BACKGROUND = 255

@@ -10,7 +10,8 @@ import slicer
 from PromptSegLib.annotation.classes import ClassInfo
 from PromptSegLib.imaging.geometry import Grid, resample
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene.segmentations import RESULT_TAG, annotation_from_segmentation, apply_result
+from PromptSegLib.scene.segment_snapshot import snapshot
+from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result
 
 
 def new_segmentation(scene, name: str):
@@ -40,7 +41,7 @@ def paint(
 
 def labels_in(segmentation_node, volume_node, roles: Mapping[str, int], like: sitk.Image) -> sitk.Image:
     """The voxels of segments (ID -> label value) as a label volume on the grid of ``like``."""
-    labels = annotation_from_segmentation(segmentation_node, volume_node, roles)
+    labels = snapshot(segmentation_node, volume_node, roles).labels(roles)
     return resample(labels, Grid.of(like), sitk.sitkNearestNeighbor, 0)
 
 

@@ -13,11 +13,10 @@ The screen must have room for a window of 1180 x 860 pixels.
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
-import tempfile
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
@@ -127,20 +126,13 @@ class Tour:
     def setup_picture(self, name: str) -> None:
         """Write the Setup section as it is where nothing but Slicer's own packages is installed."""
         setup = self.panel.setup
-        with tempfile.TemporaryDirectory() as folder:
-            for package in GIVEN:
-                for found in importlib.metadata.distribution(package).files or ():
-                    if found.name == "METADATA":
-                        source = Path(found.locate()).parent
-                        (Path(folder) / source.name).symlink_to(source)
-            setup._paths = [folder]
-            setup.refresh()
-            self.panel.render()
-            self.settle()
-            self._save(self.ui.setupCollapsibleButton.grab(), name)
-            setup._paths = None
-            setup.refresh()
-            self.panel.render()
+        setup.rows = [each if each.name in GIVEN else replace(each, installed=None) for each in setup.rows]
+        setup.missing = [each for each in setup.rows if not each.satisfied]
+        self.panel.render()
+        self.settle()
+        self._save(self.ui.setupCollapsibleButton.grab(), name)
+        setup.refresh()
+        self.panel.render()
 
     def _save(self, shot: Any, name: str) -> None:
         path = self.folder / name

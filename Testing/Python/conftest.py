@@ -202,8 +202,8 @@ def oblique_desk(models, workers) -> Iterator[Any]:
 def session_with() -> Iterator[Any]:
     """Gives a session on a painted volume whose worker follows a script, and that worker."""
     from harness.mrml_fixtures import add_volume, new_session, paint_strokes
+    from harness.scene_files import new_scene
     from harness.scripted_worker import ScriptedWorker
-    from PromptSegLib.scene.storage import new_scene
 
     made = []
 

@@ -100,9 +100,9 @@ def test_what_sits_inside_the_body_changes_nothing_at_first(adaptations, backbon
         assert torch.equal(make(adaptations, name, backbone)(x), plain)
 
 
-def test_trained_counts(adaptations, backbone):
+def test_trained_counts(adaptations, protocol, backbone):
     config = backbone.config
-    counts = {name: adaptations.trained_parameters(make(adaptations, name, backbone)) for name in BODIES}
+    counts = {name: protocol.trained_parameters(make(adaptations, name, backbone)) for name in BODIES}
     body, width = sum(each.numel() for each in backbone.net.parameters()), config.channels[0]
     head = 2 * width + (width + 1) * (1 + CLASSES)
     assert counts["prompts"] == CLASSES * config.prompt_parameters("full")
@@ -113,21 +113,21 @@ def test_trained_counts(adaptations, backbone):
     assert counts["linear head on all maps"] == everywhere
     # A: rank x C, B: 3 C x rank
     assert counts["LoRA"] == head + sum(adaptations.RANK * 4 * block.channels for block in config.blocks())
-    share = adaptations.trained_share(make(adaptations, "prompts", backbone))
+    share = protocol.trained_share(make(adaptations, "prompts", backbone))
     assert share == pytest.approx(config.prompt_parameters("full") / body)
-    wide = adaptations.trained_parameters(make(adaptations, "prompts", backbone, outputs="all"))
+    wide = protocol.trained_parameters(make(adaptations, "prompts", backbone, outputs="all"))
     fewer = replace(config, tokens=adaptations.TOKENS_IN_LAST)
     assert wide == CLASSES * fewer.prompt_parameters("full", outputs="all")
 
 
 @pytest.mark.parametrize("name, size", [("DynUNet", (16, 32, 32)), ("SwinUNETR", (64, 32, 32))])
-def test_networks_from_scratch(adaptations, name, size):
+def test_networks_from_scratch(adaptations, protocol, name, size):
     if name == "SwinUNETR":
         pytest.importorskip("einops", reason="MONAI's SwinUNETR needs einops")
     made = make(adaptations, name, None)
     with torch.no_grad():
         assert made(torch.randn(1, 1, *size)).shape == (1, 1 + CLASSES, *size)
-    assert adaptations.trained_parameters(made) == made.body == sum(each.numel() for each in made.parameters())
+    assert protocol.trained_parameters(made) == made.body == sum(each.numel() for each in made.parameters())
 
 
 def test_what_cannot_be_made_is_named(adaptations, backbone):
@@ -144,13 +144,13 @@ def test_the_same_seed_makes_the_same(adaptations, backbone):
 
 
 @pytest.mark.parametrize("outputs", OUTPUTS)
-def test_output_tokens_begin_as_prototypes(adaptations, backbone, outputs):
+def test_output_tokens_begin_as_prototypes(adaptations, protocol, backbone, outputs):
     label = torch.zeros(SIZE, dtype=torch.long)
     label[2:6, 4:12, 4:12] = 1  # class 2 is in no view
     views = [{"large": torch.randn(1, *SIZE) + 3 * label, "large_label": label} for _ in range(2)]
     made = make(adaptations, "decoder prompts", backbone, outputs=outputs)
     fresh = {name: tensor.detach().clone() for name, tensor in made.stacked().items()}
-    adaptations.warm_output(made, views, torch.Generator().manual_seed(1))
+    protocol.warm_output(made, views, torch.Generator().manual_seed(1))
     warm = made.stacked()
     for name, tensor in warm.items():
         assert torch.equal(tensor, fresh[name]) == (not name.startswith("output")), name
@@ -158,7 +158,7 @@ def test_output_tokens_begin_as_prototypes(adaptations, backbone, outputs):
     assert torch.allclose(warm["output.foreground"][0].norm(dim=1), torch.ones(made.config.tokens))
     if outputs == "all":
         assert torch.allclose(warm["output.encoder1.background"][1].norm(dim=1), torch.ones(FURTHER_TOKENS))
-    adaptations.warm_output(make(adaptations, "LoRA", backbone), [], torch.Generator())
+    protocol.warm_output(make(adaptations, "LoRA", backbone), [], torch.Generator())
 
 
 @pytest.fixture

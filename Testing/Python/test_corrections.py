@@ -11,7 +11,7 @@ import torch
 
 import PromptSegLib as ps
 from harness.tiny_model import BACKGROUND, CLASSES, example, tiny_backbone
-from PromptSegLib.annotation.checking import check_example
+from PromptSegLib.annotation.checking import check_examples
 from PromptSegLib.annotation.labels import excluded_label, labels_on_grid
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.tuning.objective import agreement, annotated_loss
@@ -82,9 +82,9 @@ def test_an_erasure_counts_as_the_other_side_of_a_boundary():
     array[(array != CLASSES["ball"]) & (array != NOT_BALL)] = 0
     annotation = sitk.GetImageFromArray(array)
     annotation.CopyInformation(base.annotation)
-    check_example(replace(base, annotation=annotation), {"ball": CLASSES["ball"]})
+    check_examples([replace(base, annotation=annotation)], {"ball": CLASSES["ball"]})
     with pytest.raises(ps.PromptSegError, match="paint some background"):
-        check_example(replace(base, annotation=annotation, excluded={}), {"ball": CLASSES["ball"]})
+        check_examples([replace(base, annotation=annotation, excluded={})], {"ball": CLASSES["ball"]})
 
 
 def test_the_loss_pushes_away_from_the_excluded_class_alone():

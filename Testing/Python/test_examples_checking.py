@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from harness.refusals import sentence
-from PromptSegLib.annotation.checking import check_example, check_examples
+from PromptSegLib.annotation.checking import check_examples
 from PromptSegLib.annotation.example import Example
 from PromptSegLib.imaging.checking import check_grid, check_image, check_size
 from PromptSegLib.imaging.geometry import Grid
@@ -26,6 +26,10 @@ def annotation(*values: int, grid: Grid = GRID, dtype=np.uint8) -> sitk.Image:
     for z, value in enumerate(values):
         voxels[z, 2:5] = value
     return grid.image(voxels)
+
+
+def check_example(example: Example, classes: dict[str, int]) -> None:
+    check_examples([example], classes)
 
 
 def test_good_images():

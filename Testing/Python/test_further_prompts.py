@@ -131,8 +131,8 @@ def test_prompts_are_learned_listed_and_segment_by_their_name(listed, data, caps
 
 def test_they_are_rows_of_the_list_that_stay_as_they_are(listed):
     pytest.importorskip("slicer")
+    from harness.scene_files import new_scene
     from PromptSegLib.errors import PromptSegError
-    from PromptSegLib.scene.storage import new_scene
     from PromptSegLib.session import prompts as prompts_list
 
     scene = new_scene()

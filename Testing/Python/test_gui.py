@@ -17,11 +17,11 @@ from PySide6 import QtCore
 from harness import slicer_stand_in as stand_in
 from harness.mrml_fixtures import add_volume, brisk_worker, content, mask_of, paint
 from harness.panel_fixtures import finish, process, said, tune
+from harness.scene_nodes import segments_by_name
 from harness.session_harness import BRIEF, LONG
 from harness.slicer_stand_in import FileDialog
 from harness.worker_harness import is_running
 from PromptSegLib.scene import node_references, prompt_nodes
-from PromptSegLib.scene.segmentations import segments_by_name
 
 pytest_plugins = ["harness.panel_fixtures"]
 stand_in.as_in_pythonqt(sys.modules[__name__])

@@ -17,9 +17,10 @@ from PySide6 import QtCore, QtGui, QtTest, QtWidgets
 from harness import slicer_stand_in as stand_in
 from harness.mrml_fixtures import add_volume, paint_strokes
 from harness.mrml_widgets import EFFECTS
+from harness.scene_files import new_scene
+from harness.scene_nodes import segments_by_name
 from harness.slicer_stand_in import application
-from PromptSegLib.scene.segmentations import segments, segments_by_name
-from PromptSegLib.scene.storage import new_scene
+from PromptSegLib.scene.segmentations import segments
 from PromptSegLib.session.view import Notice
 
 stand_in.as_in_pythonqt(sys.modules[__name__])

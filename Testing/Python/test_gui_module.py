@@ -21,9 +21,9 @@ from PySide6 import QtGui
 
 from harness import slicer_stand_in as stand_in
 from harness.panel_fixtures import finish, process, tune
+from harness.scene_files import save_scene
 from harness.session_harness import LONG
 from harness.slicer_stand_in import ROOT
-from PromptSegLib.scene.storage import save_scene
 from PromptSegLib.session.parameters import Parameters
 
 pytest_plugins = ["harness.panel_fixtures"]

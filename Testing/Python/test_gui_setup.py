@@ -190,7 +190,7 @@ import sys
 for name in ("torch", "monai", "safetensors"):
     sys.modules[name] = None
 from harness import slicer_stand_in
-from PromptSegLib.scene.storage import new_scene, save_scene
+from harness.scene_files import new_scene, save_scene
 with slicer_stand_in.application(new_scene()) as app:
     app.open_module()
 print("open")

@@ -1,8 +1,9 @@
-"""Child processes: their lines as they come, their ends, and ending them."""
+"""Child processes: their lines as they come, their ends, and ending them with all that they started."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from PromptSegLib.installation.child import ChildProcess
 @pytest.fixture
 def start(tmp_path: Path):
     """Starts an interpreter with this code."""
-    return lambda code: ChildProcess(python(code), tmp_path / "output.txt")
+    return lambda code: ChildProcess(python(code), tmp_path)
 
 
 def test_lines_come_while_it_runs(start, tmp_path):
@@ -35,7 +36,7 @@ def test_lines_come_while_it_runs(start, tmp_path):
 
 def test_a_program_that_is_not_there(tmp_path):
     with pytest.raises(OSError):
-        ChildProcess([str(tmp_path / "none"), "x"], tmp_path / "output.txt")
+        ChildProcess([str(tmp_path / "none"), "x"], tmp_path)
 
 
 def test_letters_and_environment(start, monkeypatch):
@@ -46,28 +47,19 @@ def test_letters_and_environment(start, monkeypatch):
     assert finished(start(raw)) == (0, ["\N{REPLACEMENT CHARACTER}"])
 
 
-def test_cancelling_interrupts(start):
-    run = start(
-        "import signal, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "try:\n    print('on'); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('tidied up'); raise SystemExit(1)"
-    )
-    until(run.lines)
-    run.cancel()
-    run.cancel()
-    assert finished(run) == (1, ["tidied up"])
-    run.cancel()
-    assert run.returncode == 1
-
-
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_cancelling_ends_what_does_not_listen_and_its_children(start):
-    """Slicer's Python is a launcher: the one that works is its child."""
+def test_what_it_started_is_ended_with_it(start):
+    """Slicer's Python is a launcher: the one that works is its child. Neither listens to anything gentler."""
     inner = "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(os.getpid()); time.sleep(600)"
     run = start(f"import subprocess, sys; subprocess.run([sys.executable, '-u', '-c', {inner!r}])")
     pid = int(until(run.lines)[0])
     assert lives(pid)
-    run.cancel()
-    code, _ = finished(run)
-    assert code != 0
+    run.kill()
+    assert run.returncode == -signal.SIGKILL
     until(lambda: not lives(pid), "the end of the child's child")
+    run.kill()  # there is nobody any more
+
+
+def test_temporary_files_are_beside_its_output(start, tmp_path):
+    """Gigabytes of a download that is cancelled must not stay: the folder is deleted."""
+    assert finished(start("import tempfile; print(tempfile.gettempdir())")) == (0, [str(tmp_path)])

@@ -1,4 +1,4 @@
-"""Slicer's Python and the words of its extension PyTorch; the application's few names are stand-ins."""
+"""Slicer's Python and the words of its extension PyTorch; the application is a stand-in."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
-import slicer
 
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.gui.slicer_tools import SlicerTools
@@ -23,29 +22,20 @@ class PyTorchUtilsLogic:
 """
 
 
-def program(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    file = folder / NAME
-    file.touch(mode=0o755)
-    return file
-
-
 @pytest.fixture
 def application(tmp_path, monkeypatch) -> Path:
-    """Its PythonSlicer; before 5.11, and without the extension."""
-    monkeypatch.setattr(slicer, "app", SimpleNamespace(slicerHome=str(tmp_path / "Slicer")), raising=False)
+    """Its PythonSlicer, which is on its path; before 5.11, and without the extension."""
+    file = tmp_path / NAME
+    file.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield program(tmp_path / "Slicer" / "bin")
+    yield file
     sys.modules.pop("PyTorchUtils", None)
 
 
-def test_pythonslicer_is_found(application, tmp_path, monkeypatch):
+def test_pythonslicer_is_found(application):
     assert SlicerTools().python() == str(application)
-    other = program(tmp_path / "path")
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", f"{other.parent}{os.pathsep}{os.environ['PATH']}")
-        assert SlicerTools().python() == str(other)
     application.unlink()
     with pytest.raises(PromptSegError, match="PythonSlicer"):
         SlicerTools().python()

@@ -13,6 +13,8 @@ pytest.importorskip("slicer")
 
 from harness.mrml_fixtures import BACKGROUND_VALUE, add_volume, box_in, paint, put_under
 from harness.mrml_volumes import rotation
+from harness.scene_files import new_scene
+from harness.scene_nodes import image_from_volume, segments_by_name
 from harness.tiny_model import CLASSES, painted
 from PromptSegLib.annotation.classes import ClassInfo
 from PromptSegLib.annotation.partial_labels import (
@@ -32,9 +34,7 @@ from PromptSegLib.imaging.geometry import Grid, resample
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import node_references
 from PromptSegLib.scene.segment_snapshot import snapshot
-from PromptSegLib.scene.segmentations import apply_result, segments_by_name
-from PromptSegLib.scene.storage import new_scene
-from PromptSegLib.scene.volumes import image_from_volume
+from PromptSegLib.scene.segmentations import apply_result
 
 BALL, ROD, NEW = 0, 1, 2
 NAMES = {"ball": BALL, "rod": ROD}

@@ -6,7 +6,7 @@ import pytest
 
 from harness.prompts_fixtures import make
 from harness.tiny_model import CLASSES, example, tiny_backbone
-from PromptSegLib.annotation.checking import check_example
+from PromptSegLib.annotation.checking import check_examples
 from PromptSegLib.annotation.classes import (
     canonical_name,
     check_names,
@@ -100,7 +100,7 @@ def test_given_twice(one, other):
     with pytest.raises(PromptSegError):
         parse_classes([f"{one}=1", f"{other}=2"])
     with pytest.raises(PromptSegError, match="called|unprintable"):
-        check_example(example(), {one: CLASSES["ball"], other: CLASSES["rod"]})
+        check_examples([example()], {one: CLASSES["ball"], other: CLASSES["rod"]})
 
 
 def test_what_cannot_be_seen_is_said():

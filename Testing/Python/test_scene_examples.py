@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from harness.scene_files import load_scene, new_scene, save_scene
+from harness.scene_nodes import example_from_nodes, volume_from_image
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.annotation.labels import labels_on_grid
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene.examples import example_from_nodes
 from PromptSegLib.scene.segmentations import apply_result
-from PromptSegLib.scene.storage import load_scene, new_scene, save_scene
-from PromptSegLib.scene.volumes import volume_from_image
 
 
 def painted_scene():

@@ -17,13 +17,14 @@ from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 from harness.mrml_fixtures import add_volume, paint_strokes  # noqa: E402
 from harness.prompts_fixtures import some_prompts  # noqa: E402
+from harness.scene_files import load_scene, new_scene, save_scene  # noqa: E402
+from harness.scene_nodes import segments_by_name  # noqa: E402
 from PromptSegLib.annotation.classes import ClassInfo, is_name  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import node_references, prompt_nodes, salvage, segment_tags, slice_views, stored_results  # noqa: E402
 from PromptSegLib.scene.placement import image_to_world, to_vtk  # noqa: E402
 from PromptSegLib.scene.preview import Preview  # noqa: E402
-from PromptSegLib.scene.segmentations import segments_by_name  # noqa: E402
-from PromptSegLib.scene.storage import load_scene, new_scene, save_scene, spoils_scene  # noqa: E402
+from PromptSegLib.scene.storage import spoils_scene  # noqa: E402
 
 NAMES = {
     "plain": "plain",

@@ -11,12 +11,12 @@ slicer = pytest.importorskip("slicer")
 
 from harness.editor_history import Editor, Shown  # noqa: E402
 from harness.mrml_segments import CLASSES, labels_like, same_voxels, user_segmentation, voxels_of  # noqa: E402
+from harness.scene_nodes import image_from_volume, segments_by_name  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import labelmaps  # noqa: E402
 from PromptSegLib.scene.history import History, OneOrder  # noqa: E402
 from PromptSegLib.scene.segment_tags import set_tag, tag  # noqa: E402
-from PromptSegLib.scene.segmentations import apply_result, segments_by_name  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
+from PromptSegLib.scene.segmentations import apply_result  # noqa: E402
 
 
 def test_an_applied_result_is_undone_and_redone():

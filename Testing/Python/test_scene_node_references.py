@@ -19,14 +19,14 @@ from harness.mrml_segments import (  # noqa: E402
     user_segmentation,
 )
 from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
+from harness.scene_files import load_scene, new_scene, save_scene  # noqa: E402
+from harness.scene_nodes import image_from_volume  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import node_references, scene_nodes, segment_tags  # noqa: E402
 from PromptSegLib.scene.labelmaps import matrix_of  # noqa: E402
 from PromptSegLib.scene.placement import node_to_world, volume_to_world  # noqa: E402
 from PromptSegLib.scene.segmentations import apply_result  # noqa: E402
-from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
 
 
 def test_tags_of_segments(tmp_path):

@@ -21,13 +21,17 @@ from harness.mrml_segments import (  # noqa: E402
     voxels_of,
     world_of,
 )
+from harness.scene_files import load_scene, new_scene, save_scene  # noqa: E402
+from harness.scene_nodes import (  # noqa: E402
+    image_from_volume,
+    segments_by_name,
+    volume_from_image,
+)
 from PromptSegLib.annotation.classes import ClassInfo  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene.preview import Preview  # noqa: E402
-from PromptSegLib.scene.segmentations import segments, segments_by_name  # noqa: E402
-from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
+from PromptSegLib.scene.segmentations import segments  # noqa: E402
 
 
 def a_result(volume, classes=CLASSES):

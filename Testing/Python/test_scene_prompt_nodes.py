@@ -10,6 +10,7 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 from harness.prompts_fixtures import some_prompts  # noqa: E402
+from harness.scene_files import load_scene, new_scene, save_scene  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.scene.prompt_nodes import (  # noqa: E402
     add_prompts,
@@ -20,7 +21,6 @@ from PromptSegLib.scene.prompt_nodes import (  # noqa: E402
     prompts_of,
     update_prompts,
 )
-from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
 
 
 def test_prompts_survive_saving_bit_by_bit(tmp_path):

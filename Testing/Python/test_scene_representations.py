@@ -15,14 +15,14 @@ import vtk  # noqa: E402
 from harness.mrml_fixtures import add_volume, paint  # noqa: E402
 from harness.mrml_segments import TRANSFORMS, add_segment, setup_nodes  # noqa: E402
 from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
+from harness.scene_files import new_scene  # noqa: E402
+from harness.scene_nodes import image_from_volume, segments_by_name  # noqa: E402
 from harness.tiny_model import CLASSES  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.scene import node_references  # noqa: E402
 from PromptSegLib.scene.segment_snapshot import snapshot  # noqa: E402
-from PromptSegLib.scene.segmentations import check_writable, segments, segments_by_name  # noqa: E402
-from PromptSegLib.scene.storage import new_scene  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
+from PromptSegLib.scene.segmentations import check_writable, segments  # noqa: E402
 
 BINARY, SURFACE, FRACTIONAL = "Binary labelmap", "Closed surface", "Fractional labelmap"
 

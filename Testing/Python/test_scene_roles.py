@@ -7,9 +7,9 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 from harness.mrml_segments import user_segmentation  # noqa: E402
+from harness.scene_files import load_scene, save_scene  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.scene.roles import ROLES, role_of, set_role  # noqa: E402
-from PromptSegLib.scene.storage import load_scene, save_scene  # noqa: E402
 
 
 def test_roles_follow_names_until_they_are_set():

@@ -27,14 +27,14 @@ from harness.mrml_segments import (  # noqa: E402
     voxels_of,
 )
 from harness.mrml_volumes import ras, rotation  # noqa: E402
+from harness.scene_nodes import annotation_from_segmentation, image_from_volume  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene import labelmaps  # noqa: E402
 from PromptSegLib.scene.lattices import cropped, on_lattice  # noqa: E402
 from PromptSegLib.scene.segment_snapshot import snapshot  # noqa: E402
-from PromptSegLib.scene.segmentations import annotation_from_segmentation, apply_result  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
+from PromptSegLib.scene.segmentations import apply_result  # noqa: E402
 
 
 def test_later_changes_do_not_reach_a_snapshot():

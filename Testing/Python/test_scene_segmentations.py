@@ -29,6 +29,7 @@ from harness.mrml_segments import (  # noqa: E402
     world_points,
 )
 from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
+from harness.scene_nodes import annotation_from_segmentation, image_from_volume, segments_by_name  # noqa: E402
 from PromptSegLib.annotation.classes import _ANATOMY, ClassInfo, describe  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
@@ -36,12 +37,9 @@ from PromptSegLib.scene.placement import to_vtk  # noqa: E402
 from PromptSegLib.scene.segmentations import (  # noqa: E402
     BINARY,
     Segment,
-    annotation_from_segmentation,
     apply_result,
     segments,
-    segments_by_name,
 )
-from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
 
 
 def exported(node, segment_ids, volume):

@@ -12,6 +12,8 @@ import vtk  # noqa: E402
 
 from harness.mrml_segments import DIRECTIONS, TRANSFORMS, add_views, setup_nodes  # noqa: E402
 from harness.mrml_volumes import put_under  # noqa: E402
+from harness.scene_files import load_scene, new_scene, save_scene  # noqa: E402
+from harness.scene_nodes import image_from_volume, volume_from_image  # noqa: E402
 from harness.tiny_model import phantom  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.imaging.geometry import Grid  # noqa: E402
@@ -27,8 +29,6 @@ from PromptSegLib.scene.slice_views import (  # noqa: E402
     sequence_frame_name,
     show_map,
 )
-from PromptSegLib.scene.storage import load_scene, new_scene, save_scene  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
 
 
 def holds(view, ras) -> bool:

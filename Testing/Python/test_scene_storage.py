@@ -12,6 +12,7 @@ slicer = pytest.importorskip("slicer")
 
 import SimpleITK as sitk  # noqa: E402
 
+from harness import scene_files as storage  # noqa: E402
 from harness.mrml_segments import (  # noqa: E402
     CLASSES,
     DIRECTIONS,
@@ -23,16 +24,20 @@ from harness.mrml_segments import (  # noqa: E402
     world_points,
 )
 from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
+from harness.scene_files import load_scene, new_scene, save_scene, save_segmentation  # noqa: E402
+from harness.scene_nodes import (  # noqa: E402
+    annotation_from_segmentation,
+    image_from_volume,
+    segments_by_name,
+    volume_from_image,
+)
 from PromptSegLib.annotation.classes import ClassInfo  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.inference.writing import write_segmentation  # noqa: E402
-from PromptSegLib.scene import storage  # noqa: E402
 from PromptSegLib.scene.placement import node_to_world  # noqa: E402
 from PromptSegLib.scene.segment_list import add_segment  # noqa: E402
-from PromptSegLib.scene.segmentations import annotation_from_segmentation, apply_result, segments_by_name  # noqa: E402
-from PromptSegLib.scene.storage import load_scene, new_scene, save_scene, save_segmentation  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume, volume_from_image  # noqa: E402
+from PromptSegLib.scene.segmentations import apply_result  # noqa: E402
 
 
 def a_result(direction=None, dtype=np.uint8):

@@ -11,13 +11,13 @@ import SimpleITK as sitk  # noqa: E402
 
 from harness.mrml_segments import CLASSES, DIRECTIONS, TRANSFORMS, bent, labels_like, setup_nodes  # noqa: E402
 from harness.mrml_volumes import put_under, ras, rotation  # noqa: E402
+from harness.scene_files import load_scene, save_scene  # noqa: E402
+from harness.scene_nodes import image_from_volume  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.imaging.geometry import Grid  # noqa: E402
 from PromptSegLib.inference.result import Segmentation  # noqa: E402
 from PromptSegLib.scene.segmentations import apply_result  # noqa: E402
-from PromptSegLib.scene.storage import load_scene, save_scene  # noqa: E402
 from PromptSegLib.scene.stored_results import Place, packed, read_memory, write_memory  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume  # noqa: E402
 
 
 def two_images(volume):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import numpy as np
@@ -14,10 +13,11 @@ import SimpleITK as sitk  # noqa: E402
 import vtk  # noqa: E402
 
 from harness.mrml_volumes import DIRECTIONS, put_under, random_image, ras, rotation  # noqa: E402
+from harness.scene_files import new_scene  # noqa: E402
+from harness.scene_nodes import image_from_volume, volume_from_image  # noqa: E402
 from PromptSegLib.errors import PromptSegError  # noqa: E402
 from PromptSegLib.scene.placement import to_vtk  # noqa: E402
-from PromptSegLib.scene.storage import new_scene  # noqa: E402
-from PromptSegLib.scene.volumes import image_from_volume, modality_of_volume, volume_from_image  # noqa: E402
+from PromptSegLib.scene.volumes import modality_of_volume  # noqa: E402
 
 
 @pytest.fixture
@@ -132,12 +132,6 @@ def test_single_slice_is_refused(node):
     assert "single slice" in refusal(node)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_nan_and_infinity_are_refused(node, bad):
-    node.GetImageData().GetPointData().GetScalars().SetValue(100, bad)
-    assert "NaN" in refusal(node)
-
-
 def test_zero_spacing_is_refused(node):
     matrix = np.eye(4)
     matrix[2, 2] = 0
@@ -145,13 +139,6 @@ def test_zero_spacing_is_refused(node):
     # MRML keeps the zero in the spacing, and the direction with it.
     node.SetSpacing(1, 1, 0)
     assert "zero" in refusal(node)
-
-
-def test_image_that_no_volume_can_hold_is_refused():
-    with pytest.raises(PromptSegError):
-        volume_from_image(new_scene(), sitk.Image(4, 4, sitk.sitkUInt8), "flat")
-    with pytest.raises(PromptSegError):
-        volume_from_image(new_scene(), sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3), "color")
 
 
 @pytest.mark.parametrize(

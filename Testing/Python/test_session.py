@@ -17,6 +17,7 @@ from harness.mrml_fixtures import (
     run,
 )
 from harness.mrml_volumes import rotation
+from harness.scene_files import load_scene, save_scene
 from harness.session_harness import BRIEF, LONG, MOMENTS, TURNED, Desk, group_of, reported
 from harness.tiny_model import CLASSES
 from PromptSegLib.annotation.classes import ClassInfo
@@ -26,7 +27,6 @@ from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import node_references
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import apply_result, segments
-from PromptSegLib.scene.storage import load_scene, save_scene
 
 # The whole life
 

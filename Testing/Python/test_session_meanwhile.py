@@ -8,13 +8,13 @@ import pytest
 pytest.importorskip("slicer")
 
 from harness.mrml_fixtures import add_volume, content, run
+from harness.scene_files import load_scene, save_scene
+from harness.scene_nodes import segments_by_name
 from harness.session_harness import Desk, rename, shows_tuned
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import node_references, segment_tags
 from PromptSegLib.scene.roles import set_role
-from PromptSegLib.scene.segmentations import segments_by_name
 from PromptSegLib.scene.slice_views import kept_classes
-from PromptSegLib.scene.storage import load_scene, save_scene
 
 
 def test_a_result_waits_while_another_volume_is_looked_at(desk):

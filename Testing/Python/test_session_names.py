@@ -8,11 +8,11 @@ import pytest
 pytest.importorskip("slicer")
 
 from harness.mrml_fixtures import box_in, paint_strokes, run
+from harness.scene_nodes import segments_by_name
 from harness.session_harness import Desk, rename
 from harness.tiny_model import CLASSES
 from PromptSegLib.scene import node_references
 from PromptSegLib.scene.roles import set_role
-from PromptSegLib.scene.segmentations import segments_by_name
 
 PAIRS = {
     "composed": ("r\u00e9nal", "re\u0301nal"),

@@ -14,11 +14,12 @@ from harness.mrml_fixtures import (
     nodes_of,
     run,
 )
+from harness.scene_nodes import segments_by_name
 from harness.session_harness import Desk
 from harness.tiny_model import CLASSES
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene.roles import set_role
-from PromptSegLib.scene.segmentations import segments, segments_by_name
+from PromptSegLib.scene.segmentations import segments
 
 
 def cover_half(desk: Desk, name: str = "cover") -> tuple[np.ndarray, np.ndarray]:

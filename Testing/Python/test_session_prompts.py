@@ -21,6 +21,7 @@ from harness.mrml_fixtures import (
     paint,
     run,
 )
+from harness.scene_nodes import segments_by_name
 from harness.session_harness import group_of
 from harness.tiny_model import CLASSES, painted, phantom
 from PromptSegLib.gui.segments_table import choose_role
@@ -28,7 +29,7 @@ from PromptSegLib.models import catalogue
 from PromptSegLib.prompts import store
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import node_references, prompt_nodes, scene_nodes
-from PromptSegLib.scene.segmentations import segments, segments_by_name
+from PromptSegLib.scene.segmentations import segments
 
 # Prompts
 

@@ -16,11 +16,12 @@ pytest.importorskip("slicer")
 
 from harness.mrml_fixtures import add_volume, content, mask_of, new_session, paint_strokes
 from harness.prompts_fixtures import some_prompts
+from harness.scene_files import new_scene, save_scene
+from harness.scene_nodes import segments_by_name
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.scene import node_references, prompt_nodes, salvage, segment_tags, stored_results
 from PromptSegLib.scene.roles import role_of, set_role
-from PromptSegLib.scene.segmentations import segments, segments_by_name
-from PromptSegLib.scene.storage import new_scene, save_scene
+from PromptSegLib.scene.segmentations import segments
 from PromptSegLib.session import recovery as recovery_module
 from PromptSegLib.session import rescue
 from PromptSegLib.session.recovery import Recovery

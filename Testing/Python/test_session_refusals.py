@@ -23,6 +23,8 @@ from harness.mrml_fixtures import (
 )
 from harness.mrml_segments import bent
 from harness.mrml_volumes import ras, rotation
+from harness.scene_files import new_scene
+from harness.scene_nodes import image_from_volume
 from harness.session_harness import MOMENTS, Desk, reported
 from harness.tiny_model import CLASSES, painted
 from PromptSegLib.annotation.classes import ClassInfo
@@ -31,8 +33,6 @@ from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import node_references, scene_nodes
 from PromptSegLib.scene.roles import set_role
 from PromptSegLib.scene.segmentations import apply_result
-from PromptSegLib.scene.storage import new_scene
-from PromptSegLib.scene.volumes import image_from_volume
 from PromptSegLib.session.engine import start_worker
 from PromptSegLib.worker.client import Worker
 

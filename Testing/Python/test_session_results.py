@@ -19,6 +19,8 @@ from harness.mrml_fixtures import (
     run,
 )
 from harness.mrml_segments import add_views
+from harness.scene_files import load_scene, save_scene
+from harness.scene_nodes import image_from_volume, segments_by_name
 from harness.session_harness import LONG, Desk, reported
 from harness.tiny_model import CLASSES
 from PromptSegLib.annotation.classes import describe
@@ -26,9 +28,6 @@ from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import node_references, scene_nodes, stored_results
 from PromptSegLib.scene.placement import to_array
-from PromptSegLib.scene.segmentations import segments_by_name
-from PromptSegLib.scene.storage import load_scene, save_scene
-from PromptSegLib.scene.volumes import image_from_volume
 from PromptSegLib.session import engine, runner
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.client import Event

@@ -8,11 +8,12 @@ import pytest
 pytest.importorskip("slicer")
 
 from harness.mrml_fixtures import mask_of, run
+from harness.scene_files import load_scene, save_scene
+from harness.scene_nodes import segments_by_name
 from harness.session_harness import rename
 from harness.tiny_model import CLASSES
 from PromptSegLib.scene import node_references
-from PromptSegLib.scene.segmentations import segments, segments_by_name
-from PromptSegLib.scene.storage import load_scene, save_scene
+from PromptSegLib.scene.segmentations import segments
 
 
 def test_a_sentence_about_a_result_goes_with_it(desk):

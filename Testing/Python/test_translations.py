@@ -24,7 +24,6 @@ PASSED_ON = {
     "pretraining/run.py",
     "session/actions.py",
     "session/prompts.py",
-    "installation/installing.py",
 }
 
 

@@ -147,7 +147,7 @@ def command(bench: Bench, *words: str, fails: bool = True) -> str:
 def image_file(bench: Bench) -> str:
     import SimpleITK as sitk
 
-    from PromptSegLib.scene.volumes import image_from_volume
+    from harness.scene_nodes import image_from_volume
 
     path = bench.folder / "ct.nrrd"
     sitk.WriteImage(image_from_volume(bench.desk.volume), str(path))

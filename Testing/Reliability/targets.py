@@ -242,9 +242,9 @@ class Scene:
         import slicer
 
         from harness.mrml_fixtures import add_volume, paint_strokes
+        from harness.scene_files import new_scene
         from harness.tiny_model import tiny_backbone
         from PromptSegLib.scene import node_references, prompt_nodes, stored_results
-        from PromptSegLib.scene.storage import new_scene
 
         del slicer
         self.scene = new_scene()

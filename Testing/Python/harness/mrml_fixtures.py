@@ -14,14 +14,14 @@ import SimpleITK as sitk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from harness import brisk
+from harness.scene_nodes import image_from_volume, segments_by_name, volume_from_image
 from harness.tiny_model import CLASSES, painted, phantom
 from PromptSegLib.annotation.classes import ClassInfo, describe
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene.placement import to_vtk
 from PromptSegLib.scene.segment_snapshot import snapshot
-from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments, segments_by_name
-from PromptSegLib.scene.volumes import image_from_volume, volume_from_image
+from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments
 from PromptSegLib.session.engine import start_worker
 from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.session.session import Session

@@ -9,11 +9,11 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from harness.mrml_volumes import put_under, ras, rotation
+from harness.scene_files import new_scene
+from harness.scene_nodes import volume_from_image
 from PromptSegLib.annotation.classes import ClassInfo, describe
 from PromptSegLib.scene.placement import node_to_world, to_array, to_vtk
 from PromptSegLib.scene.segmentations import BINARY
-from PromptSegLib.scene.storage import new_scene
-from PromptSegLib.scene.volumes import volume_from_image
 
 SURFACE = "Closed surface"
 

@@ -15,9 +15,9 @@ from PySide6 import QtWidgets
 
 from harness import slicer_stand_in as stand_in
 from harness.mrml_fixtures import add_volume, paint_strokes
+from harness.scene_files import new_scene
 from harness.session_harness import BRIEF
 from harness.slicer_stand_in import application
-from PromptSegLib.scene.storage import new_scene
 
 stand_in.as_in_pythonqt(sys.modules[__name__])
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+from PromptSegLib.installation import requirements
 from PromptSegLib.installation.child import ChildProcess
 
 WAIT = 900
@@ -47,3 +50,8 @@ def distribution(site: Path, name: str, version: str) -> Path:
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     return folder
+
+
+def look_in(monkeypatch, site: Path | str) -> None:
+    """Have the library look for installed distributions in this folder alone, as an application's Python would."""
+    monkeypatch.setattr(requirements, "distributions", partial(importlib.metadata.distributions, path=[str(site)]))

@@ -21,11 +21,11 @@ from harness.mrml_fixtures import (
     run,
 )
 from harness.mrml_volumes import rotation
+from harness.scene_files import new_scene
+from harness.scene_nodes import segments_by_name
 from harness.tiny_model import painted
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import node_references, prompt_nodes
-from PromptSegLib.scene.segmentations import segments_by_name
-from PromptSegLib.scene.storage import new_scene
 from PromptSegLib.session.session import Session
 
 BRIEF, LONG = 0.1, 600.0  # seconds of tuning; nobody waits for the end of a long one
