@@ -19,7 +19,6 @@ import SimpleITK as sitk
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "Python"))
 
-from harness.in_process import InProcess
 from harness.scene_files import new_scene
 from harness.scene_nodes import image_from_volume, segments_by_name, volume_from_image
 from PromptSegLib.annotation.classes import describe
@@ -30,6 +29,7 @@ from PromptSegLib.scene import segment_snapshot
 from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result
 from PromptSegLib.session.parameters import Parameters
 from PromptSegLib.session.session import Session
+from PromptSegLib.worker.in_process import InProcess
 
 BACKGROUND = 255
 KINDS = ("paint", "erase", "mixed")

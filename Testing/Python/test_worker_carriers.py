@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -14,13 +13,13 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer")
 
-from harness import in_process
-from harness.in_process import InProcess
 from harness.scripted_worker import replies
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.imaging.geometry import Grid
+from PromptSegLib.worker import in_process
 from PromptSegLib.worker.client import Event, Sent
 from PromptSegLib.worker.contract import Prepare
+from PromptSegLib.worker.in_process import InProcess
 from PromptSegLib.worker.packing import grid_values
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +108,7 @@ def test_a_thread_is_cancelled_and_killed(carrier):
 def test_a_process_waits_at_its_end_for_the_thread(tmp_path):
     """Torch aborts a process that ends while it computes."""
     code = (
-        "import sys, time, types\nfrom pathlib import Path\nfrom harness import in_process\n"
+        "import sys, time, types\nfrom pathlib import Path\nfrom PromptSegLib.worker import in_process\n"
         "sys.modules['torch'] = types.ModuleType('torch')\n"
         "class Endless:\n"
         "    def run(self, message, job, emit):\n"
@@ -125,13 +124,8 @@ def test_a_process_waits_at_its_end_for_the_thread(tmp_path):
         "carrier = in_process.InProcess()\ncarrier.submit('x', {})\n"
         "while not carrier.poll():\n    time.sleep(0.01)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "ended")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
+        [sys.executable, "-c", code, str(tmp_path / "ended")], cwd=ROOT, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0 and "at work" in done.stdout, done.stderr
     assert (tmp_path / "ended").read_text() == "ended"

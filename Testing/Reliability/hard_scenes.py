@@ -30,13 +30,13 @@ from hard_volumes import HALF, MODEL  # noqa: E402
 from outcomes import Outcome, crashed, report  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
-from harness.in_process import InProcess  # noqa: E402
 from harness.scene_files import load_scene, new_scene, save_scene  # noqa: E402
 from harness.scene_nodes import segments_by_name  # noqa: E402
 from PromptSegLib.scene.labelmaps import labelmap_of, scalars_of  # noqa: E402
 from PromptSegLib.scene.placement import to_array, to_vtk  # noqa: E402
 from PromptSegLib.session.parameters import Parameters  # noqa: E402
 from PromptSegLib.session.session import Session  # noqa: E402
+from PromptSegLib.worker.in_process import InProcess  # noqa: E402
 
 _BRIEF = 0.3  # seconds of tuning
 _PATIENCE = 600.0

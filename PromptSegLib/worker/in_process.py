@@ -10,17 +10,17 @@ from typing import Any, Mapping, Optional
 
 import numpy as np
 
-from PromptSegLib.worker.carrier import Submitting
-from PromptSegLib.worker.client import Event
-from PromptSegLib.worker.jobs import JobHandlers
-from PromptSegLib.worker.messages import Message
-from PromptSegLib.worker.serving import do
+from .carrier import Submitting
+from .client import Event
+from .jobs import JobHandlers
+from .messages import Message
+from .serving import do
 
 _PATIENCE = 60.0  # seconds that Python's end waits for a job to come to its next step
 
 
 class InProcess(Submitting):
-    """A ``Carrier`` without a process. Arrays are handed over as they are, not copied.
+    """A :class:`~.carrier.Carrier` without a process. Arrays are handed over as they are, not copied.
 
     A job that uses up the memory ends with an error as any other; one that crashes takes this process with it.
 
