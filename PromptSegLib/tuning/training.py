@@ -36,6 +36,7 @@ AHEAD = 2  # crops that are prepared while a step is made
 APART = 8
 CHECKS = (0.4, 0.55, 0.7, 0.85)  # shares of the budget at which the held-out parts are looked at
 PATIENCE = 2  # checks in a row that are worse than the best by more than BETTER, after which it stops
+BOXES = 8  # that are tried in a volume
 DEAR = 0.02  # of the budget: a check that takes more is made at the end alone
 BETTER = 0.02  # held-out boxes are small: what agrees with them by less than that more is not better for it
 
@@ -62,8 +63,8 @@ def hold_out(
 ) -> tuple[list[Annotated], list[Crop]]:
     """The volumes without the labels of a box in each, and crops of ``size`` with nothing but those.
 
-    A box is at most half a crop and a third of the volume along each axis, around a voxel of a class. Of a single
-    volume nothing is held out: it would lack more than the check is worth.
+    A box is at most half a crop and a third of the volume along each axis, around a voxel of a class, and never all
+    that there is of one. Of a single volume nothing is held out: it would lack more than the check is worth.
     """
     if len(volumes) < 2:
         return list(volumes), []
@@ -73,12 +74,19 @@ def hold_out(
         extents = np.maximum(np.minimum(np.asarray(size) // 2, shape // 3), 1)
         labels, only = each.labels.copy(), np.full_like(each.labels, UNKNOWN)
         members = np.argwhere(labels > 0)
-        if len(members):
-            start = np.clip(members[rng.integers(len(members))] - extents // 2, 0, shape - extents)
+        others = [*rest, *volumes[len(rest) + 1 :]]
+        elsewhere = {value for other in others for value in np.unique(other.labels)}
+        for center in members[rng.integers(len(members), size=BOXES)] if len(members) else ():
+            start = np.clip(center - extents // 2, 0, shape - extents)
             box = tuple(slice(a, a + n) for a, n in zip(start, extents))
-            only[box], labels[box] = labels[box], UNKNOWN
+            outside = labels.copy()
+            outside[box] = UNKNOWN
+            if not set(np.unique(labels[labels > 0])) <= elsewhere | set(np.unique(outside)):
+                continue  # nothing would be left of a class
+            only[box], labels = labels[box], outside
             corner = np.clip(start + extents // 2 - np.asarray(size) // 2, 0, np.maximum(shape - size, 0))
             held.append(cut(each.array, only, corner, np.asarray(size)))
+            break
         rest.append(replace(each, labels=labels))
     return rest, held
 

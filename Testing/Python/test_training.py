@@ -17,9 +17,10 @@ from PromptSegLib.annotation.labels import UNKNOWN, excluded_label, painted_on_g
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.network.methods.registry import offered
+from PromptSegLib.tuning import working_grid
 from PromptSegLib.tuning.reading import covering_crops
 from PromptSegLib.tuning.training import APART, Annotated, RandomCrops, hold_out
-from PromptSegLib.tuning.working_grid import MOST_VOXELS, upright_spacing, working_preprocessing
+from PromptSegLib.tuning.working_grid import FEWEST, MOST_VOXELS, TOGETHER, upright_spacing, working_preprocessing
 
 BRIEF = ps.Settings(steps=3, token_steps=3, seed=3)
 SIZE = (8, 16, 16)
@@ -98,6 +99,15 @@ def test_what_is_held_out_is_not_learned_from():
     assert hold_out(given[:1], SIZE, np.random.default_rng(0)) == (given[:1], [])
 
 
+def test_nothing_is_held_out_of_which_nothing_would_be_left():
+    """A class that one volume shows, in a corner that a box can hold whole."""
+    first, second = volumes(2)
+    lonely = np.where(first.labels > 0, 0, first.labels)
+    lonely[1:3, 1:3, 1:3] = 3
+    given = [replace(first, labels=lonely), second]
+    assert all((hold_out(given, SIZE, np.random.default_rng(seed))[0][0].labels == 3).any() for seed in range(5))
+
+
 def test_a_class_alone():
     labels = np.array([[[0, 1, 2, 3, UNKNOWN, excluded_label(2), excluded_label(3)]]], np.int16)
     alone = Annotated(labels.astype(np.float32), labels).alone(2)
@@ -169,7 +179,13 @@ def test_where_there_was_time_for_no_step_the_start_is_looked_at(backbone):
 # The working grid
 
 
-def test_heads_work_on_the_examples_own_grid(backbone):
+@pytest.fixture
+def narrow(monkeypatch) -> None:
+    """Crops of tiny bodies never show all classes together."""
+    monkeypatch.setattr(working_grid, "TOGETHER", 0.0)
+
+
+def test_heads_work_on_the_examples_own_grid(backbone, narrow):
     fine = complete(spacing=(1.5, 1.5, 1.8))
     prompts = ps.tune([fine], CLASSES, backbone, settings=replace(BRIEF, method="linear"))
     assert prompts.preprocessing.spacing == (1.8, 1.8, 1.8)  # 1.5 along two axes, but crops are small here
@@ -248,6 +264,25 @@ def test_finer_axes_give_way_where_a_crop_would_not_hold_what_is_around_a_large_
     assert working_preprocessing([one, one], longer, {"nothing": 77}).spacing == (2.0, 1.0, 1.0)
 
 
+def test_a_crop_shows_where_among_others_a_class_lies(backbone):
+    """Several classes one above the other: coarser along them, while the least keeps some voxels."""
+    longer = replace(backbone, tile=(24, 48, 48))
+    shape, thickness = (80, 32, 32), 8
+    values = np.zeros(shape, np.uint8)
+    for index in range(4):
+        values[10 + 15 * index :][:thickness, 8:24, 8:24] = index + 1
+    image, reference = (sitk.GetImageFromArray(each) for each in (values.astype(np.float32), values))
+    column = Example(image, reference, complete=True)
+    four = {f"L{index}": index for index in range(1, 5)}
+    least = thickness / FEWEST
+    assert least < TOGETHER * (45 + thickness) / longer.crop[0]
+    assert working_preprocessing([column], longer, four).spacing == pytest.approx((least, 1.0, 1.0), abs=1e-3)
+    assert working_preprocessing([column], longer, {"L1": 1}).spacing == (1.0, 1.0, 1.0)
+    near = {"L1": 1, "L2": 2}
+    together = TOGETHER * (15 + thickness) / longer.crop[0]
+    assert working_preprocessing([column], longer, near).spacing == pytest.approx((together, 1.0, 1.0), abs=1e-3)
+
+
 def test_intensities_that_do_not_fit_the_window_make_percentiles_the_rule(backbone):
     fitting, other = complete(), complete()
     other = Example(sitk.Cast(other.image * 1000 + 5000, sitk.sitkFloat32), other.annotation, complete=True)
@@ -293,7 +328,7 @@ def test_strokes_thinner_than_the_grid_are_still_marked():
     assert found.sum() == 1 and painted_on_grid(replace(given, painted=None), coarse) is None
 
 
-def test_examples_that_differ_are_said_to(backbone):
+def test_examples_that_differ_are_said_to(backbone, narrow):
     same, coarse = complete(), complete(spacing=(4.0, 4.0, 3.0))
     other = Example(sitk.Cast(same.image * 1000 + 5000, sitk.sitkFloat32), same.annotation, complete=True, name="MR")
     settings = replace(BRIEF, method="linear")
