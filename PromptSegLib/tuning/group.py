@@ -129,7 +129,7 @@ def _record(
         "seconds": round(time.monotonic() - shared.began, 2),
         "passes": shared.settings.passes,
         **({"held_out": tuner.checks} if isinstance(tuner, Trainer) else {}),
-        **({"left_out": dict(trial.found), "left_out_name": trial.left_out} if trial else {}),
+        **({"left_out": dict(trial.found), "left_out_name": trial.left_out} if trial and trial.found else {}),
         "seed": shared.settings.seed,
         "device": str(shared.backbone.device),
         "notes": shared.notes,

@@ -385,6 +385,20 @@ def test_of_several_examples_one_is_left_out_to_say_which_method_carries(backbon
     assert not seen
 
 
+def test_where_a_trial_would_make_hardly_a_step_none_is_made(backbone, monkeypatch):
+    """Of a budget in seconds: with many classes, or on a slow machine, trials would cost it and say nothing."""
+    from PromptSegLib.tuning import trying
+
+    monkeypatch.setattr(trying, "LEAST_SECONDS", 0.5)
+    monkeypatch.setattr(trying, "TELLING", 100_000)
+    monkeypatch.setattr(trying, "agreement_on", None)  # called, it would fail
+    examples = [replace(complete(seed=seed), name=f"case {seed}") for seed in range(2)]
+    prompts = ps.tune(examples, CLASSES, backbone, settings=replace(BRIEF, steps=None, seconds=1.0))
+    record = prompts.tuning["0"]
+    assert prompts.method == trying.CANDIDATES[0] and "left_out" not in record
+    assert [each["name"] for each in record["examples"]] == ["case 0", "case 1"] and len(record["earlier"]) == 1
+
+
 def test_what_an_example_left_out_says(backbone):
     from PromptSegLib.models.feature_cache import FeatureCache
     from PromptSegLib.tuning.trying import agreement_on

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Callable, Optional
 
 VOXELS = 6_000  # of a grid to grow on; of the phantom's 38,400
@@ -24,6 +25,14 @@ def spare(change: Callable[[Any, str, Any], None] = setattr, voxels: int = VOXEL
     change(guard, "FOLDS", 0)
 
 
+def no_compiler() -> ModuleType:
+    """What torch's optimizers ask of its compiler, which nothing here uses and which takes two seconds to load."""
+    module = ModuleType("torch._dynamo")
+    module.disable = lambda function, *_args, **_options: function  # type: ignore[attr-defined]
+    module.graph_break = lambda *_args: None  # type: ignore[attr-defined]
+    return module
+
+
 def command(folder: Optional[Path] = None) -> list[str]:
     """Such a worker, with the folder that arrays go through."""
     return [sys.executable, __file__, "worker", *(["--folder", str(folder)] if folder else [])]
@@ -32,6 +41,7 @@ def command(folder: Optional[Path] = None) -> list[str]:
 def serve() -> None:
     """Be such a worker. It neither waits for a window to be drawn nor steps back for one."""
     sys.modules.update(dict.fromkeys(NEEDLESS))
+    sys.modules["torch._dynamo"] = no_compiler()
     from PromptSegLib.cli.main import main
     from PromptSegLib.worker import serving
 
