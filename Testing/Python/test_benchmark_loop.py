@@ -28,6 +28,7 @@ def a_row(image="whole", classes=4, slices=3, volumes=1, **values):
     return {"key": key, "image": image, "classes": classes, **painted, **values}
 
 
+@pytest.mark.training
 def test_every_wait_is_timed(loop, models, tmp_path, monkeypatch):
     image, reference = phantom()
     monkeypatch.setattr(loop, "read", lambda case, data: (image, reference, dict(CLASSES)))
