@@ -39,6 +39,9 @@ PATIENCE = 2  # checks in a row that are worse than the best by more than BETTER
 BOXES = 8  # that are tried in a volume
 DEAR = 0.02  # of the budget: a check that takes more is made at the end alone
 BETTER = 0.02  # held-out boxes are small: what agrees with them by less than that more is not better for it
+# By so much the start has to agree more to be gone back to. A fit to other parts of the same patients knows their boxes
+# well: on five vertebrae .449 against .344 after 80 steps, where other patients were at .249 and .350.
+LOST = 0.2
 
 
 @dataclass(frozen=True)
@@ -251,7 +254,7 @@ class Trainer(Tuner):
         final = self.trusted()
         began = mean(self._on_held(self.warm.prompts))
         self._check(final)
-        if began > self._best[0] + BETTER:
+        if began > self._best[0] + LOST:
             return self.warm.prompts, first
         chosen = self._best[1]
         assert chosen is not None

@@ -19,7 +19,7 @@ from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.tuning import working_grid
 from PromptSegLib.tuning.reading import covering_crops
-from PromptSegLib.tuning.training import APART, Annotated, RandomCrops, hold_out
+from PromptSegLib.tuning.training import APART, Annotated, RandomCrops, Trainer, hold_out
 from PromptSegLib.tuning.working_grid import FEWEST, MOST_VOXELS, TOGETHER, upright_spacing, working_preprocessing
 
 BRIEF = ps.Settings(steps=3, token_steps=3, seed=3)
@@ -174,6 +174,19 @@ def test_where_there_was_time_for_no_step_the_start_is_looked_at(backbone):
     )
     record = prompts.tuning["0"]
     assert record["steps"] == 0 and len(record["held_out"]) == 1
+
+
+@pytest.mark.parametrize("start, kept", [(0.95, True), (0.6, False)])
+def test_the_start_is_gone_back_to_where_held_out_parts_agree_far_better(backbone, monkeypatch, start, kept):
+    def on_held(trainer, prompts):
+        return [start if prompts is trainer.warm.prompts else 0.5] * trainer.classes
+
+    monkeypatch.setattr(Trainer, "_on_held", on_held)
+    settings, examples = replace(BRIEF, method="linear"), [complete(), complete(seed=1)]
+    first, tuned = (
+        ps.tune(examples, CLASSES, backbone, settings=replace(settings, steps=steps)).find("ball") for steps in (0, 2)
+    )
+    assert all(np.array_equal(tensor, tuned.tensors[key]) for key, tensor in first.tensors.items()) == kept
 
 
 # The working grid
