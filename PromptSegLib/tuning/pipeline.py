@@ -120,7 +120,7 @@ def _planned(
     named = chosen_method(settings, examples, classes, backbone, start, feature_cache, job.part(0.0, 0.02))
     training = settings.training if settings.training is not None else all(each.complete for each in examples)
     trial = None
-    if settings.method == AUTO and named == FOR_NEW and start is None and worth_trying(examples, settings):
+    if settings.method == AUTO and named == FOR_NEW and start is None and worth_trying(examples, classes, settings):
         trial = best_of(tune, examples, classes, backbone, settings, feature_cache, job.part(0.02, 0.02 + TRIALS))
         job = job.part(0.02 + TRIALS, 1.0)
     if trial is not None:  # its prompts are gone on from all of the way: they are no prompts of somebody else

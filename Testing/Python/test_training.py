@@ -383,18 +383,19 @@ def test_of_several_examples_one_is_left_out_to_say_which_method_carries(backbon
     monkeypatch.setattr(trying, "LEAST_STEPS", 12)
     monkeypatch.setattr(trying, "agreement_on", agreement_on)
     settings = replace(BRIEF, steps=12)
-    prompts = ps.tune(examples, CLASSES, backbone, settings=settings)
+    prompts = ps.tune(examples, {"ball": CLASSES["ball"]}, backbone, settings=settings)
     assert seen == [(name, ["case 0", "case 1"], "case 2") for name in trying.CANDIDATES]
-    assert prompts.method == best and set(prompts.names) == set(CLASSES) and len(prompts.classes) == len(CLASSES)
+    assert prompts.method == best and prompts.names == ["ball"]
     record = prompts.tuning["0"]
     assert record["left_out"] == {name: 0.7 if name == best else 0.6 for name in trying.CANDIDATES}
     assert [each["name"] for each in record["examples"]] == ["case 0", "case 1", "case 2"]
     # The two trials and what follows share the budget.
     assert record["steps"] + 2 * record["earlier"][-1]["steps"] == 12
-    # Nothing is tried where somebody said what to use, where nothing can be left out, or in no time.
+    # Nothing is tried where somebody said what to use, nothing can be left out, in no time, or of several classes.
     seen.clear()
     for given, chosen in ((examples, replace(settings, method="linear")), (examples[:1], settings), (examples, BRIEF)):
-        ps.tune(given, CLASSES, backbone, settings=chosen)
+        ps.tune(given, {"ball": CLASSES["ball"]}, backbone, settings=chosen)
+    assert ps.tune(examples, CLASSES, backbone, settings=settings).method == trying.CANDIDATES[0]
     assert not seen
 
 
@@ -406,7 +407,7 @@ def test_where_a_trial_would_make_hardly_a_step_none_is_made(backbone, monkeypat
     monkeypatch.setattr(trying, "TELLING", 100_000)
     monkeypatch.setattr(trying, "agreement_on", None)  # called, it would fail
     examples = [replace(complete(seed=seed), name=f"case {seed}") for seed in range(2)]
-    prompts = ps.tune(examples, CLASSES, backbone, settings=replace(BRIEF, steps=None, seconds=1.0))
+    prompts = ps.tune(examples, {"ball": CLASSES["ball"]}, backbone, settings=replace(BRIEF, steps=None, seconds=1.0))
     record = prompts.tuning["0"]
     assert prompts.method == trying.CANDIDATES[0] and "left_out" not in record
     assert [each["name"] for each in record["examples"]] == ["case 0", "case 1"] and len(record["earlier"]) == 1
