@@ -71,7 +71,8 @@ def hold_out(
     """
     if len(volumes) < 2:
         return list(volumes), []
-    rest, held = [], []
+    rest: list[Annotated] = []
+    held: list[Crop] = []
     for each in volumes:
         shape = np.asarray(each.array.shape)
         extents = np.maximum(np.minimum(np.asarray(size) // 2, shape // 3), 1)
