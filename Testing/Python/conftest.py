@@ -15,6 +15,7 @@ import SimpleITK as sitk
 pytest.register_assert_rewrite("harness")
 
 SLOW = ("training", "application")
+LONG = ("test_replay.py", "test_real_data.py")  # of the slow tier: minutes each, in one process
 
 
 def pytest_collection_finish() -> None:
@@ -41,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not any(item.get_closest_marker(mark) for mark in SLOW):
             item.add_marker("fast")
     long = {item.path for item in items if {"models", "workers"} & set(item.fixturenames)}
-    items.sort(key=lambda item: item.path not in long)
+    items.sort(key=lambda item: (item.path.name not in LONG, item.path not in long))
 
 
 LIVER, SPLEEN, BACKGROUND = 6, 300, 255
