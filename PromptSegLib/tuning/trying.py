@@ -26,7 +26,7 @@ CANDIDATES = ("side", "punet")  # where they agree alike, the first
 SHARE = 0.15  # of the budget, for each candidate
 TRIALS = SHARE * len(CANDIDATES)
 LEAST_SECONDS, LEAST_STEPS = 20.0, 40  # of a budget that is shared so; below, no trial says anything
-TELLING = 10  # steps of a trial: with fewer, as many classes or a slow machine make them, it says nothing either
+TELLING = 10  # steps of a trial: with fewer, as a slow machine makes them, it says nothing either
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def best_of(
     """Try every candidate on what the next patient is: a volume that it did not learn from.
 
     Boxes held out of volumes that are learned from say little of it: on three sarcomas they agreed to .85 where other
-    patients did to .26. Of several classes, those that the example left out shows count. None where it shows none.
+    patients did to .26. None where the example left out shows no class.
     Where time is for fewer than ``TELLING`` steps, the first goes on without any other being tried.
 
     :param tune: :func:`~.pipeline.tune`.

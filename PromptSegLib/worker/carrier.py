@@ -1,4 +1,4 @@
-"""What carries jobs to a worker and brings back what it says: a process, or another machine over ssh."""
+"""What carries jobs to a worker and brings back what it says: a process, another machine over ssh, or a thread here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Carrier(Protocol):
-    """:class:`~.client.Worker` is one, for a child process and for ssh; tests have another, in a thread.
+    """:class:`~.client.Worker` is one, for a child process and for ssh; :class:`~.in_process.InProcess` another.
 
     None of this waits.
     """
