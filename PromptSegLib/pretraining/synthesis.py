@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 OUTSIDE, GAS = 0, 1  # regions of an image: air around the body, and what is as dark inside of it
 AIR = -0.95  # of normalized intensities: nothing darker is tissue
+_GAS = -0.98  # of smoothed ones: single voxels of noisy fat are as dark as gas (fat of BTCV 14 is at -115 HU)
+_FAT = -0.4  # of normalized intensities: tissue of a CT that is darker is mostly fat
 _REGIONS = 256
 _CLUSTERS = (6, 11)
 _SAMPLE = 4000  # voxels that are enough to find clusters
@@ -41,7 +43,8 @@ def regions_of(image: Optional[np.ndarray], values: np.ndarray, rng: np.random.G
 
 def _clusters(image: np.ndarray, free: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """:data:`OUTSIDE`, :data:`GAS`, and from 2 on clusters by intensity and place, found in the voxels ``free``."""
-    dark = image <= AIR
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), 0.7, truncate=3)
+    dark = (image <= AIR) & ndimage.binary_dilation(smooth <= _GAS)
     regions = np.where(dark, GAS, 2).astype(np.uint8)
     parts, _ = ndimage.label(dark[::2, ::2, ::2])
     sides = np.unique(np.concatenate([parts[:, [0, -1]].ravel(), parts[:, :, [0, -1]].ravel()]))
@@ -49,7 +52,6 @@ def _clusters(image: np.ndarray, free: np.ndarray, rng: np.random.Generator) -> 
     for axis, extent in enumerate(image.shape):
         outside = np.repeat(outside, 2, axis).take(range(extent), axis)
     regions[dark & outside] = OUTSIDE
-    smooth = ndimage.gaussian_filter(image.astype(np.float32), 0.7, truncate=3)
     places = np.flatnonzero((free & ~dark).ravel())
     if places.size < 100:
         return regions
@@ -93,8 +95,12 @@ def synthesized_from(
     if image is not None:
         sizes = np.bincount(regions.ravel(), minlength=count)
         own = np.bincount(regions.ravel(), image.ravel(), count) / np.maximum(sizes, 1)
-        if rng.random() < 0.4:  # another curve of the same contrast, inverted too
+        kind = rng.random()
+        if kind < 0.3:  # another curve of the same contrast, inverted too
             means = np.interp(own, np.linspace(-1, 1, 5), rng.random(5)) + rng.normal(0, 0.06, count)
+        elif kind < 0.6:  # organs and muscles alike, fat apart, as on most MR
+            means = rng.random() + rng.normal(0, rng.uniform(0.03, 0.2), count)
+            means = np.where(own < _FAT, rng.random() + rng.normal(0, 0.04, count), means)
     dark = [OUTSIDE] * (not shaded and rng.random() < 0.9) + [GAS] * (image is not None and rng.random() < 0.7)
     means[[each for each in dark if each < count]] = rng.uniform(0, 0.05)
     rough = rng.uniform(0, 0.1, count) * (rng.random() < 0.6)

@@ -16,7 +16,7 @@ from PromptSegLib.pretraining.checking import check_cases
 from PromptSegLib.pretraining.finding import find_cases
 from PromptSegLib.pretraining.recipe import Recipe
 from PromptSegLib.pretraining.source import Source
-from PromptSegLib.pretraining.synthesis import GAS, OUTSIDE, regions_of, smooth_noise, synthesized_from, thick
+from PromptSegLib.pretraining.synthesis import AIR, GAS, OUTSIDE, regions_of, smooth_noise, synthesized_from, thick
 from PromptSegLib.pretraining.views import ZOOM, Views, collate
 
 
@@ -66,6 +66,31 @@ def test_regions_are_air_gas_tissues_and_labels():
     assert len(own) == 1 and not (regions[values != 7] == own[0]).any()
     dim, bright = (set(np.unique(regions[:, 5:-5, part])) for part in (slice(5, 7), slice(26, 27)))
     assert not (dim & bright) and min(dim | bright) > GAS  # tissues of unlike intensity are never one region
+
+
+def test_fat_of_which_single_voxels_are_as_dark_as_gas_is_one_tissue():
+    """Fat of some CTs is at -115 HU, where a window that begins at -125 clips half of its noise."""
+    image, values = body()
+    image[:, 4:-4, 16:-4] = np.random.default_rng(0).normal(-0.9, 0.08, image[:, 4:-4, 16:-4].shape).clip(-1, 1)
+    assert (image[:, 5:-5, 17:-5] <= AIR).mean() > 0.2
+    regions = regions_of(image, values, np.random.default_rng(0))
+    fat = regions[:, 6:-6, 18:-6]
+    assert np.isin(fat, (OUTSIDE, GAS)).mean() < 0.02
+    assert (regions[:, 0] == OUTSIDE).all() and (regions[6:14, 9:13, 9:13] == GAS).all()
+
+
+def test_in_some_images_organs_look_alike_and_fat_apart():
+    image, values = body((24, 60, 64))
+    image[:, 4:-4, 40:-4] = -0.8  # fat
+    values[6:18, 10:20, 24:32] = 9
+    regions = regions_of(image, values, np.random.default_rng(0))
+    organs, fat = [values == 7, values == 9], image == np.float32(-0.8)
+    alike = 0
+    for seed in range(120):
+        drawn = synthesized_from(regions, image, np.random.default_rng(seed))
+        one, other, apart = (float(np.median(drawn[where])) for where in (*organs, fat))
+        alike += abs(one - other) < 0.15 * min(abs(one - apart), abs(other - apart))
+    assert alike > 22  # 18 where every region is drawn for itself or as a curve of its own
 
 
 def test_a_map_of_more_labels_than_regions_is_remapped():
