@@ -30,9 +30,12 @@ def tune(
 ) -> Prompts:
     """As :func:`~PromptSegLib.tuning.pipeline.tune`."""
     from ..models.backbone import load_model
+    from ..models.suiting import name_for
+
+    called = model or name_for(examples[0].image, start.sha256 if start else "")
 
     def attempt(thrift: Thrift) -> Prompts:
-        backbone = thrift.backbone(load_model(model, "cpu" if thrift.cpu else options.device))
+        backbone = thrift.backbone(load_model(called, "cpu" if thrift.cpu else options.device))
         return thrift.tune(examples, classes, backbone, start=start, settings=settings, options=options, job=job)
 
     prompts, thrift = sparingly(attempt, job, lambda: _is_gpu(options.device))

@@ -17,6 +17,7 @@ from ..annotation.labels import excluded_label
 from ..errors import PromptSegError
 from ..models.backbone import Backbone, load_model
 from ..models.feature_cache import FeatureCache
+from ..models.suiting import name_for
 from ..network.methods.registry import method as method_called
 from ..progress import ProgressHandle
 from ..prompts.store import MAX_CLASSES, Prompts
@@ -47,6 +48,7 @@ def tune(
 
     :param examples: one or several images with annotations.
     :param classes: class name -> its value in the annotations and in results.
+    :param model: a backbone, or its name or file; None for that of ``start``, or the one that suits the first image.
     :param start: prompts to go on from, or the path of their file: classes of the same name start there, all other
         classes are kept as they are, bit-identical.
     :param settings: how to tune, and for how long.
@@ -61,9 +63,10 @@ def tune(
     classes, feature_cache = dict(classes), options.feature_cache or FeatureCache(0)
     taught = [without(each, options.others) for each in examples]
     check_examples(taught, classes)
-    backbone = model if isinstance(model, Backbone) else load_model(model, options.device)
     if start is not None and not isinstance(start, Prompts):
         start = Prompts.load(Path(start))
+    model = model or name_for(examples[0].image, start.sha256 if start else "")
+    backbone = model if isinstance(model, Backbone) else load_model(model, options.device)
     if start is not None:
         start = start.called(classes)
     plan, job = _planned(taught, classes, backbone, settings, start, feature_cache, job)
