@@ -21,11 +21,11 @@ from ..scene.segmentations import apply_result, check_writable, segments, show_s
 from ..scene.storage import spoils_scene
 from ..scene.volumes import voxels_of_volume
 from . import prompts
+from .actions import Level, Notice
 from .applied import CLASS, NUMBER, TAG, AppliedResult, AppliedResults, note_numbers, numbers
 from .job import ActiveJob, Job, JobKind
 from .job_requests import Request
 from .undo import UndoHistory
-from .view import Level, Notice
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
+from .actions import Notice
 from .job import Future
-from .view import Notice
 
 Then = Callable[[Any], Optional[Notice]]
 

@@ -7,8 +7,7 @@ from typing import Any, Callable, Sequence
 from ..errors import PromptSegError
 from ..scene import node_references, prompt_nodes, scene_nodes, stored_results
 from ..scene.segment_list import add_background
-from .actions import Actions
-from .view import Notice
+from .actions import Actions, Notice
 
 
 class Inputs:

@@ -15,11 +15,11 @@ from ..prompts.store import Prompts
 from ..scene.segment_snapshot import SegmentSnapshot
 from ..worker import contract
 from ..worker.carrier import Carrier
+from .actions import Level, Notice
 from .applied import current_tag
 from .job_inputs import Part
 from .job_requests import Request
 from .pace import Pace
-from .view import Level, Notice
 
 Result = TypeVar("Result")
 

@@ -10,9 +10,8 @@ from typing import Any, Optional
 from ..errors import PromptSegError, Sentence
 from ..scene import prompt_nodes, salvage, scene_nodes
 from . import prompts as prompts_list
-from .actions import Actions
+from .actions import Actions, Notice
 from .recovery import Recovery
-from .view import Notice
 
 _PAUSE = 20.0  # seconds between two notes because of strokes
 

@@ -17,14 +17,13 @@ from ..scene.preview import Preview
 from ..scene.segmentations import segments, show_surfaces
 from ..scene.slice_views import center_3d
 from . import prompts as prompts_list
-from .actions import Actions
+from .actions import Actions, Notice
 from .applied import AppliedResult, AppliedResults, current_tag
 from .applying import Result, Writer
 from .background import Background
 from .job import ActiveJob, JobKind
 from .preview_labels import stroke_constraints, with_differences
 from .undo import UndoHistory
-from .view import Notice
 
 
 class Shows(Choice):

@@ -15,7 +15,7 @@ from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
 from . import learned, specializing
 from . import prompts as prompts_list
-from .actions import Actions, unexpected
+from .actions import Actions, Level, Notice, unexpected
 from .applied import current_tag
 from .applying import repainted
 from .engine import Engine, full_of, map_of, model_and_device, prompts_of, segmentation_of
@@ -26,7 +26,6 @@ from .job_inputs import Plan, image_of
 from .job_requests import Request, request_of
 from .results import Results
 from .uncertainty import UncertaintyNavigator
-from .view import Level, Notice
 
 CANCELLED = "Cancelled; nothing was changed."
 _MISSED = "Retune to include the new strokes."

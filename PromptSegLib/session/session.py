@@ -14,7 +14,7 @@ from ..scene.history import History
 from ..worker.carrier import Carrier
 from . import learned, specializing
 from . import prompts as prompts_list
-from .actions import ActionContext, Actions
+from .actions import ActionContext, Actions, Notice, View
 from .applied import AppliedResults, current_tag
 from .applying import with_spoilers
 from .engine import Engine, start_worker
@@ -31,7 +31,6 @@ from .runner import CANCELLED, JobRunner
 from .segment_edits import SegmentEdits
 from .uncertainty import UncertaintyNavigator
 from .undo import UndoHistory
-from .view import Notice, View
 
 _YIELD = 0.002  # seconds given to other threads at each poll: the application's own loop may hold Python's lock
 

@@ -6,10 +6,9 @@ from typing import Any, Callable
 
 from ..scene.history import OneOrder
 from . import prompts
-from .actions import Actions
+from .actions import Actions, Notice
 from .applied import AppliedResults, current_tag
 from .inputs import Inputs
-from .view import Notice
 
 
 class UndoHistory:
