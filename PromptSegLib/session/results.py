@@ -20,8 +20,7 @@ from . import prompts as prompts_list
 from .actions import Actions, Notice
 from .applied import AppliedResult, AppliedResults, current_tag
 from .applying import Result, Writer
-from .background import Background
-from .job import ActiveJob, JobKind
+from .job import ActiveJob, Background, JobKind
 from .preview_labels import stroke_constraints, with_differences
 from .undo import UndoHistory
 
