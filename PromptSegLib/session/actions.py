@@ -13,8 +13,7 @@ from ..models import catalogue
 from ..scene import node_references
 from ..scene.roles import Role
 from ..scene.segmentations import check_writable, segments
-from . import learned
-from .applied import current_tag
+from .applied import current_tag, why_no_model
 
 ACTIONS = (
     "tune",
@@ -222,7 +221,7 @@ def disabled_reason(action: str, now: ActionContext) -> str:
     if action == "learn":
         return reason or _no_learning(now)
     if action == "specialize":
-        return reason or _no_learning(now) or learned.enough(now.segmentation)
+        return reason or _no_learning(now) or why_no_model(now.segmentation)
     return reason or (_no_tuning(now) if action == "tune" else "")
 
 

@@ -12,17 +12,16 @@ from ..errors import PromptSegError, Sentence
 from ..scene import prompt_nodes, slice_views
 from ..scene.history import History
 from ..worker.carrier import Carrier
-from . import learned, specializing
 from . import prompts as prompts_list
 from .actions import ActionContext, Actions, Notice, View
-from .applied import AppliedResults, current_tag
+from .applied import SPECIALIZING_STOPPED, AppliedResults, check_model_name, current_tag, is_learned, model_offer
 from .applying import with_spoilers
 from .engine import Engine, start_worker
 from .growing import Growing
 from .inputs import Inputs, SceneWatch
 from .job import FOR_OTHERS, Job, JobKind, State, StateMachine
 from .job_inputs import image_of, plan_learning, plan_tuning
-from .job_requests import learning_of, request_of
+from .job_requests import learning_of, model_of, request_of
 from .parameters import Parameters
 from .recovery import Recovery
 from .rescue import Rescue
@@ -130,7 +129,7 @@ class Session:
             map_shown=self.uncertainty.shown,
             keeps=result is None or result.keeps,
             recovery=self.rescue.text,
-            specialize="" if self.actions.reason("specialize") else learned.offer(segmentation),
+            specialize="" if self.actions.reason("specialize") else model_offer(segmentation),
             reasons=self.actions.reasons(),
             prompts=prompts_list.rows(self.scene, self.parameters.model, segmentation),
             examples=tuple((one.GetName(), other.GetName()) for one, other in self.inputs.examples),
@@ -182,17 +181,17 @@ class Session:
         """Make a model of its own, called so, of what was applied to this volume and to further examples."""
         with self.actions.doing():
             self.actions.require("specialize")
-            called = specializing.check_name(called)
+            called = check_model_name(called)
             volume, segmentation = self.inputs.volume, self.inputs.segmentation
             result = self.results.before(segmentation)
             plan = plan_learning(self.parameters, volume, segmentation, result, self.inputs.examples)
             job = Job.of(JobKind.SPECIALIZE, volume, segmentation, plan.parts[0])
-            self.jobs.begin(job, partial(specializing.model_of, plan, called))
+            self.jobs.begin(job, partial(model_of, plan, called))
 
     def other_volumes(self) -> None:
         """The user turned to other volumes: let prompts learn from what was applied, where they have not yet."""
         segmentation = self.inputs.segmentation
-        if segmentation is None or self.actions.reason("learn") or learned.is_learned(segmentation):
+        if segmentation is None or self.actions.reason("learn") or is_learned(segmentation):
             return
         self.learn()
 
@@ -212,7 +211,7 @@ class Session:
         with self.actions.doing():
             if self.jobs.active is not None:
                 kept = self.state is State.SPECIALIZING
-                self.jobs.stop(Notice(specializing.STOPPED if kept else CANCELLED))
+                self.jobs.stop(Notice(SPECIALIZING_STOPPED if kept else CANCELLED))
                 self.results.drop()
 
     # The result
