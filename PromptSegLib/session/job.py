@@ -18,7 +18,7 @@ from ..worker import contract
 from ..worker.carrier import Carrier
 from .actions import Level, Notice
 from .applied import current_tag
-from .job_inputs import Part
+from .inputs import Part
 from .job_requests import Request
 
 Result = TypeVar("Result")

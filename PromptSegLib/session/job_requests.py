@@ -14,7 +14,7 @@ from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
 from ..worker import contract
 from ..worker.client import Sent
-from .job_inputs import LEARNING_TAKES, Part, Plan
+from .inputs import LEARNING_TAKES, Part, Plan
 
 RETUNE_SHARE = 1 / 3
 SPECIALIZING_TAKES = 8.0  # times the seconds of a tuning on strokes

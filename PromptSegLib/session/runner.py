@@ -19,9 +19,8 @@ from .applied import current_tag, take_learned, take_model
 from .applying import repainted
 from .engine import Engine, full_of, map_of, model_and_device, prompts_of, segmentation_of
 from .growing import Growing
-from .inputs import Inputs
+from .inputs import Inputs, Plan, image_of
 from .job import FOR_OTHERS, ActiveJob, Future, Job, JobKind, State, StateMachine
-from .job_inputs import Plan, image_of
 from .job_requests import Request, request_of
 from .results import Results
 from .uncertainty import UncertaintyNavigator

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Callable, Optional, Sequence, Union
 
 from ..errors import PromptSegError, Sentence
-from ..scene import prompt_nodes, slice_views
+from ..scene import prompt_nodes, scene_nodes, slice_views, stored_results
 from ..scene.history import History
 from ..worker.carrier import Carrier
 from . import prompts as prompts_list
@@ -18,11 +18,9 @@ from .applied import SPECIALIZING_STOPPED, AppliedResults, check_model_name, cur
 from .applying import with_spoilers
 from .engine import Engine, start_worker
 from .growing import Growing
-from .inputs import Inputs, SceneWatch
+from .inputs import Inputs, Parameters, image_of, plan_learning, plan_tuning
 from .job import FOR_OTHERS, Job, JobKind, State, StateMachine
-from .job_inputs import image_of, plan_learning, plan_tuning
 from .job_requests import learning_of, model_of, request_of
-from .parameters import Parameters
 from .recovery import Recovery
 from .rescue import Rescue
 from .results import GROWN_FROM_CORRECTIONS, WORDS, Results, Shows
@@ -313,3 +311,31 @@ class Session:
         self.history.follow()
         notice = self.results.unpark(self.inputs.volume, self.inputs.segmentation)
         self.actions.notice = notice or self.actions.notice
+
+
+class SceneWatch:
+    """Tells what a session owns of nodes that go, and of a scene that is closed.
+
+    :param owned: objects with ``removed(node)`` and ``closing()``, told in this order.
+    """
+
+    def __init__(self, scene: Any, owned: Sequence[Any], actions: Actions):
+        self._scene, self._owned, self._actions = scene, owned, actions
+        self.end = scene_nodes.watch(scene, self._removed, self._closing, actions.changed, self._renew)
+        self._renew()
+
+    def _removed(self, node: Any) -> None:
+        for each in self._owned:
+            each.removed(node)
+        self._actions.changed()
+
+    def _closing(self) -> None:
+        for each in self._owned:
+            each.closing()
+        self._actions.notice = Notice()
+
+    def _renew(self) -> None:
+        """What an earlier version kept in the scene, as this one does: hidden nodes can spoil a saved scene."""
+        with self._actions.doing(quiet=True):
+            stored_results.renew(self._scene)
+            prompt_nodes.renew(self._scene)
