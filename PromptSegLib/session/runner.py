@@ -22,8 +22,7 @@ from .growing import Growing
 from .inputs import Inputs, Plan, image_of
 from .job import FOR_OTHERS, ActiveJob, Future, Job, JobKind, State, StateMachine
 from .job_requests import Request, request_of
-from .results import Results
-from .uncertainty import UncertaintyNavigator
+from .results import Results, UncertaintyNavigator
 
 CANCELLED = "Cancelled; nothing was changed."
 _MISSED = "Retune to include the new strokes."

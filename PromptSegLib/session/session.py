@@ -23,10 +23,9 @@ from .job import FOR_OTHERS, Job, JobKind, State, StateMachine
 from .job_requests import learning_of, model_of, request_of
 from .recovery import Recovery
 from .rescue import Rescue
-from .results import GROWN_FROM_CORRECTIONS, WORDS, Results, Shows
+from .results import GROWN_FROM_CORRECTIONS, WORDS, Results, Shows, UncertaintyNavigator
 from .runner import CANCELLED, JobRunner
 from .segment_edits import SegmentEdits
-from .uncertainty import UncertaintyNavigator
 from .undo import UndoHistory
 
 _YIELD = 0.002  # seconds given to other threads at each poll: the application's own loop may hold Python's lock
