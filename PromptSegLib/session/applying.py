@@ -27,9 +27,9 @@ from ..scene.volumes import voxels_of_volume
 from . import prompts
 from .actions import Level, Notice
 from .applied import CLASS, NUMBER, TAG, AppliedResult, AppliedResults, note_numbers, numbers
+from .editing import UndoHistory
 from .job import ActiveJob, Job, JobKind
 from .job_requests import Request
-from .undo import UndoHistory
 
 ADDED, REMOVED = "added, not corrected by you", "removed, not corrected by you"
 _COLORS = {ADDED: (0.0, 0.62, 0.45), REMOVED: (0.84, 0.37, 0.0)}  # told apart by color-blind readers

@@ -1,4 +1,4 @@
-"""A job from the click to its result: the states of a session, threads, how far the job is and how long it takes."""
+"""A job from the click to its result: the session's states, threads, how far the job is and how long it takes."""
 
 from __future__ import annotations
 

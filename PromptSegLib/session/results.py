@@ -24,8 +24,8 @@ from . import prompts as prompts_list
 from .actions import Actions, Notice
 from .applied import AppliedResult, AppliedResults, current_tag
 from .applying import Result, Writer, stroke_constraints, with_differences
+from .editing import UndoHistory
 from .job import ActiveJob, Background, JobKind
-from .undo import UndoHistory
 
 
 class Shows(Choice):

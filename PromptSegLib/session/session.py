@@ -16,17 +16,15 @@ from . import prompts as prompts_list
 from .actions import ActionContext, Actions, Notice, View
 from .applied import SPECIALIZING_STOPPED, AppliedResults, check_model_name, current_tag, is_learned, model_offer
 from .applying import with_spoilers
+from .editing import SegmentEdits, UndoHistory
 from .engine import Engine, start_worker
 from .growing import Growing
 from .inputs import Inputs, Parameters, image_of, plan_learning, plan_tuning
 from .job import FOR_OTHERS, Job, JobKind, State, StateMachine
 from .job_requests import learning_of, model_of, request_of
-from .recovery import Recovery
-from .rescue import Rescue
+from .recovery import Recovery, Rescue
 from .results import GROWN_FROM_CORRECTIONS, WORDS, Results, Shows, UncertaintyNavigator
 from .runner import CANCELLED, JobRunner
-from .segment_edits import SegmentEdits
-from .undo import UndoHistory
 
 _YIELD = 0.002  # seconds given to other threads at each poll: the application's own loop may hold Python's lock
 
