@@ -62,7 +62,7 @@ def registerSampleData():
 
 @parameterNodeWrapper
 class PromptSegParameterNode:
-    """The user's choices, saved with the scene: those of ``PromptSegLib.session.parameters.Parameters``."""
+    """The user's choices, saved with the scene: those of ``PromptSegLib.session.inputs.Parameters``."""
 
     volume: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..session.view import Notice, View
+from ..session.actions import Notice, View
 from .i18n import _, said
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 
-from ..session.view import Notice, View
+from ..session.actions import Notice, View
 from .action_bar import action_bar
 from .i18n import _, said
 from .shortcuts import hint

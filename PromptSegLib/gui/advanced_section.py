@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..session.view import View
+from ..session.actions import View
 from . import curve
 from .choices import METHODS, MODES
 from .i18n import _, said

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..annotation.partial_labels import Unpainted
 from ..network.methods import registry
-from ..session.parameters import AUTO, Parameters
+from ..session.inputs import AUTO, Parameters
 
 LOOK = {"opacity", "show3D"}
 CLEAN_UP = {"largestComponent", "fillHoles", "smoothing"}

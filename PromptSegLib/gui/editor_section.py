@@ -8,7 +8,7 @@ import qt
 import slicer
 
 from ..scene.slice_views import bring_into_view
-from ..session.view import View
+from ..session.actions import View
 
 if TYPE_CHECKING:
     from .panel import Panel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import qt
 
 from ..scene import scene_nodes
-from ..session.view import View
+from ..session.actions import View
 from . import model_list, volume_list
 from .choices import DEVICES
 from .i18n import _, said

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..installation.installing import Installer, Outcome
-from ..session.view import Level, Notice, View
+from ..session.actions import Level, Notice, View
 
 _LEVELS = {Outcome.FAILED: Level.ERROR, Outcome.RESTART: Level.WARNING, Outcome.CANCELLED: Level.WARNING}
 

@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 
 class Keeping:
-    """A timer for what :class:`~..session.rescue.Rescue` has to do later; no event comes while nobody paints.
+    """A timer for what :class:`~..session.recovery.Rescue` has to do later; no event comes while nobody paints.
 
     :param make_timer: milliseconds and what is called then -> a single-shot timer of Qt.
     """

@@ -10,8 +10,8 @@ from ..errors import PromptSegError, Sentence
 from ..models import catalogue, own
 from ..models.download import delete, download
 from ..progress import Cancelled, ProgressHandle, Report
+from ..session.actions import Level, Notice
 from ..session.job import Future
-from ..session.view import Level, Notice
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 
-from ..session.view import View
+from ..session.actions import View
 from . import volume_list
 from .choices import OVERLAP, UNPAINTED
 from .i18n import _, said

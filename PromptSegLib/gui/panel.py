@@ -10,9 +10,9 @@ import qt
 import slicer
 
 from ..installation.installing import Installer
+from ..session.actions import Level, Notice
 from ..session.recovery import Recovery
 from ..session.session import Session
-from ..session.view import Level, Notice
 from . import watching
 from .action_section import ActionSection
 from .advanced_section import AdvancedSection

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 
-from ..session.view import PromptsRow, View
+from ..session.actions import PromptsRow, View
 from . import volume_list
 from .i18n import _, said
 from .options_section import check_item

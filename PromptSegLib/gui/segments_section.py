@@ -10,8 +10,8 @@ import slicer
 
 from ..scene import terminologies
 from ..scene.segment_list import show_segment
-from ..session.segment_edits import Names
-from ..session.view import View
+from ..session.actions import View
+from ..session.editing import Names
 from .i18n import _, said
 from .segments_table import ROLES, SegmentRow, background_id, choose_role, matches, next_id, segment_rows
 from .shortcuts import hint

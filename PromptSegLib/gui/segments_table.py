@@ -11,7 +11,7 @@ from ..scene import scene_nodes
 from ..scene.roles import Role, set_role
 from ..scene.segment_list import is_shown
 from ..scene.segmentations import Segment, segments
-from ..session.view import Level, Notice
+from ..session.actions import Level, Notice
 
 # Role -> what a list shows, and what it means.
 ROLES = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 
-from ..session.view import View
+from ..session.actions import View
 from .i18n import _
 from .installation import notice, visible
 from .widgets import allow, show_notice, show_progress

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 
+from ..session.actions import View
 from ..session.job import TRAINING
-from ..session.view import View
 from . import model_list
 from .i18n import _, said
 from .widgets import allow, show_text

@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping
 
 import qt
 
-from ..session.view import Level, Notice
+from ..session.actions import Level, Notice
 from .i18n import said
 
 # On a light and on a dark window.

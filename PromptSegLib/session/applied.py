@@ -1,22 +1,39 @@
-"""What was applied to a segmentation and what was known then, by the tag that undo and redo bring back."""
+"""What was applied to a segmentation, by the tag that undo and redo bring back, and what has learned from it.
+
+Prompts for other volumes learn from it, and models of their own, where these are worth their time.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import Iterable, Mapping, Optional, Sequence
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 import SimpleITK as sitk
 
+from ..errors import PromptSegError, Sentence
+from ..models import catalogue, own
 from ..prompts.store import Prompts
-from ..scene import segment_tags, stored_results
+from ..prompts.teachers import agreement_elsewhere, examples_of, taught_by
+from ..scene import prompt_nodes, segment_tags, stored_results
 from ..scene.placement import label_of
+from ..worker.client import Event
+from ..worker.contract import Specialized, Taught
+from ..worker.packing import notes_of
 
 TAG = "Applied"
 NUMBER = "Number"  # the class's number, see annotation.partial_labels
 CLASS = "Class"  # the class's name in the prompts
 _KEPT = 22  # more than can be undone, here and in the editor
+
+LEARNED_ROLE = "PromptSegLearned"  # of the reference from a segmentation
+FEWEST_VOLUMES = 3  # annotated volumes of which a model of its own is made, as specializing.specialize has it
+ENOUGH_AGREEMENT = 0.85  # agreement with what was held out, from which prompts are enough
+LEARNED_TAG = "PromptSeg.LearnedTag"
+LEARNED_AGREED = "PromptSeg.HeldOut"  # agreement with what was held out of the examples, 0..1; "" where nothing was
+LEARNED_COUNT = "PromptSeg.Examples"  # how many volumes they learned from
+SPECIALIZING_STOPPED = "Stopped; nothing was changed. With the same name, it goes on from there."
 
 
 @dataclass(frozen=True)
@@ -150,3 +167,100 @@ def numbers(segmentation_node) -> dict[str, int]:
 def _number(text: str) -> Optional[int]:
     """The number of a class as it was noted; None for anything else that a scene may hold there."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else None
+
+
+def learned_node(segmentation: Any) -> Any:
+    """The node of prompts for other volumes; None without one."""
+    return segmentation.GetNodeReference(LEARNED_ROLE)
+
+
+def is_learned(segmentation: Any) -> bool:
+    """Whether there are prompts for other volumes that were tuned on what is applied now."""
+    node = learned_node(segmentation)
+    return node is not None and node.GetAttribute(LEARNED_TAG) == current_tag(segmentation)
+
+
+def take_learned(scene: Any, segmentation: Any, tag: str, event: Event) -> list[str]:
+    """Put prompts for other volumes that came into the scene, in place of those tuned on an earlier result; gives what
+    to say of them, with their notes.
+
+    :param tag: of the result that they were tuned on.
+    """
+    prompts, node = Taught.unpack(event.values, event.arrays).prompts, learned_node(segmentation)
+    if node is None:
+        node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} for other volumes")
+        segmentation.SetNodeReferenceID(LEARNED_ROLE, node.GetID())
+    else:
+        prompt_nodes.update_prompts(node, prompts)
+    _note_learned(node, prompts, tag)
+    text = Sentence(
+        "'{node}' have learned from {examples}; segment other volumes with them.",
+        node=node.GetName(),
+        examples=taught_by(prompts),
+    )
+    return [text, *notes_of(event.values.get("notes", []))]
+
+
+def _note_learned(node: Any, prompts: Prompts, tag: str) -> None:
+    """Remember of which result prompts for other volumes are, and how well they carry."""
+    agreed = agreement_elsewhere(prompts)
+    node.SetAttribute(LEARNED_TAG, tag)
+    node.SetAttribute(LEARNED_AGREED, "" if agreed is None else f"{agreed:.3f}")
+    node.SetAttribute(LEARNED_COUNT, str(len(examples_of(prompts))))
+
+
+def why_no_model(segmentation: Any) -> str:
+    """Why no model of its own is offered that is made of what was applied; "" where one is."""
+    node = learned_node(segmentation)
+    if node is None or not is_learned(segmentation):
+        return "Let prompts learn from what was applied first; opening Other volumes does that."
+    count, agreed = _figure(node.GetAttribute(LEARNED_COUNT)), _figure(node.GetAttribute(LEARNED_AGREED))
+    if count is None or count < FEWEST_VOLUMES:
+        return Sentence(
+            "A model of its own needs {fewest} volumes to which a result was applied, and here are {count}; add "
+            "further examples.",
+            fewest=FEWEST_VOLUMES,
+            count=int(count or 0),
+        )
+    if agreed is None or agreed >= ENOUGH_AGREEMENT:
+        return "Prompts agree well with what was held out of the examples; no model of its own is needed."
+    return ""
+
+
+def model_offer(segmentation: Any) -> str:
+    """Why a model of its own is worth its time, one sentence."""
+    node = learned_node(segmentation)
+    agreed = _figure(node.GetAttribute(LEARNED_AGREED)) if node is not None else None
+    if agreed is None:
+        return ""
+    return Sentence(
+        "Prompts agree to {agreed:.0%} with what was held out of the examples; a model of its own, trained further on "
+        "them, may do better.",
+        agreed=agreed,
+    )
+
+
+def _figure(text: Optional[str]) -> Optional[float]:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def check_model_name(called: str) -> str:
+    """The name as it is used; raises :class:`PromptSegError` for one that is none or taken, or a folder that cannot
+    be written."""
+    called = called.strip()
+    if not called:
+        raise PromptSegError("Type a name for the new model first.")
+    own.place_for(called)
+    return called
+
+
+def take_model(event: Event) -> list[str]:
+    """What to say of the model that a worker made, with its notes; made on another machine, it is put into the folder
+    of models. Raises :class:`PromptSegError` where that fails."""
+    made = Specialized.unpack(event.values, event.arrays)
+    entry = catalogue.find_sha256(made.sha256) or own.take(made.called, made.files)
+    text = Sentence("The model '{title}' is in the list of models; choose it to segment with it.", title=entry.title)
+    return [text, *made.notes]

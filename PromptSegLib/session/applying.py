@@ -1,4 +1,7 @@
-"""Writing a result into its segmentation, with what was painted meanwhile kept, and what to remember of it."""
+"""Writing a result into its segmentation, with what was painted kept, and what to remember of it.
+
+Also what a preview shows of it: cleaned up but for what was painted, and how it differs from the result before.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.classes import ClassInfo
+from ..annotation.partial_labels import BLANK, PartialLabels, is_class, is_not_class, on_grid
 from ..errors import PromptSegError, Sentence
-from ..imaging.geometry import Grid
+from ..imaging.geometry import Grid, resample
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
 from ..scene import node_references, prompt_nodes, scene_nodes, segment_snapshot, segment_tags
@@ -21,11 +25,14 @@ from ..scene.segmentations import apply_result, check_writable, segments, show_s
 from ..scene.storage import spoils_scene
 from ..scene.volumes import voxels_of_volume
 from . import prompts
+from .actions import Level, Notice
 from .applied import CLASS, NUMBER, TAG, AppliedResult, AppliedResults, note_numbers, numbers
+from .editing import UndoHistory
 from .job import ActiveJob, Job, JobKind
 from .job_requests import Request
-from .undo import UndoHistory
-from .view import Level, Notice
+
+ADDED, REMOVED = "added, not corrected by you", "removed, not corrected by you"
+_COLORS = {ADDED: (0.0, 0.62, 0.45), REMOVED: (0.84, 0.37, 0.0)}  # told apart by color-blind readers
 
 
 @dataclass
@@ -287,3 +294,47 @@ def repaint(
         labels[before & ~after & (labels == info.value)] = 0
         labels[after & ~before] = info.value
     apply_result(segmentation, volume, Segmentation(grid.image(labels), tuple(classes)), segment_ids=ids)
+
+
+def with_differences(result: Segmentation, before: sitk.Image) -> Segmentation:
+    """A result in which the voxels that are no longer as before are classes of their own, for the eye only.
+
+    :param before: labels of the same values; 0 outside of it.
+    """
+    grid = Grid.of(result.labels)
+    values = [info.value for info in result.classes]
+    now = sitk.GetArrayFromImage(result.labels).astype(np.uint16)
+    then = sitk.GetArrayFromImage(resample(before, grid, sitk.sitkNearestNeighbor, 0))
+    now[~np.isin(now, values)] = 0
+    then = np.where(np.isin(then, values), then, 0)
+    free = (value for value in range(1, 65536) if value not in values)
+    added, removed = next(free), next(free)
+    differs = now != then
+    now[differs & (now > 0)] = added
+    now[differs & (now == 0)] = removed
+    shown = (ClassInfo(ADDED, added, _COLORS[ADDED]), ClassInfo(REMOVED, removed, _COLORS[REMOVED]))
+    return replace(result, labels=grid.image(now), classes=(*result.classes, *shown))
+
+
+def stroke_constraints(
+    known: Optional[PartialLabels], numbers: Mapping[str, int], result: Segmentation
+) -> tuple[Optional[np.ndarray], Optional[dict[int, np.ndarray]]]:
+    """What was painted, as label values (z, y, x) on the result's grid; and for each value where it must not be.
+
+    :param known: what the user said; None where nothing was painted.
+    :param numbers: class name -> the number of the class in the segmentation.
+    """
+    if known is None:
+        return None, None
+    grid = Grid.of(result.labels)
+    codes = on_grid(known.codes, grid)
+    painted, never = np.zeros(codes.shape, np.uint16), {}
+    for info in result.classes:
+        number = numbers.get(info.name)
+        if number is None:
+            continue
+        painted[codes == is_class(number)] = info.value
+        # Background, another class, or erased; what was erased from another class says nothing about this one.
+        other = (codes != BLANK) & (codes != is_class(number)) & ((codes < 3) | (codes % 2 == 0))
+        never[info.value] = other | (codes == is_not_class(number))
+    return painted, never

@@ -17,8 +17,8 @@ from ..worker.client import GONE, Event, Worker
 from ..worker.contract import Prepare, Reply
 from ..worker.launch import environment, local_command, ssh_command
 from ..worker.packing import grid_of
+from .inputs import Parameters
 from .job import ActiveJob, JobKind
-from .parameters import Parameters
 
 PATIENCE = 0.8  # seconds that a cancelled worker gets before it is ended
 KEEPING = 20.0  # the same, where it has to keep what was trained so far

@@ -11,14 +11,12 @@ from typing import Any, Optional
 from ..errors import PromptSegError
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
-from .actions import Actions
+from .actions import Actions, Level, Notice
 from .engine import Engine, model_and_device, segmentation_of
-from .inputs import Inputs
+from .inputs import Inputs, Plan, image_of, plan_tuning
 from .job import ActiveJob, Future, Job, JobKind, State, StateMachine
-from .job_inputs import Plan, image_of, plan_tuning
 from .job_requests import Request, growing_of
 from .results import Results, Shows
-from .view import Level, Notice
 
 _ENDS = ("done", "cancelled", "refused", "failed")
 

@@ -1,10 +1,11 @@
-"""The states of a session, and a job from the click to its result."""
+"""A job from the click to its result: the session's states, threads, how far the job is and how long it takes."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -15,13 +16,19 @@ from ..prompts.store import Prompts
 from ..scene.segment_snapshot import SegmentSnapshot
 from ..worker import contract
 from ..worker.carrier import Carrier
+from .actions import Level, Notice
 from .applied import current_tag
-from .job_inputs import Part
+from .inputs import Part
 from .job_requests import Request
-from .pace import Pace
-from .view import Level, Notice
 
 Result = TypeVar("Result")
+Then = Callable[[Any], Optional[Notice]]
+
+_BEGINS = 0.02  # share up to which a job gets ready: loading a model says nothing of the rest
+_SURE = 0.1  # share before which the pace says little
+_RECENT = 0.3  # of the time so far that counts as recent
+_EVEN = 1.4  # times by which the pace may have changed lately
+_LEAST = 2.0  # seconds that have to be known of
 
 
 class State(Enum):
@@ -132,6 +139,39 @@ class Future(Generic[Result]):
         return self._value  # type: ignore[return-value]
 
 
+class Background:
+    """One piece of work at a time: ``work`` in a thread, then what it gives to ``then``, on the main thread."""
+
+    def __init__(self) -> None:
+        self._running: Optional[tuple[Future, Then]] = None
+
+    @property
+    def working(self) -> bool:
+        """Whether there is something that :meth:`poll` will take up."""
+        return self._running is not None
+
+    def start(self, work: Callable[[], Any], then: Then) -> None:
+        """Begin; waits for what is still going on."""
+        self.finish()
+        self._running = (Future(work), then)
+
+    def poll(self) -> Optional[Notice]:
+        """Take up what is finished; gives a notice when there is something to say."""
+        return self.finish() if self._running is not None and self._running[0].done else None
+
+    def finish(self) -> Optional[Notice]:
+        """Wait for what is going on, which is never long, and take it up."""
+        if self._running is None:
+            return None
+        future, then = self._running
+        self._running = None
+        return then(future.result())
+
+    def drop(self) -> None:
+        """Forget what is going on."""
+        self._running = None
+
+
 @dataclass(frozen=True)
 class Job:
     """What was asked for, as it was at the click.
@@ -165,6 +205,49 @@ class Job:
     def is_about(self, node: Any) -> bool:
         """Whether it needs a node."""
         return node in (self.volume, self.segmentation)
+
+
+class Pace:
+    """How long a job will still take: as the worker says, or by its pace where that is even.
+
+    All times are those of ``time.monotonic``, or of whoever gives them.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque(maxlen=2000)  # time and share
+        self._told: Optional[tuple[float, float]] = None  # when the worker said it, and seconds
+
+    def note(self, share: float, left: Optional[float] = None, now: Optional[float] = None) -> None:
+        """A report came.
+
+        :param share: of the job that is done, 0..1.
+        :param left: seconds as the worker knows them, where its budget says so.
+        """
+        now = time.monotonic() if now is None else now
+        self._told = (now, float(left)) if left is not None else None
+        if share >= _BEGINS and (not self._seen or share > self._seen[-1][1]):
+            self._seen.append((now, share))
+
+    def left(self, now: Optional[float] = None) -> Optional[float]:
+        """Seconds until the result; None while that cannot be told."""
+        now = time.monotonic() if now is None else now
+        if self._told is not None:
+            when, seconds = self._told
+            return max(0.0, seconds - (now - when))
+        if len(self._seen) < 2 or self._seen[-1][1] < _SURE:
+            return None
+        began, first = self._seen[0]
+        share = self._seen[-1][1]
+        if now - began < _LEAST or share <= first:
+            return None
+        # A report that is overdue slows the pace down.
+        overall = (share - first) / (now - began)
+        passed = [entry for entry in self._seen if entry[0] <= now - _RECENT * (now - began)]
+        when, done = passed[-1] if passed else (began, first)
+        recent = (share - done) / (now - when)
+        if not recent or not 1 / _EVEN < recent / overall < _EVEN:
+            return None
+        return float((1 - share) / recent)
 
 
 class ActiveJob:

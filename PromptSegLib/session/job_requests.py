@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
@@ -14,9 +14,10 @@ from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
 from ..worker import contract
 from ..worker.client import Sent
-from .job_inputs import Part, Plan
+from .inputs import LEARNING_TAKES, Part, Plan
 
 RETUNE_SHARE = 1 / 3
+SPECIALIZING_TAKES = 8.0  # times the seconds of a tuning on strokes
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,22 @@ def learning_of(plan: Plan, common: Mapping[str, Any]) -> Request:
     images = [part.image for part in plan.parts]
     ids = {name: plan.segment_ids[name] for name in names}
     return Request(request, images, tuple(names), ids, {}, known[0], plan.notes)
+
+
+def model_of(plan: Plan, called: str, common: Mapping[str, Any]) -> Request:
+    """What to ask of the worker so that it makes a model; for any thread.
+
+    Raises :class:`PromptSegError` where all segments are empty.
+
+    :param plan: of a learning.
+    :param common: the model and the device.
+    """
+    learning = learning_of(plan, common)
+    asked = learning.asked
+    assert isinstance(asked, contract.Learn)
+    given = {each.name: getattr(asked, each.name) for each in fields(contract.Learn)}
+    given["settings"] = {"seconds": plan.settings["seconds"] / LEARNING_TAKES * SPECIALIZING_TAKES}
+    return replace(learning, asked=contract.Specialize(**given, called=called, title=called))
 
 
 def _applied(part: Part) -> Optional[sitk.Image]:

@@ -18,9 +18,8 @@ from ..prompts.store import Prompts
 from ..scene import prompt_nodes, scene_nodes, segment_tags
 from ..scene.roles import Role
 from ..scene.segmentations import Segment, segments
-from .actions import Actions
+from .actions import Actions, Notice, PromptsRow
 from .applied import CLASS, numbers
-from .view import Notice, PromptsRow
 
 SHIPPED = "shipped:"
 _OWNER_ROLE = "PromptSegOwner"

@@ -13,20 +13,16 @@ from ..scene.roles import Role
 from ..scene.segmentations import check_writable, segments
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
-from . import learned, specializing
 from . import prompts as prompts_list
-from .actions import Actions, unexpected
-from .applied import current_tag
+from .actions import Actions, Level, Notice, unexpected
+from .applied import current_tag, take_learned, take_model
 from .applying import repainted
 from .engine import Engine, full_of, map_of, model_and_device, prompts_of, segmentation_of
 from .growing import Growing
-from .inputs import Inputs
+from .inputs import Inputs, Plan, image_of
 from .job import FOR_OTHERS, ActiveJob, Future, Job, JobKind, State, StateMachine
-from .job_inputs import Plan, image_of
 from .job_requests import Request, request_of
-from .results import Results
-from .uncertainty import UncertaintyNavigator
-from .view import Level, Notice
+from .results import Results, UncertaintyNavigator
 
 CANCELLED = "Cancelled; nothing was changed."
 _MISSED = "Retune to include the new strokes."
@@ -263,9 +259,9 @@ class JobRunner:
         active.note = str(event.values.get("note", ""))
         try:
             if active.job.kind is JobKind.LEARN:
-                told = learned.taken(self._scene, active.job.segmentation, active.job.tag, event)
+                told = take_learned(self._scene, active.job.segmentation, active.job.tag, event)
             else:
-                told = specializing.taken(event)
+                told = take_model(event)
         except PromptSegError as error:
             self._fail(str(error), keep=True)
             return

@@ -9,29 +9,22 @@ from functools import partial
 from typing import Any, Callable, Optional, Sequence, Union
 
 from ..errors import PromptSegError, Sentence
-from ..scene import prompt_nodes, slice_views
+from ..scene import prompt_nodes, scene_nodes, slice_views, stored_results
 from ..scene.history import History
 from ..worker.carrier import Carrier
-from . import learned, specializing
 from . import prompts as prompts_list
-from .actions import ActionContext, Actions
-from .applied import AppliedResults, current_tag
+from .actions import ActionContext, Actions, Notice, View
+from .applied import SPECIALIZING_STOPPED, AppliedResults, check_model_name, current_tag, is_learned, model_offer
 from .applying import with_spoilers
+from .editing import SegmentEdits, UndoHistory
 from .engine import Engine, start_worker
 from .growing import Growing
-from .inputs import Inputs, SceneWatch
+from .inputs import Inputs, Parameters, image_of, plan_learning, plan_tuning
 from .job import FOR_OTHERS, Job, JobKind, State, StateMachine
-from .job_inputs import image_of, plan_learning, plan_tuning
-from .job_requests import learning_of, request_of
-from .parameters import Parameters
-from .recovery import Recovery
-from .rescue import Rescue
-from .results import GROWN_FROM_CORRECTIONS, WORDS, Results, Shows
+from .job_requests import learning_of, model_of, request_of
+from .recovery import Recovery, Rescue
+from .results import GROWN_FROM_CORRECTIONS, WORDS, Results, Shows, UncertaintyNavigator
 from .runner import CANCELLED, JobRunner
-from .segment_edits import SegmentEdits
-from .uncertainty import UncertaintyNavigator
-from .undo import UndoHistory
-from .view import Notice, View
 
 _YIELD = 0.002  # seconds given to other threads at each poll: the application's own loop may hold Python's lock
 
@@ -131,7 +124,7 @@ class Session:
             map_shown=self.uncertainty.shown,
             keeps=result is None or result.keeps,
             recovery=self.rescue.text,
-            specialize="" if self.actions.reason("specialize") else learned.offer(segmentation),
+            specialize="" if self.actions.reason("specialize") else model_offer(segmentation),
             reasons=self.actions.reasons(),
             prompts=prompts_list.rows(self.scene, self.parameters.model, segmentation),
             examples=tuple((one.GetName(), other.GetName()) for one, other in self.inputs.examples),
@@ -183,17 +176,17 @@ class Session:
         """Make a model of its own, called so, of what was applied to this volume and to further examples."""
         with self.actions.doing():
             self.actions.require("specialize")
-            called = specializing.check_name(called)
+            called = check_model_name(called)
             volume, segmentation = self.inputs.volume, self.inputs.segmentation
             result = self.results.before(segmentation)
             plan = plan_learning(self.parameters, volume, segmentation, result, self.inputs.examples)
             job = Job.of(JobKind.SPECIALIZE, volume, segmentation, plan.parts[0])
-            self.jobs.begin(job, partial(specializing.model_of, plan, called))
+            self.jobs.begin(job, partial(model_of, plan, called))
 
     def other_volumes(self) -> None:
         """The user turned to other volumes: let prompts learn from what was applied, where they have not yet."""
         segmentation = self.inputs.segmentation
-        if segmentation is None or self.actions.reason("learn") or learned.is_learned(segmentation):
+        if segmentation is None or self.actions.reason("learn") or is_learned(segmentation):
             return
         self.learn()
 
@@ -213,7 +206,7 @@ class Session:
         with self.actions.doing():
             if self.jobs.active is not None:
                 kept = self.state is State.SPECIALIZING
-                self.jobs.stop(Notice(specializing.STOPPED if kept else CANCELLED))
+                self.jobs.stop(Notice(SPECIALIZING_STOPPED if kept else CANCELLED))
                 self.results.drop()
 
     # The result
@@ -315,3 +308,31 @@ class Session:
         self.history.follow()
         notice = self.results.unpark(self.inputs.volume, self.inputs.segmentation)
         self.actions.notice = notice or self.actions.notice
+
+
+class SceneWatch:
+    """Tells what a session owns of nodes that go, and of a scene that is closed.
+
+    :param owned: objects with ``removed(node)`` and ``closing()``, told in this order.
+    """
+
+    def __init__(self, scene: Any, owned: Sequence[Any], actions: Actions):
+        self._scene, self._owned, self._actions = scene, owned, actions
+        self.end = scene_nodes.watch(scene, self._removed, self._closing, actions.changed, self._renew)
+        self._renew()
+
+    def _removed(self, node: Any) -> None:
+        for each in self._owned:
+            each.removed(node)
+        self._actions.changed()
+
+    def _closing(self) -> None:
+        for each in self._owned:
+            each.closing()
+        self._actions.notice = Notice()
+
+    def _renew(self) -> None:
+        """What an earlier version kept in the scene, as this one does: hidden nodes can spoil a saved scene."""
+        with self._actions.doing(quiet=True):
+            stored_results.renew(self._scene)
+            prompt_nodes.renew(self._scene)

@@ -30,7 +30,7 @@ from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import segment_snapshot
 from PromptSegLib.scene.segmentations import apply_result
-from PromptSegLib.session.parameters import Parameters
+from PromptSegLib.session.inputs import Parameters
 from PromptSegLib.session.session import Session
 
 CLASSES = {"liver": 6, "spleen": 1, "right kidney": 2, "left kidney": 3, "aorta": 8, "stomach": 7, "pancreas": 11}

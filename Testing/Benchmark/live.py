@@ -21,7 +21,7 @@ from harness.scene_files import new_scene
 from harness.scene_nodes import volume_from_image
 from PromptSegLib.evaluation.scribbles import scribble
 from PromptSegLib.imaging.reading import read_annotation, read_image
-from PromptSegLib.session.parameters import Parameters
+from PromptSegLib.session.inputs import Parameters
 from PromptSegLib.session.session import Session
 
 

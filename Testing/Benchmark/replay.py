@@ -27,7 +27,7 @@ from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import segment_snapshot
 from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result
-from PromptSegLib.session.parameters import Parameters
+from PromptSegLib.session.inputs import Parameters
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.in_process import InProcess
 

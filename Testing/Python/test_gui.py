@@ -191,7 +191,7 @@ def test_prompts_are_renamed_and_deleted_in_the_list(app, widget, model):
 
 def test_a_model_of_its_own_is_offered_made_and_given_away(app, ready, tmp_path, monkeypatch):
     from PromptSegLib.models import folders
-    from PromptSegLib.session import learned
+    from PromptSegLib.session import applied
 
     monkeypatch.setenv(folders.FOLDERS_VARIABLE, str(tmp_path / "models"))
     widget, _volume, segmentation, _reference = ready
@@ -202,9 +202,9 @@ def test_a_model_of_its_own_is_offered_made_and_given_away(app, ready, tmp_path,
     finish(widget)
     widget.panel.session.other_volumes()
     finish(widget)
-    node = learned.node_of(segmentation)
-    node.SetAttribute(learned.COUNT, "3")
-    node.SetAttribute(learned.AGREED, "0.41")
+    node = applied.learned_node(segmentation)
+    node.SetAttribute(applied.LEARNED_COUNT, "3")
+    node.SetAttribute(applied.LEARNED_AGREED, "0.41")
     widget.panel.render()
     assert "agree to 41%" in ui.specializeLabel.text
     assert not ui.specializeButton.enabled and ui.specializeButton.toolTip.startswith("Type a name")

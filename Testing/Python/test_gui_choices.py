@@ -19,7 +19,7 @@ from harness.panel_fixtures import finish, process, said, tune
 from harness.session_harness import BRIEF, LONG
 from harness.slicer_stand_in import FileDialog
 from PromptSegLib.scene import node_references
-from PromptSegLib.session import rescue
+from PromptSegLib.session import recovery
 
 pytest_plugins = ["harness.panel_fixtures"]
 stand_in.as_in_pythonqt(sys.modules[__name__])
@@ -118,7 +118,7 @@ def test_what_is_painted_is_shown_while_painting(ready):
 def test_strokes_before_a_rest_are_kept_for_recovery(ready, monkeypatch):
     """No event comes any more, and nothing runs: a timer has to."""
     widget, volume, segmentation, _reference = ready
-    monkeypatch.setattr(rescue, "_PAUSE", 0.3)
+    monkeypatch.setattr(recovery, "_PAUSE", 0.3)
     finish(widget)
     kept = widget.panel.session.rescue
     kept.note(segmentation, volume)

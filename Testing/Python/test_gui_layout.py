@@ -21,7 +21,7 @@ from harness.scene_files import new_scene
 from harness.scene_nodes import segments_by_name
 from harness.slicer_stand_in import application
 from PromptSegLib.scene.segmentations import segments
-from PromptSegLib.session.view import Notice
+from PromptSegLib.session.actions import Notice
 
 stand_in.as_in_pythonqt(sys.modules[__name__])
 

@@ -24,7 +24,7 @@ from harness.panel_fixtures import finish, process, tune
 from harness.scene_files import save_scene
 from harness.session_harness import LONG
 from harness.slicer_stand_in import ROOT
-from PromptSegLib.session.parameters import Parameters
+from PromptSegLib.session.inputs import Parameters
 
 pytest_plugins = ["harness.panel_fixtures"]
 stand_in.as_in_pythonqt(sys.modules[__name__])

@@ -23,10 +23,9 @@ from PromptSegLib.inference.held_back import agreement_notes
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.inference.stroke_regions import segment_strokes
 from PromptSegLib.progress import ProgressHandle, Report
-from PromptSegLib.session.job import JobKind
-from PromptSegLib.session.pace import Pace
+from PromptSegLib.session.actions import View
+from PromptSegLib.session.job import JobKind, Pace
 from PromptSegLib.session.results import Results
-from PromptSegLib.session.view import View
 from PromptSegLib.worker.remaining import Remaining
 
 FACTOR = 1.5

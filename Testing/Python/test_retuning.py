@@ -13,7 +13,7 @@ from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.inference.retuning import retuned
 from PromptSegLib.inference.stroke_regions import segment_strokes
-from PromptSegLib.session.preview_labels import ADDED, REMOVED, with_differences
+from PromptSegLib.session.applying import ADDED, REMOVED, with_differences
 
 INFOS = tuple(describe(name, value) for name, value in CLASSES.items())
 NOT = {name: 60 + value for name, value in CLASSES.items()}  # values of what was erased

@@ -23,7 +23,6 @@ from PromptSegLib.scene import node_references, prompt_nodes, salvage, segment_t
 from PromptSegLib.scene.roles import role_of, set_role
 from PromptSegLib.scene.segmentations import segments
 from PromptSegLib.session import recovery as recovery_module
-from PromptSegLib.session import rescue
 from PromptSegLib.session.recovery import Recovery
 
 HERE = Path(__file__).parent
@@ -279,7 +278,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        monkeypatch.setattr(rescue.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(recovery_module.time, "monotonic", lambda: self.now)
 
 
 def test_the_last_strokes_before_a_rest_are_kept(models, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from PromptSegLib.errors import PromptSegError
 from PromptSegLib.gui.model_list import ModelFiles, rows
 from PromptSegLib.models import catalogue, folders, own
 from PromptSegLib.scene import node_references
-from PromptSegLib.session import learned, specializing
+from PromptSegLib.session import applied
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def test_it_is_offered_where_three_volumes_were_applied_and_prompts_are_not_enou
     assert "needs 3 volumes" in reason(desk) and "here are 1" in reason(desk)
     session.specialize("mine")
     assert desk.level == "error" and "needs 3 volumes" in desk.notice
-    node = learned.node_of(desk.segmentation)
-    node.SetAttribute(learned.COUNT, "3")
-    node.SetAttribute(learned.AGREED, "0.93")
+    node = applied.learned_node(desk.segmentation)
+    node.SetAttribute(applied.LEARNED_COUNT, "3")
+    node.SetAttribute(applied.LEARNED_AGREED, "0.93")
     assert "agree well" in reason(desk) and not session.view().specialize
-    node.SetAttribute(learned.AGREED, "0.41")
+    node.SetAttribute(applied.LEARNED_AGREED, "0.41")
     assert reason(desk) == "" and "agree to 41%" in session.view().specialize
 
 
@@ -60,9 +60,11 @@ def test_a_model_is_made_of_what_was_applied_and_listed(desk, folder):
     session = applied_to_three(desk).session
     session.other_volumes()
     run(session)
-    node = learned.node_of(desk.segmentation)
-    assert node.GetAttribute(learned.COUNT) == "3" and 0 <= float(node.GetAttribute(learned.AGREED)) <= 1
-    node.SetAttribute(learned.AGREED, "0.41")  # whatever tiny random networks agree to
+    node = applied.learned_node(desk.segmentation)
+    assert (
+        node.GetAttribute(applied.LEARNED_COUNT) == "3" and 0 <= float(node.GetAttribute(applied.LEARNED_AGREED)) <= 1
+    )
+    node.SetAttribute(applied.LEARNED_AGREED, "0.41")  # whatever tiny random networks agree to
     before = desk.state()
     session.specialize("  ")
     assert "Type a name" in desk.notice
@@ -77,7 +79,7 @@ def test_a_model_is_made_of_what_was_applied_and_listed(desk, folder):
     assert session.view().busy
     session.inputs.choose_volume(desk.volume)
     session.cancel()
-    assert desk.notice == specializing.STOPPED
+    assert desk.notice == applied.SPECIALIZING_STOPPED
     run(session)
     assert own.unfinished("mine").is_file() and own.finished("mine") is None and desk.state() == before
 
@@ -110,5 +112,5 @@ def test_a_model_from_another_machine_is_put_here(desk, folder, tmp_path, monkey
 
     made = Specialized("far", "0" * 64, {".safetensors": b"no weights"}, ())
     with pytest.raises(PromptSegError, match="did not arrive whole"):
-        specializing.taken(Event("done", 1, *made.pack()))
+        applied.take_model(Event("done", 1, *made.pack()))
     assert not list(folder.iterdir())

@@ -34,7 +34,7 @@ from harness.scene_files import load_scene, new_scene, save_scene  # noqa: E402
 from harness.scene_nodes import segments_by_name  # noqa: E402
 from PromptSegLib.scene.labelmaps import labelmap_of, scalars_of  # noqa: E402
 from PromptSegLib.scene.placement import to_array, to_vtk  # noqa: E402
-from PromptSegLib.session.parameters import Parameters  # noqa: E402
+from PromptSegLib.session.inputs import Parameters  # noqa: E402
 from PromptSegLib.session.session import Session  # noqa: E402
 from PromptSegLib.worker.in_process import InProcess  # noqa: E402
 

@@ -23,7 +23,7 @@ from PromptSegLib.scene.placement import to_vtk
 from PromptSegLib.scene.segment_snapshot import snapshot
 from PromptSegLib.scene.segmentations import RESULT_TAG, apply_result, segments
 from PromptSegLib.session.engine import start_worker
-from PromptSegLib.session.parameters import Parameters
+from PromptSegLib.session.inputs import Parameters
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.client import GONE, Worker
 from PromptSegLib.worker.launch import environment
