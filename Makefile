@@ -62,6 +62,7 @@ bench: $(READY)
 
 bench-shipped: $(READY)
 	$(RUN) Testing/Benchmark/shipped.py
+	$(RUN) Testing/Benchmark/shipped_mr.py
 
 bench-large: $(READY)
 	$(RUN) Testing/Benchmark/large.py
