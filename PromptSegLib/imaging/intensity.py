@@ -15,7 +15,8 @@ from .preprocessing import Preprocessing
 WINDOW, SHIFTED, PERCENTILE = "window", "shifted", "percentile"
 KINDS = (WINDOW, SHIFTED, PERCENTILE)
 MODALITY = "0008|0060"  # DICOM's tag, as SimpleITK calls it
-_ROBUST = (0.5, 99.5)
+RANGE = "range"  # of a model: its images have no unit
+ROBUST_PERCENTILES = (0.5, 99.5)
 _BACKGROUND = 0.1  # share of one value from which it is the background and not a measurement
 _SAMPLED = 64  # voxels along each axis that are enough to know an image's distribution
 _LARGEST = 1e30
@@ -83,8 +84,9 @@ def decide(
 ) -> IntensityRule:
     """The rule for one image.
 
-    A model with percentiles has them for every image. One with a window has it for images in its unit, also where
-    they are kept with an offset or rescaled in a way that shows; every other image is mapped by its own percentiles.
+    A model with percentiles, or for images without a unit, has its rule for every image. One with a window has it for
+    images in its unit, also where they are kept with an offset or rescaled in a way that shows; every other image is
+    mapped by its own percentiles.
 
     :param image: intensities (z, y, x), finite, or an image.
     :param modality: as DICOM has it; None to ask the image.
@@ -94,6 +96,8 @@ def decide(
         modality = modality_of(image) if isinstance(image, sitk.Image) else ""
     array = sitk.GetArrayViewFromImage(image) if isinstance(image, sitk.Image) else image
     sample = np.asarray(array[tuple(slice(None, None, max(1, extent // _SAMPLED)) for extent in array.shape)])
+    if preprocessing.rule == RANGE:
+        return _by_range(sample, _ct_for_another(sample, modality), preprocessing.intensity)
     if preprocessing.rule == PERCENTILE:
         low, high = np.percentile(sample.astype(np.float64), preprocessing.intensity)
         return IntensityRule(PERCENTILE, float(low), _above(float(low), float(high)))
@@ -149,13 +153,21 @@ def _unknown(modality: str, given: Optional[IntensityRule]) -> str:
     return Sentence("The model knows CT in Hounsfield units; this image {what}, so its own range is used.", what=what)
 
 
-def _by_range(sample: np.ndarray, sentence: str) -> IntensityRule:
+def _ct_for_another(sample: np.ndarray, modality: str) -> str:
+    """What to say of a CT where the model is for images without a unit; "" for every other image."""
+    fits = modality == "CT" or _fitted(sample, Preprocessing(), modality) is not None
+    return "The model is for MR, and this is a CT or looks like one; a model for CT may do better." if fits else ""
+
+
+def _by_range(
+    sample: np.ndarray, sentence: str, percentiles: tuple[float, float] = ROBUST_PERCENTILES
+) -> IntensityRule:
     """By percentiles of what is no constant background."""
     sample = sample.astype(np.float64).ravel()
     values, counts = np.unique(sample, return_counts=True)
     constants = values[counts > _BACKGROUND * sample.size]
     rest = sample[~np.isin(sample, constants)] if len(constants) < len(values) - 1 else sample
-    low, high = (float(value) for value in np.percentile(rest, _ROBUST))
+    low, high = (float(value) for value in np.percentile(rest, percentiles))
     if not high > low:  # a few voxels are all that differs
         low, high = float(rest.min()), float(rest.max())
     # The background of most images is just below what is in them; padding may be anywhere.

@@ -7,6 +7,7 @@ from typing import Optional
 
 import numpy as np
 
+RULES = ("window", "percentile", "range")
 _LARGEST = 1024  # voxels of a crop along an axis
 
 
@@ -14,10 +15,10 @@ _LARGEST = 1024  # voxels of a crop along an axis
 class Preprocessing:
     """Spacing in mm, (z, y, x), and the intensity window that is mapped to [-1, 1].
 
-    ``rule`` is ``window`` (fixed limits in the image's unit, HU for CT) or ``percentile``
-    (limits are percentiles of the image, for MR's arbitrary units). What becomes of one image is
-    decided in :mod:`.intensity`. ``crop`` are the extents, voxels (z, y, x), of the crops that a task was trained on
-    where these are its own.
+    ``rule`` is ``window`` (fixed limits in the image's unit, HU for CT), ``percentile`` (limits are percentiles of the
+    image) or ``range`` (of the image without its constant background, for MR's arbitrary units). What becomes of one
+    image is decided in :mod:`.intensity`. ``crop`` are the extents, voxels (z, y, x), of the crops that a task was
+    trained on where these are its own.
     """
 
     spacing: tuple[float, float, float] = (3.0, 2.0, 2.0)
@@ -34,9 +35,9 @@ class Preprocessing:
             raise ValueError("the spacing is not three positive numbers")
         if len(intensity) != 2 or not -np.inf < intensity[0] < intensity[1] < np.inf:
             raise ValueError("the intensity window is not two increasing numbers")
-        if rule not in ("window", "percentile"):
+        if rule not in RULES:
             raise ValueError("there is no such intensity rule")
-        if rule == "percentile" and not 0 <= intensity[0] < intensity[1] <= 100:
+        if rule != "window" and not 0 <= intensity[0] < intensity[1] <= 100:
             raise ValueError("the intensity window is not two percentiles")
         crop = values.get("crop")
         if crop is not None and not (len(crop) == 3 and all(type(n) is int and 0 < n <= _LARGEST for n in crop)):

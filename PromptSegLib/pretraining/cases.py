@@ -15,7 +15,8 @@ from monai.transforms import Compose, Transform
 from ..errors import PromptSegError, Sentence, is_out_of_memory
 from ..imaging.checking import check_image
 from ..imaging.geometry import Grid, resample, to_model_grid, upright_grid
-from ..imaging.intensity import decide
+from ..imaging.intensity import RANGE, decide
+from ..imaging.preprocessing import Preprocessing
 from ..imaging.reading import quiet, read_annotation, read_image
 from .checking import grid_of, header
 from .finding import CaseFile, case_key
@@ -102,7 +103,10 @@ def _read_image(recipe: Recipe, source: Source, path: Path) -> tuple[np.ndarray,
     check_image(image, path.name)
     grid = upright_grid(Grid.of(image), recipe.preprocessing.spacing)
     kind = source.modality.strip().upper()
-    rule = decide(image, recipe.preprocessing, kind if kind in ("CT", "MR") else None)
+    preprocessing = recipe.preprocessing
+    if preprocessing.rule == RANGE and kind == "CT":  # of which images without a unit are drawn, by its tissues
+        preprocessing = Preprocessing(preprocessing.spacing)
+    rule = decide(image, preprocessing, kind if kind in ("CT", "MR") else None)
     if not (recipe.windows and kind == "CT" and rule.fits_window):
         return rule.normalize(to_model_grid(image, grid, rule.low)), grid
     lowest = float(sitk.GetArrayViewFromImage(image).min())

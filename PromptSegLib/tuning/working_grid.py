@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from ..annotation.example import Example
 from ..errors import Sentence
 from ..imaging.geometry import Grid, nonzero_extent
-from ..imaging.intensity import decide
+from ..imaging.intensity import ROBUST_PERCENTILES, decide
 from ..imaging.preprocessing import Preprocessing
 from ..models.backbone import Backbone
 
@@ -22,7 +22,6 @@ TOGETHER = 0.75  # a crop, in the length of all classes together, where there ar
 FEWEST = 5  # voxels along the least of them
 COVERED = 0.85  # share of a volume that half a crop has to hold, to be enough
 DIFFERENT = 1.5  # times as long along an axis: worth a sentence
-PERCENTILES = (0.5, 99.5)
 
 
 def working_preprocessing(
@@ -53,7 +52,7 @@ def working_preprocessing(
     extents = [_upright_length(Grid.of(each.image)) / np.asarray((z, y, x)) for each in examples]
     chosen = replace(body, spacing=(z, y, x), crop=_crop(np.max(extents, axis=0), backbone))
     if body.rule == "window" and not all(_fits(each.image, body) for each in examples):
-        chosen = replace(chosen, rule="percentile", intensity=PERCENTILES)
+        chosen = replace(chosen, rule="percentile", intensity=ROBUST_PERCENTILES)
     return chosen
 
 
@@ -71,7 +70,7 @@ def said_of(examples: Sequence[Example], body: Preprocessing, chosen: Preprocess
             )
         )
     fitting = [_fits(each.image, body) for each in examples]
-    if body.rule == "window" and any(fitting) and not all(fitting):
+    if body.rule != "percentile" and any(fitting) and not all(fitting):
         said.append(
             Sentence(
                 "Some examples are CT in Hounsfield units and others are not ({others}); all are read by the range of "
@@ -123,4 +122,5 @@ def upright_spacing(grid: Grid) -> tuple[float, float, float]:
 
 
 def _fits(image: sitk.Image, body: Preprocessing) -> bool:
-    return decide(image, body).fits_window
+    """Whether an image has a CT's unit, which a body for images without one is not asked for."""
+    return decide(image, body if body.rule == "window" else Preprocessing()).fits_window

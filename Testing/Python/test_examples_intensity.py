@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,6 +185,23 @@ def test_percentiles_are_the_rule_of_other_models():
     assert (rule.kind, rule.sentence) == ("percentile", "") and (rule.low, rule.high) == pytest.approx(
         (low, high), abs=20
     )
+
+
+def test_a_model_for_images_without_a_unit_has_their_range_without_background():
+    anything = Preprocessing((1.0, 1.0, 1.0), (0.5, 99.5), "range")
+    rng = np.random.default_rng(0)
+    mr = np.zeros((20, 30, 30))
+    mr[:, 5:-5, 5:-5] = rng.uniform(100, 600, (20, 20, 20))
+    for image in (as_image(mr), as_image(mr * 3 + 7)):
+        rule, same = decide(image, anything), decide(image, CT)
+        assert (rule.kind, rule.low, rule.high, rule.sentence) == (same.kind, same.low, same.high, "")
+    narrow = decide(as_image(mr), replace(anything, intensity=(10.0, 90.0)))
+    assert narrow.high == pytest.approx(550, abs=10)
+    assert "a model for CT may do better" in decide(abdomen(), anything).sentence
+    assert "a model for CT may do better" in decide(as_image(mr), anything, "CT").sentence
+    assert Preprocessing.from_dict(anything.to_dict()) == anything
+    with pytest.raises(ValueError, match="percentiles"):
+        Preprocessing.from_dict({**anything.to_dict(), "intensity": [-125, 275]})
 
 
 def test_the_next_image_is_taken_as_the_tuned_one_was():

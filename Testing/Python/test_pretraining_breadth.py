@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from harness.tiny_model import CLASSES, PREPROCESSING, phantom
+from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.pretraining.cases import Case, Cases, read_case
 from PromptSegLib.pretraining.checking import check_cases
 from PromptSegLib.pretraining.finding import find_cases
@@ -263,6 +265,19 @@ def test_mr_is_read_by_its_own_range(tmp_path):
     mr, ct = (only(recipe(source(tmp_path, modality=kind))) for kind in ("MR", "CT"))
     assert np.abs(mr.image.astype(float) - ct.image).max() > 0.1
     assert (mr.image.min(), mr.image.max()) == (-1, 1)
+
+
+def test_of_a_body_for_mr_a_ct_keeps_its_window_so_that_its_tissues_are_told_apart(tmp_path):
+    write(tmp_path, 1)
+    window, anything = Preprocessing(PREPROCESSING.spacing), Preprocessing(PREPROCESSING.spacing, (0.5, 99.5), "range")
+    seen = {
+        (kind, rule.rule): only(replace(recipe(source(tmp_path, modality=kind)), preprocessing=rule)).image
+        for kind in ("CT", "MR")
+        for rule in (window, anything)
+    }
+    assert np.array_equal(seen["CT", "window"], seen["CT", "range"])
+    assert np.array_equal(seen["MR", "window"], seen["MR", "range"])
+    assert not np.array_equal(seen["CT", "range"], seen["MR", "range"])
 
 
 def test_a_partly_labeled_class_is_known_between_its_labels_alone(tmp_path):
