@@ -121,7 +121,7 @@ def _add_tune(subparsers: Any) -> None:
     unpainted.add_argument("--background", type=int, metavar="VALUE", help="annotation value of known background")
     unpainted.add_argument("--complete", action="store_true", help="the annotations are complete: 0 is background")
     tune.add_argument(
-        "--model", help="name or path of the backbone (default: that of --start, or the one for such images)"
+        "--model", help="name or path of the backbone (default: that of --start, or the catalogue's first)"
     )
     tune.add_argument("--mode", choices=MODES, help="blocks that hold tokens (default: decoder)")
     tune.add_argument("--outputs", choices=OUTPUTS, default="all", help="maps with output tokens (default: all)")

@@ -29,10 +29,9 @@ def tune(
     job: ProgressHandle,
 ) -> Prompts:
     """As :func:`~PromptSegLib.tuning.pipeline.tune`."""
-    from ..models.backbone import load_model
-    from ..models.suiting import name_for
+    from ..models.backbone import load_model, name_of
 
-    called = model or name_for(examples[0].image, start.sha256 if start else "")
+    called = model or (name_of(start.sha256) if start is not None else None)
 
     def attempt(thrift: Thrift) -> Prompts:
         backbone = thrift.backbone(load_model(called, "cpu" if thrift.cpu else options.device))

@@ -75,7 +75,7 @@ def add_command(subparsers: argparse._SubParsersAction) -> argparse.ArgumentPars
     add_examples(parser, "(0 background); repeat for each, three at least", "classes")
     parser.add_argument("--name", required=True, metavar="NAME", help="of the new model, in the catalogue")
     parser.add_argument("--title", default="", help="what lists show (default: the name)")
-    parser.add_argument("--model", help="name or path of the backbone it begins as (default: the one for such images)")
+    parser.add_argument("--model", help="name or path of the backbone it begins as (default: the catalogue's first)")
     parser.add_argument(
         "--what", choices=("full", "decoder"), default="full", help="what moves (default: the whole network)"
     )

@@ -17,8 +17,7 @@ from ..errors import PromptSegError
 from ..growing.grow import Grown
 from ..imaging.checking import check_extent, check_image
 from ..imaging.geometry import Grid
-from ..models.backbone import Backbone, load_model
-from ..models.catalogue import find_sha256
+from ..models.backbone import Backbone, load_model, name_of
 from ..models.feature_cache import FeatureCache
 from ..progress import ProgressHandle
 from ..prompts.store import Prompts
@@ -41,8 +40,7 @@ def backbone_for(prompts: Prompts, model: Union[Backbone, str, None] = None, dev
     """The backbone that these prompts belong to, on their grid; raises :class:`PromptSegError` when it is another or
     not here."""
     if not isinstance(model, Backbone):
-        entry = find_sha256(prompts.sha256) if model is None else None
-        model = load_model(entry.name if entry else model, device)
+        model = load_model(model or name_of(prompts.sha256), device)
     prompts.check_backbone(model.name, model.sha256, model.config)
     return model.working_at(prompts.preprocessing)
 

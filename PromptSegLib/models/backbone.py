@@ -18,7 +18,7 @@ from ..imaging.preprocessing import Preprocessing
 from ..network.config import NetworkConfig
 from ..network.punet import PUNet
 from ..prompts.store import Prompts
-from .catalogue import find, sha256_of
+from .catalogue import find, find_sha256, sha256_of
 
 FORMAT = 1
 _MAX_TILE = 1024
@@ -78,6 +78,12 @@ def choose_device(name: str = "auto") -> torch.device:
     if not there[kind] or (kind == "cuda" and colon and int(number) >= torch.cuda.device_count()):
         raise PromptSegError("The device {name} is not available on this machine; choose cpu or auto.", name=repr(name))
     return torch.device(name)
+
+
+def name_of(sha256: Optional[str]) -> Optional[str]:
+    """The name of the backbone with that hash, which prompts belong to; None, the default, where none is known here."""
+    entry = find_sha256(sha256) if sha256 else None
+    return entry.name if entry is not None else None
 
 
 def load_model(model: Optional[str] = None, device: str = "auto") -> Backbone:

@@ -5,7 +5,6 @@ That is taken off the nodes at a click, at once and on the main thread.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping, Optional, Sequence
 
@@ -14,10 +13,8 @@ import numpy as np
 from ..annotation.classes import ClassInfo, check_names, is_name, matching_name
 from ..annotation.partial_labels import PartialLabels, Unpainted, compose
 from ..errors import PromptSegError, Sentence
-from ..models import catalogue
-from ..models.suiting import name_for
 from ..prompts.store import Prompts
-from ..scene import node_references, prompt_nodes, scene_nodes, segment_snapshot
+from ..scene import node_references, scene_nodes, segment_snapshot
 from ..scene.roles import Role
 from ..scene.segment_list import add_background
 from ..scene.segmentations import Segment, segments
@@ -38,7 +35,7 @@ class Parameters:
 
     Node fields hold MRML nodes or None.
 
-    :param model: name in the catalogue; "" is its first. Choosing a volume chooses the one for it.
+    :param model: name in the catalogue; "" is its first.
     :param host: for the device ``ssh``, as one writes it for ssh.
     :param seconds: budget of the first tuning; a retuning takes a third.
     :param threads: of the worker on this machine; 0 is one per core.
@@ -109,25 +106,7 @@ class Inputs:
                 foreign = before is not None and node_references.remembered(before) is self.segmentation
                 if own is not None or (foreign and before is not volume):
                     self._parameters.segmentation = own
-                if volume is not before:
-                    self._choose_model(volume)
             self._arrive()
-
-    def _choose_model(self, volume: Any) -> None:
-        """Of the models that come along, the one whose prompts the segmentation goes on with, or that suits the volume.
-
-        A model that the user made or downloaded stays chosen.
-        """
-        known = catalogue.entries()
-        chosen = self._parameters.model or known[0].name
-        if not any(each.name == chosen and each.bundled and not each.own for each in known):
-            return
-        node = prompt_nodes.linked(self.segmentation) if self.segmentation is not None else None
-        sha256 = prompt_nodes.backbone_of(node)[1] if node is not None else ""
-        with contextlib.suppress(PromptSegError):  # why a volume cannot be used is said where it is used
-            suited = name_for(voxels_of_volume(volume).array, sha256, modality_of_volume(volume))
-            if suited != chosen:
-                self._parameters.model = suited
 
     def choose_segmentation(self, segmentation: Any) -> None:
         """Another segmentation, remembered for the volume."""

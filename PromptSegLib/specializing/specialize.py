@@ -23,7 +23,6 @@ from ..models import own
 from ..models.backbone import Backbone, load_model
 from ..models.catalogue import Entry
 from ..models.feature_cache import FeatureCache
-from ..models.suiting import name_for
 from ..network.attention import PromptTensors
 from ..network.tokens import unstack
 from ..pretraining.checkpoint import check_room
@@ -97,7 +96,6 @@ def specialize(
     job, effort = job or ProgressHandle(), (effort or Effort()).checked()
     weights = own.place_for(name)
     _check(examples, classes)
-    model = model or name_for(examples[0].image)
     parent = model if isinstance(model, Backbone) else load_model(model, device)
     check_room(weights, parent.net.state_dict())
     task = _Task.of(examples, dict(classes), parent, effort, job.part(0.0, 0.04))

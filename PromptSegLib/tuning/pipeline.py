@@ -15,9 +15,8 @@ from ..annotation.classes import class_infos
 from ..annotation.example import Example
 from ..annotation.labels import excluded_label
 from ..errors import PromptSegError
-from ..models.backbone import Backbone, load_model
+from ..models.backbone import Backbone, load_model, name_of
 from ..models.feature_cache import FeatureCache
-from ..models.suiting import name_for
 from ..network.methods.registry import method as method_called
 from ..progress import ProgressHandle
 from ..prompts.store import MAX_CLASSES, Prompts
@@ -48,7 +47,7 @@ def tune(
 
     :param examples: one or several images with annotations.
     :param classes: class name -> its value in the annotations and in results.
-    :param model: a backbone, or its name or file; None for that of ``start``, or the one that suits the first image.
+    :param model: a backbone, or its name or file; None for that of ``start``, or the default.
     :param start: prompts to go on from, or the path of their file: classes of the same name start there, all other
         classes are kept as they are, bit-identical.
     :param settings: how to tune, and for how long.
@@ -65,8 +64,8 @@ def tune(
     check_examples(taught, classes)
     if start is not None and not isinstance(start, Prompts):
         start = Prompts.load(Path(start))
-    model = model or name_for(examples[0].image, start.sha256 if start else "")
-    backbone = model if isinstance(model, Backbone) else load_model(model, options.device)
+    of_start = name_of(start.sha256) if start is not None else None
+    backbone = model if isinstance(model, Backbone) else load_model(model or of_start, options.device)
     if start is not None:
         start = start.called(classes)
     plan, job = _planned(taught, classes, backbone, settings, start, feature_cache, job)

@@ -1,9 +1,9 @@
-"""The shipped prompts of the body for MR: no strokes, no tuning; development cases.
+"""The shipped prompts on MR: no strokes, no tuning; development cases.
 
 Usage: ``make bench-shipped`` or ``python Testing/Benchmark/shipped_mr.py [--data FOLDER] [--model NAME]``.
 
 A labeled abdominal MR is hard to get: there is one (T1-weighted, of TotalSegmentator, fetched by pip). Beside it stand
-stand-ins: BTCV 14 and 15, which the body has not seen, with the intensities of tissues on MR. What they look like was
+stand-ins: BTCV 14 and 15, with the intensities of tissues on MR. What they look like was
 written down by hand, of three weightings, and has nothing to do with how training images are drawn
 (``PromptSegLib/pretraining/synthesis.py``).
 """
@@ -136,7 +136,7 @@ def measured(backbone: Backbone, name: str, image: sitk.Image, reference: sitk.I
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--model", default="mr-body", help="name or file of a backbone with prompts of its own")
+    parser.add_argument("--model", help="name or file (default: the bundled one)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -98,7 +98,7 @@ SETS = {
 def main(arguments: Optional[list[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--model", help="name or path of the backbone (default: the one for such images)")
+    parser.add_argument("--model", help="name or path of the backbone (default: the catalogue's first)")
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *COMPARATORS], choices=[*METHODS, *COMPARATORS])
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--volumes", nargs="+", type=int, default=[1, 3, 5])

@@ -117,6 +117,16 @@ def test_resuming_starts_where_the_prompts_were(backbone):
     assert same_again.tuning["0"]["classes"]["ball"]["start"] == "the given prompts"
 
 
+def test_without_a_model_prompts_are_gone_on_with_on_their_own(tmp_path, monkeypatch):
+    """As segmenting with them finds it, and not the catalogue's first, which refuses them."""
+    monkeypatch.setenv("PROMPTSEG_MODELS", str(tmp_path))
+    first = ps.tune([example()], CLASSES, tiny_backbone(tmp_path, shipped=True), settings=BRIEF)
+    again = ps.tune([example()], CLASSES, start=first, settings=ps.Settings(steps=0))
+    assert again.backbone == first.backbone == "tiny0" and same(first, again)
+    with pytest.raises(ps.PromptSegError, match="ct-body|tuned on"):
+        ps.tune([example()], CLASSES, "ct-body", start=first, settings=ps.Settings(steps=0))
+
+
 def test_a_retuning_remembers_the_tunings_it_went_on_from(backbone):
     first = ps.tune([example()], CLASSES, backbone, settings=BRIEF)
     second = ps.tune([example()], CLASSES, backbone, start=first, settings=replace(BRIEF, steps=2))
