@@ -31,7 +31,7 @@ def tune(
     """As :func:`~PromptSegLib.tuning.pipeline.tune`."""
     from ..models.backbone import load_model, name_of
 
-    called = model or (name_of(start.sha256) if start is not None else None)
+    called = model or name_of(start)
 
     def attempt(thrift: Thrift) -> Prompts:
         backbone = thrift.backbone(load_model(called, "cpu" if thrift.cpu else options.device))

@@ -10,12 +10,11 @@ import SimpleITK as sitk
 
 from ..errors import Sentence
 from .hounsfield import found
-from .preprocessing import Preprocessing
+from .preprocessing import RANGE, Preprocessing
 
 WINDOW, SHIFTED, PERCENTILE = "window", "shifted", "percentile"
 KINDS = (WINDOW, SHIFTED, PERCENTILE)
 MODALITY = "0008|0060"  # DICOM's tag, as SimpleITK calls it
-RANGE = "range"  # of a model: its images have no unit
 ROBUST_PERCENTILES = (0.5, 99.5)
 _BACKGROUND = 0.1  # share of one value from which it is the background and not a measurement
 _SAMPLED = 64  # voxels along each axis that are enough to know an image's distribution

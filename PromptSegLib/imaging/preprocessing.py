@@ -7,7 +7,8 @@ from typing import Optional
 
 import numpy as np
 
-RULES = ("window", "percentile", "range")
+RANGE = "range"
+RULES = ("window", "percentile", RANGE)
 _LARGEST = 1024  # voxels of a crop along an axis
 
 

@@ -40,7 +40,7 @@ def backbone_for(prompts: Prompts, model: Union[Backbone, str, None] = None, dev
     """The backbone that these prompts belong to, on their grid; raises :class:`PromptSegError` when it is another or
     not here."""
     if not isinstance(model, Backbone):
-        model = load_model(model or name_of(prompts.sha256), device)
+        model = load_model(model or name_of(prompts), device)
     prompts.check_backbone(model.name, model.sha256, model.config)
     return model.working_at(prompts.preprocessing)
 

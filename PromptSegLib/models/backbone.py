@@ -80,9 +80,9 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def name_of(sha256: Optional[str]) -> Optional[str]:
-    """The name of the backbone with that hash, which prompts belong to; None, the default, where none is known here."""
-    entry = find_sha256(sha256) if sha256 else None
+def name_of(prompts: Optional[Prompts]) -> Optional[str]:
+    """The name of the backbone that prompts belong to; None, the default, without any or where it is not known here."""
+    entry = find_sha256(prompts.sha256) if prompts is not None else None
     return entry.name if entry is not None else None
 
 

@@ -15,8 +15,8 @@ from monai.transforms import Compose, Transform
 from ..errors import PromptSegError, Sentence, is_out_of_memory
 from ..imaging.checking import check_image
 from ..imaging.geometry import Grid, resample, to_model_grid, upright_grid
-from ..imaging.intensity import RANGE, decide
-from ..imaging.preprocessing import Preprocessing
+from ..imaging.intensity import decide
+from ..imaging.preprocessing import RANGE, Preprocessing
 from ..imaging.reading import quiet, read_annotation, read_image
 from .checking import grid_of, header
 from .finding import CaseFile, case_key

@@ -64,7 +64,7 @@ def tune(
     check_examples(taught, classes)
     if start is not None and not isinstance(start, Prompts):
         start = Prompts.load(Path(start))
-    backbone = _backbone(model, start, options.device)
+    backbone = model if isinstance(model, Backbone) else load_model(model or name_of(start), options.device)
     if start is not None:
         start = start.called(classes)
     plan, job = _planned(taught, classes, backbone, settings, start, feature_cache, job)
@@ -93,13 +93,6 @@ def tune(
         boxes = EncodedCrops(backbone, held, cached, ProgressHandle()) if held else None
         shared = replace(shared, trial=plan.trial, volumes=volumes, held=boxes)
     return _tuned(shared, encoded, list(classes), start, job.part(0.15, 1.0))
-
-
-def _backbone(model: Union[Backbone, str, None], start: Optional[Prompts], device: str) -> Backbone:
-    """The chosen one, or else that of the prompts to go on from, or the default."""
-    if isinstance(model, Backbone):
-        return model
-    return load_model(model or (name_of(start.sha256) if start is not None else None), device)
 
 
 @dataclass(frozen=True)

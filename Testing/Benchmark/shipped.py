@@ -36,7 +36,7 @@ MISPLACED = ("val_pt_221",)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--model", help="name or file (default: the bundled one for CT)")
+    parser.add_argument("--model", help="name or file (default: the bundled one)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if not options.data.is_dir():

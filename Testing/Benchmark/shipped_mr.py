@@ -3,9 +3,8 @@
 Usage: ``make bench-shipped`` or ``python Testing/Benchmark/shipped_mr.py [--data FOLDER] [--model NAME]``.
 
 A labeled abdominal MR is hard to get: there is one (T1-weighted, of TotalSegmentator, fetched by pip). Beside it stand
-stand-ins: BTCV 14 and 15, with the intensities of tissues on MR. What they look like was
-written down by hand, of three weightings, and has nothing to do with how training images are drawn
-(``PromptSegLib/pretraining/synthesis.py``).
+stand-ins: BTCV 14 and 15, with the intensities of tissues on MR. What they look like was written down by hand, of three
+weightings, and has nothing to do with how training images are drawn (``PromptSegLib/pretraining/synthesis.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +19,9 @@ from typing import Iterator
 import numpy as np
 import SimpleITK as sitk
 import torch
+from novel_cases import ROOT, SETS
 from scipy import ndimage
+from shipped import RECIPES
 
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.evaluation.scores import score
@@ -29,26 +30,13 @@ from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.inference.options import SegmentationOptions
 from PromptSegLib.inference.segmenting import segment
 from PromptSegLib.models.backbone import Backbone, load_model
+from PromptSegLib.pretraining.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
 CASES = ("case14", "case15")
 FOUR = ("liver", "spleen", "right kidney", "left kidney")
-ON_MR = {"liver": 5, "spleen": 1, "right kidney": 2, "left kidney": 3}
-ON_CT = {
-    "spleen": 1,
-    "right kidney": 2,
-    "left kidney": 3,
-    "gallbladder": 4,
-    "esophagus": 5,
-    "liver": 6,
-    "stomach": 7,
-    "aorta": 8,
-    "inferior vena cava": 9,
-    "portal and splenic vein": 10,
-    "pancreas": 11,
-    "right adrenal gland": 12,
-    "left adrenal gland": 13,
-}
+# The classes of BTCV, spleen first, in the order of their values.
+_BTCV = next(each for each in Recipe.load(RECIPES / "ct-body.json").sources if each.name == "BTCV")
+ON_CT = {name: _BTCV.values_of(name)[0] for name in _BTCV.classes}
 # Of each weighting, 0..1: fat, muscle, other soft tissue (bowel, marrow), and the organs in the order of ON_CT.
 WEIGHTINGS = {
     "T2": (0.8, 0.13, 0.35, (0.5, 0.62, 0.62, 0.95, 0.25, 0.27, 0.45, 0.08, 0.15, 0.12, 0.35, 0.25, 0.25)),
@@ -99,13 +87,8 @@ def _body(hu: np.ndarray) -> np.ndarray:
 
 def cases(data: Path) -> Iterator[tuple[str, sitk.Image, sitk.Image, dict[str, int]]]:
     """Name, image, reference and its classes of what there is."""
-    sys.path.append(str(ROOT / "Testing" / "Demo"))
-    from fetch import demo_mr
-
-    image, reference = (
-        read(path) for read, path in zip((read_image, read_annotation), demo_mr(ROOT / "demo" / "data"))
-    )
-    yield "MR, T1", image, reference, ON_MR
+    for found in next(each for each in SETS if each.name == "abdomen_mr").cases(data):
+        yield "MR, T1", *found.load()
     for case in CASES:
         image_file, label_file = (data / "btcv" / f"{case}_{kind}.nii.gz" for kind in ("ct", "label"))
         if not image_file.is_file():
