@@ -20,7 +20,14 @@ from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.tuning import working_grid
 from PromptSegLib.tuning.reading import covering_crops
 from PromptSegLib.tuning.training import APART, Annotated, RandomCrops, Trainer, hold_out
-from PromptSegLib.tuning.working_grid import FEWEST, MOST_VOXELS, TOGETHER, upright_spacing, working_preprocessing
+from PromptSegLib.tuning.working_grid import (
+    FEWEST,
+    MOST_VOXELS,
+    TOGETHER,
+    said_of,
+    upright_spacing,
+    working_preprocessing,
+)
 
 BRIEF = ps.Settings(steps=3, token_steps=3, seed=3)
 SIZE = (8, 16, 16)
@@ -350,6 +357,18 @@ def test_examples_that_differ_are_said_to(backbone, narrow):
     assert notes == ["The examples' voxels differ, from 2 x 2 x 3 to 4 x 4 x 3 mm; all are read at 3 x 3 x 3 mm."]
     notes = ps.tune([same, other], CLASSES, backbone, settings=settings).notes
     assert len(notes) == 1 and "others are not (MR); all are read by the range" in notes[0]
+
+
+def test_examples_of_both_kinds_are_said_to_a_body_for_images_without_a_unit_too():
+    rng = np.random.default_rng(0)
+    hu = np.full((24, 40, 40), -1000.0)
+    hu[:, 4:-4, 4:-4], hu[:, 8:-8, 8:-8] = -94, 42
+    arrays = (hu + rng.normal(0, 9, hu.shape), np.abs(hu) / 3 + rng.uniform(0, 99, hu.shape))
+    images = [sitk.GetImageFromArray(each.astype(np.float32)) for each in arrays]
+    ct, mr = (Example(each, each, complete=True, name=name) for each, name in zip(images, ("CT", "MR")))
+    body = Preprocessing((1.0, 1.0, 1.0), (0.5, 99.5), "range")
+    assert ["others are not (MR)" in each for each in said_of([ct, mr], body, body)] == [True]
+    assert not said_of([ct, ct], body, body) and not said_of([mr, mr], body, body)
 
 
 def test_what_is_new_and_complete_gets_a_network_and_all_else_the_default(backbone):
