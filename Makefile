@@ -8,6 +8,7 @@
 # make bench-loop  the loop of painting, correcting and tuning, timed through the session (needs data; goes on where it stopped)
 # make bench-novel  structures that the backbone does not know, and phantoms (most need data; goes on where it stopped)
 # make hard-volumes  what other people's files look like, through the whole command line
+# make bench-unseen  learned growing by networks that never saw the kind of structure (needs data, hours; goes on)
 # make bench-features  what prompts do to the decoder's features and to probabilities (needs data)
 # make study  methods of prompt tuning on several sets, next patients (needs data, hours; goes on where it stopped)
 # make bench-throughput  training speed and memory against SwinUNETR, on the GPU if there is one
@@ -22,7 +23,7 @@ READY := $(VENV)/.ready
 RUN := PYTHONDONTWRITEBYTECODE= PYTHONPATH=. OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python
 
 .PHONY: demo test test-slow test-times lint bench bench-shipped bench-large bench-interactive bench-protocol \
-  bench-features bench-levers bench-loop bench-novel bench-throughput study hard-volumes fault-campaign fuzz load clean
+  bench-features bench-levers bench-loop bench-novel bench-unseen bench-throughput study hard-volumes fault-campaign fuzz load clean
 
 $(READY): pyproject.toml PromptSeg/Resources/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -106,6 +107,9 @@ bench-loop: $(READY)
 bench-novel: $(READY)
 	$(RUN) Testing/Benchmark/novel.py --json bench-novel.json $(NOVEL)
 
+bench-unseen: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/unseen.py bench-unseen $(UNSEEN)
+
 bench-features: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) Testing/Benchmark/features.py
 
@@ -120,7 +124,7 @@ hard-volumes: $(READY)
 	$(RUN) Testing/Reliability/hard_scenes.py --write docs/hard-scenes.md
 
 clean:
-	rm -rf $(VENV) demo $(PROTOCOL) bench-novel.json bench-loop.json bench-loop.png test-times.json
+	rm -rf $(VENV) demo $(PROTOCOL) bench-unseen bench-novel.json bench-loop.json bench-loop.png test-times.json
 
 # Reliability: what is broken on purpose, hostile input (COUNT of them), and load. docs/reliability.md has their tables.
 COUNT ?= 1000000

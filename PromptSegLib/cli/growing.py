@@ -21,7 +21,7 @@ def grow(options: argparse.Namespace) -> None:
             "What is given as --strokes is the image itself; give the file with what was painted on it."
         )
     files, folders = targets([image_path], options.output)
-    keep_apart(files, [image_path, options.strokes])
+    keep_apart(files, [image_path, options.strokes, options.network])
     from ..annotation.checking import check_strokes
     from ..annotation.example import Example
     from ..annotation.pairs import read_pair
@@ -34,13 +34,15 @@ def grow(options: argparse.Namespace) -> None:
         strokes = Example(image, annotation, options.background, name=image_path.name)
         check_strokes(strokes, classes)
         tell_of_background(strokes)
+        from ..growing.model import load_growing
         from ..inference.stroke_regions import segment_strokes
 
+        network = load_growing(Path(options.network)) if options.network else None
         infos = [describe(name, value) for name, value in classes.items()]
         with progress() as job:
             result, thrift = sparingly(
                 lambda thrift: segment_strokes(
-                    strokes, infos, quick=options.quick or thrift.coarse, job=job, checked=True
+                    strokes, infos, options.quick or thrift.coarse, job=job, checked=True, network=network
                 ),
                 job,
                 lambda: False,

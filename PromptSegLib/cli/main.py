@@ -183,6 +183,7 @@ def _add_grow(subparsers: Any) -> None:
     grow.add_argument("--strokes", required=True, metavar="ANNOTATION", help="what was painted on it (0 unknown)")
     grow.add_argument("--classes", nargs="+", required=True, metavar="NAME=VALUE", help="classes, e.g. liver=6")
     grow.add_argument("--background", type=int, metavar="VALUE", help="value of known background in the strokes")
+    grow.add_argument("--network", metavar="FILE", help="a growing network of your own, from train-growing")
     grow.add_argument("--quick", action="store_true", help="as the module while one paints: coarser")
     grow.add_argument("-o", "--output", required=True, metavar="OUT", help=".nii.gz, .nrrd, .seg.nrrd, or a folder")
     grow.set_defaults(run=growing.grow)

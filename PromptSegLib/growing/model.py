@@ -49,7 +49,7 @@ def load_growing(path: Optional[Path] = None, device: Optional[torch.device] = N
 
     Raises :class:`PromptSegError` where the file is none.
     """
-    path = path or WEIGHTS
+    own, path = path is not None, path or WEIGHTS
     try:
         with safe_open(str(path), "pt") as file:
             header = json.loads((file.metadata() or {})[_KEY])
@@ -63,8 +63,13 @@ def load_growing(path: Optional[Path] = None, device: Optional[torch.device] = N
         net = GrowingNet()
         net.load_state_dict(tensors)
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
+        if own:
+            raise PromptSegError(
+                "{path} is not a growing network, or it is damaged; give a file that train-growing has written.",
+                path=path,
+            ) from error
         raise PromptSegError(
-            "{path} is not a growing network, or it is damaged; install PromptSeg again.", path=path
+            "The growing network {path} is missing or damaged; install PromptSeg again.", path=path
         ) from error
     net.eval().requires_grad_(False)
     return net.to(device or torch.device("cpu"))

@@ -13,6 +13,7 @@ from ..errors import Sentence
 from ..growing.grow import Grown, Region, grow_regions
 from ..growing.guard import Verdict
 from ..growing.model import growing_network
+from ..growing.network import GrowingNet
 from ..imaging.geometry import Grid
 from ..progress import ProgressHandle
 from .class_margins import Probabilities
@@ -49,12 +50,13 @@ def grown_regions(
     quick: bool = False,
     verdicts: Optional[Sequence[Verdict]] = None,
     job: Optional[ProgressHandle] = None,
+    network: Optional[GrowingNet] = None,
 ) -> Optional[Grown]:
-    """:func:`~PromptSegLib.growing.grow.grow_regions` with the growing network that comes with PromptSeg.
+    """:func:`~PromptSegLib.growing.grow.grow_regions`, unless told otherwise with the network that comes along.
 
     Parts of a region that are far smaller than its largest and hold no stroke are left out.
     """
-    grown = grow_regions(image, painted, count, growing_network(), evidence, quick, verdicts, job)
+    grown = grow_regions(image, painted, count, network or growing_network(), evidence, quick, verdicts, job)
     if grown is not None:
         for index, region in enumerate(grown.regions, 1):
             if evidence is not None and index in evidence.known and grown.verdicts[index - 1] is Verdict.LEARNED:

@@ -12,6 +12,7 @@ from ..annotation.classes import ClassInfo, label_values
 from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
 from ..growing.guard import Verdict
+from ..growing.network import GrowingNet
 from ..imaging.checking import check_image
 from ..imaging.geometry import Grid
 from ..progress import ProgressHandle
@@ -31,6 +32,7 @@ def segment_strokes(
     job: Optional[ProgressHandle] = None,
     checked: bool = False,
     on_found: Optional[Callable[[Segmentation], None]] = None,
+    network: Optional[GrowingNet] = None,
 ) -> Segmentation:
     """Grow what was painted on an image: any modality, any spacing; seconds, and nothing is learned.
 
@@ -42,6 +44,7 @@ def segment_strokes(
     :param checked: hold slices back also of classes for whose regions that decides nothing, to say how well they are
         predicted; without, the notes say that of the others.
     :param on_found: called with the result before that, where there are such classes.
+    :param network: what answers (``growing.model.load_growing``); the one that comes with PromptSeg when None.
     :raises PromptSegError: an image that cannot be used.
     """
     job = job or ProgressHandle()
@@ -49,7 +52,7 @@ def segment_strokes(
     native = Grid.of(example.image)
     painted = labels_on_grid(example, {info.name: info.value for info in infos}, native)
     lookup = label_values(infos)
-    grown = grown_regions(example.image, painted, len(infos), None, quick, verdicts, job.part(0.0, 0.7))
+    grown = grown_regions(example.image, painted, len(infos), None, quick, verdicts, job.part(0.0, 0.7), network)
     fields = [(region.logits, region.place.grid) for region in grown.regions] if grown is not None else []
     numbers = labels_on_native(fields, native, np.arange(len(lookup), dtype=np.uint16), lambda _: job.check())
     enforce_strokes(numbers, painted, np.arange(len(lookup)))

@@ -98,26 +98,26 @@ def _grow(task: Task, options: Options) -> sitk.Image:
 
 @method("plain growing")
 def _plain(task: Task, options: Options) -> sitk.Image:
-    return _grown(task, [Verdict.PLAIN] * len(task.classes))
+    return grown(task, [Verdict.PLAIN] * len(task.classes))
 
 
 @method("learned growing, unguarded")
 def _learned(task: Task, options: Options) -> sitk.Image:
-    return _grown(task, [Verdict.LEARNED] * len(task.classes))
+    return grown(task, [Verdict.LEARNED] * len(task.classes))
 
 
 @method("learned growing")
 def _guarded(task: Task, options: Options) -> sitk.Image:
-    return _grown(task, None)
+    return grown(task)
 
 
-def _grown(task: Task, verdicts: Optional[list]) -> sitk.Image:
-    """Growing without tuning and without the backbone."""
+def grown(task: Task, verdicts: Optional[list] = None, network=None) -> sitk.Image:
+    """Growing without tuning and without the backbone; by the network that comes along when None."""
     from PromptSegLib.inference.stroke_regions import segment_strokes
 
     example = Example(task.image, task.strokes, BACKGROUND)
     infos = [ClassInfo(name, value, (1.0, 0.0, 0.0)) for name, value in task.classes.items()]
-    return segment_strokes(example, infos, verdicts=verdicts).labels
+    return segment_strokes(example, infos, verdicts=verdicts, network=network).labels
 
 
 @method("random walker")

@@ -371,6 +371,19 @@ def test_real_sets(benchmark_module):
     assert image.GetSize() == reference.GetSize() and classes == {"anterior": 1, "posterior": 2}
 
 
+def test_a_network_is_left_without_all_that_shows_a_kind(benchmark_module):
+    """Neither its sets nor label maps of the same structures: a brain's map shows a hippocampus."""
+    unseen, whole = benchmark_module("unseen"), json.loads(benchmark_module("unseen").RECIPE.read_text())
+    sets = {each.name for each in benchmark_module("novel_cases").SETS}
+    for kind in unseen.KINDS:
+        recipe = unseen.recipe_without(kind, 7)
+        left = {source["name"] for source in recipe["sources"]}
+        assert left == {source["name"] for source in whole["sources"]} - set(kind.sources) and set(kind.sets) <= sets
+        assert len(left) == len(whole["sources"]) - len(kind.sources) and recipe["start"] is None
+        maps = next(source for source in recipe["sources"] if source["name"] == "label maps")
+        assert set(kind.maps) <= set(maps["held_out"]) and (recipe["steps"], recipe["minutes"]) == (7, 0)
+
+
 def test_the_growing_network_learned_from_no_case_of_the_benchmark(benchmark_module):
     recipe = Recipe.load(Path(growing.__file__).parent / "recipes" / "growing.json")
     if not DATA.is_dir():

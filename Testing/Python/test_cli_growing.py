@@ -52,6 +52,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(phantom, tmp_path, capsys)
     assert "used twice" in refused(capsys, grow(phantom, "-o", phantom.annotation))
     assert "not as out.txt" in refused(capsys, grow(phantom, "-o", tmp_path / "out.txt"))
     refused(capsys, grow(phantom, "-o", tmp_path / "new" / "folder", strokes=tmp_path / "none.nrrd"))
+    assert "train-growing" in refused(capsys, grow(phantom, "-o", target, "--network", phantom.image))
+    assert "used twice" in refused(capsys, grow(phantom, "-o", target, "--network", target))
     empty = tmp_path / "empty.nrrd"
     sitk.WriteImage(sitk.ReadImage(str(phantom.annotation)) * 0, str(empty))
     refused(capsys, grow(phantom, "-o", target, strokes=empty))
@@ -81,8 +83,13 @@ def test_a_training_of_a_step_gives_a_network(phantom, tmp_path, capsys):
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     words = ["train-growing", tmp_path / "recipe.json", "-o", tmp_path / "run", "--workers", 0]
     assert main([str(word) for word in words]) == 0, capsys.readouterr().err
-    assert (tmp_path / "run" / "small.safetensors").is_file()
+    network = tmp_path / "run" / "small.safetensors"
     assert "wrote" in capsys.readouterr().out
+    results = []
+    for name, more in (("own.nrrd", ["--network", network]), ("bundled.nrrd", [])):
+        assert grow(phantom, "--quick", "-o", tmp_path / name, *more) == 0
+        results.append(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name))))
+    assert (results[0] != results[1]).any()  # it is asked, or what one step taught it would not be seen
 
 
 def test_a_recipe_that_is_none_is_refused(tmp_path, capsys):
