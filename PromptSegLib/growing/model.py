@@ -71,8 +71,7 @@ def load_growing(path: Optional[Path] = None, device: Optional[torch.device] = N
         raise PromptSegError(
             "The growing network {path} is missing or damaged; install PromptSeg again.", path=path
         ) from error
-    net.eval().requires_grad_(False)
-    return net.to(device or torch.device("cpu"))
+    return net.frozen().to(device or torch.device("cpu"))
 
 
 def save_growing(path: Path, tensors: dict[str, torch.Tensor], card: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ large-scale image recognition without normalization", ICML 2021).
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,15 +42,27 @@ class StandardizedConv(nn.Conv3d):
         super().__init__(inputs, outputs, kernel, padding=kernel // 2)
         self.gain = nn.Parameter(torch.full((outputs,), gain))
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+        self._kept: Optional[dict[tuple[torch.dtype, torch.device], Tensor]] = None
+
+    def keep_standardized(self) -> None:
+        """From now on, standardize once for every precision and device: the weights do not change any more."""
+        self._kept = {}
 
     def forward(self, maps: Tensor, stride: Stride = (1, 1, 1)) -> Tensor:
+        key = (maps.dtype, maps.device)
+        weight = None if self._kept is None else self._kept.get(key)
+        if weight is None:
+            weight = self._standardized().to(maps.dtype).contiguous(memory_format=torch.channels_last_3d)
+            if self._kept is not None:
+                self._kept[key] = weight
+        bias = self.bias.to(maps.dtype) if self.bias is not None else None
+        return functional.conv3d(maps, weight, bias, stride, self.padding)
+
+    def _standardized(self) -> Tensor:
         weight = self.weight.float()
         variance, average = torch.var_mean(weight, (1, 2, 3, 4), keepdim=True)
         scale = torch.rsqrt(variance * weight[0].numel() + 1e-5) * self.gain.view(-1, 1, 1, 1, 1)
-        weight = ((weight - average) * scale).to(maps.dtype)
-        weight = weight.contiguous(memory_format=torch.channels_last_3d)
-        bias = self.bias.to(maps.dtype) if self.bias is not None else None
-        return functional.conv3d(maps, weight, bias, stride, self.padding)
+        return (weight - average) * scale
 
 
 class GrowingNet(nn.Module):
@@ -71,6 +83,14 @@ class GrowingNet(nn.Module):
         self.answer = nn.Conv3d(16, 1, 1)
         nn.init.zeros_(self.answer.weight)
         nn.init.zeros_(self.answer.bias)  # type: ignore[arg-type]
+
+    def frozen(self) -> GrowingNet:
+        """Itself, which is not trained any more and need not standardize its weights for every question."""
+        self.eval().requires_grad_(False)
+        for each in self.modules():
+            if isinstance(each, StandardizedConv):
+                each.keep_standardized()
+        return self
 
     def forward(self, questions: Tensor, steps: Sequence[Stride]) -> Tensor:
         """:param steps: :func:`strides` of the voxels; the extents are multiples of their products."""

@@ -17,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from lungs import lungs
 from phantoms import PHANTOMS
+from stand_ins import as_thick_slices, stand_in
 
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.imaging.reading import read_annotation, read_image
@@ -156,6 +157,13 @@ def _to_hundred(volumes: Volumes) -> Volumes:
     return sitk.Cast(sitk.Round(scaled), sitk.sitkFloat32), reference, classes
 
 
+def _as_mr(volumes: Volumes) -> Volumes:
+    """T2 with fat dark, in slices of 7.7 mm, of the organs that such an MR is read for."""
+    image, reference, classes = volumes
+    image, reference = as_thick_slices(stand_in(image, reference, "T2, fat dark"), reference)
+    return image, reference, {name: classes[name] for name in MR_ORGANS if name in classes}
+
+
 def _changed(set_name: str, find: Callable[[Path], list[Case]], *changes) -> Callable[[Path], list[Case]]:
     """The same cases in another guise."""
 
@@ -203,6 +211,7 @@ SETS: tuple[CaseSet, ...] = (
     CaseSet("spine_t1", "spine T1", _pairs("spine_t1", "spine", "t1_*_mr.nii.gz", _labeled, VERTEBRAE, 5)),
     CaseSet("spine_t2", "spine T2", _pairs("spine_t2", "spine", "t2_*_mr.nii.gz", _labeled, VERTEBRAE, 3)),
     CaseSet("abdomen_mr", "abdominal MR", _abdominal_mr),
+    CaseSet("mr_stand_in", "abdominal T2, stand-in", _changed("mr_stand_in", _BTCV, _as_mr)),
     CaseSet("lungs", "lungs, chest CT", _torso),
     CaseSet("btcv", "organs, hidden", _changed("btcv", _BTCV, _every_second), known=True),
     CaseSet(

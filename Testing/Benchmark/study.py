@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import Any, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 import SimpleITK as sitk
 import torch
 from protocol import segment, trained_parameters
+from stand_ins import as_thick_slices, stand_in
 
 import PromptSegLib as ps
 from PromptSegLib.annotation.labels import labels_on_grid
@@ -49,7 +50,10 @@ IDENTITY = ("model", "method", "set", "volumes", "seed", "seconds")
 
 @dataclass(frozen=True)
 class Set:
-    """Where a set's files are; which cases may teach, the first of them first, and which are segmented."""
+    """Where a set's files are; which cases may teach, the first of them first, and which are segmented.
+
+    :param guise: (image, labels) as read -> as they are used.
+    """
 
     folder: str
     image: str
@@ -57,10 +61,16 @@ class Set:
     classes: dict[str, int]
     teach: tuple[str, ...]
     test: tuple[str, ...]
+    guise: Callable[[sitk.Image, sitk.Image], tuple[sitk.Image, sitk.Image]] = lambda image, labels: (image, labels)
 
 
 def _numbers(*numbers: int, pattern: str = "{:03d}") -> tuple[str, ...]:
     return tuple(pattern.format(number) for number in numbers)
+
+
+def _as_mr(ct: sitk.Image, labels: sitk.Image) -> tuple[sitk.Image, sitk.Image]:
+    """T2 with fat dark, in slices of 7.7 mm: a stand-in, as no set of abdominal MR is at hand."""
+    return as_thick_slices(stand_in(ct, labels, "T2, fat dark"), labels)
 
 
 ORGANS = {"liver": 6, "spleen": 1, "right kidney": 2, "left kidney": 3, "aorta": 8, "stomach": 7, "pancreas": 11}
@@ -83,6 +93,15 @@ SETS = {
         {"anterior": 1, "posterior": 2},
         _numbers(1, 3, 4, 6, 7),
         _numbers(8, 11, 14, 15),
+    ),
+    "abdominal T2": Set(
+        "btcv",
+        "case{}_ct",
+        "case{}_label",
+        {name: ORGANS[name] for name in ("liver", "spleen", "right kidney", "left kidney")},
+        ("08", "09", "10", "11", "07"),
+        ("12", "13", "14", "15"),
+        _as_mr,
     ),
     "spine T1": Set(
         "spine",
@@ -201,7 +220,7 @@ def _scores(reference: sitk.Image, labels: sitk.Image, classes: dict[str, int]) 
 def _read(data: Path, of: Set, case: str) -> tuple[sitk.Image, sitk.Image]:
     folder = data / of.folder
     image, label = (folder / f"{pattern.format(case)}.nii.gz" for pattern in (of.image, of.label))
-    return read_image(image), read_annotation(label)
+    return of.guise(read_image(image), read_annotation(label))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

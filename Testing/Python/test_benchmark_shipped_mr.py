@@ -31,7 +31,7 @@ def labeled_ct() -> tuple[sitk.Image, sitk.Image]:
 
 @pytest.mark.parametrize("weighting", ["T2", "T1", "T2, fat dark"])
 def test_a_stand_in_has_the_tissues_of_its_weighting_and_the_grid_of_the_ct(benchmark_module, weighting):
-    module = benchmark_module("shipped_mr")
+    module = benchmark_module("stand_ins")
     ct, labels = labeled_ct()
     drawn = module.stand_in(ct, labels, weighting)
     assert drawn.GetSpacing() == ct.GetSpacing() and drawn.GetOrigin() == ct.GetOrigin()
@@ -47,6 +47,17 @@ def test_a_stand_in_has_the_tissues_of_its_weighting_and_the_grid_of_the_ct(benc
         assert np.median(array[where]) == pytest.approx(value, rel=0.35, abs=0.03)
     assert (array[4:12, 6:10, 6:50] < fat / 2).mean() < 0.02  # no voxel of noisy fat is taken for gas
     assert np.array_equal(sitk.GetArrayFromImage(module.stand_in(ct, labels, weighting)) / 700, array)
+
+
+def test_thick_slices_lie_where_the_thin_ones_lay(benchmark_module):
+    """Means of slices at the mean of their places; labels are not mixed."""
+    ct, labels = labeled_ct()
+    image, thick = benchmark_module("stand_ins").as_thick_slices(ct, labels, 9.0)
+    assert image.GetSize() == thick.GetSize() == (56, 48, 5) and image.GetSpacing() == (1.5, 1.5, 9.0)
+    assert image.GetOrigin() == pytest.approx((5.0, -6.0, 10.0)) == thick.GetOrigin()
+    thin = sitk.GetArrayFromImage(ct)
+    assert np.allclose(sitk.GetArrayFromImage(image)[1], thin[3:6].mean(0), atol=1e-3)
+    assert np.array_equal(sitk.GetArrayFromImage(thick), sitk.GetArrayFromImage(labels)[1:15:3])
 
 
 def test_the_table_counts_the_four_and_every_class(benchmark_module, tmp_path, monkeypatch, capsys):

@@ -16,6 +16,8 @@ from PromptSegLib.annotation.labels import excluded_label, labels_on_grid
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.tuning.objective import agreement, annotated_loss
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 NOT_BALL, NOT_ROD = 50, 51
 BARRED = {NOT_BALL: CLASSES["ball"], NOT_ROD: CLASSES["rod"]}
 

@@ -13,6 +13,8 @@ from harness.tiny_model import CLASSES, phantom, tiny_backbone
 from PromptSegLib.inference import segmenting
 from PromptSegLib.inference.deciding import best_threshold, decided_for_dice
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 SHAPE = (12, 14, 16)
 
 

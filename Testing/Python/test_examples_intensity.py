@@ -14,6 +14,8 @@ from PromptSegLib.imaging.preprocessing import Preprocessing
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.models.feature_cache import FeatureCache
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 CT = Preprocessing((3.0, 2.0, 2.0), (-125.0, 275.0))
 PERCENTILES = Preprocessing((1.0, 1.0, 1.0), (1.0, 99.0), "percentile")
 SHAPE = (24, 64, 64)

@@ -17,6 +17,8 @@ from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, aligned, overl
 from PromptSegLib.inference.uncertainty import places_to_look
 from PromptSegLib.models.feature_cache import IMAGES, EncoderMaps, FeatureCache
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 BRIEF = ps.Settings(steps=2, token_steps=5)
 
 

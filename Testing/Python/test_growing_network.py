@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,20 @@ def test_a_file_gives_the_network_back(net, tmp_path):
     again = load_growing(path)
     assert np.abs(ask(again, asked, (1, 1, 1)) - ask(net, asked, (1, 1, 1))).max() < 0.1
     assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_weights_that_are_standardized_once_answer_as_those_that_are_each_time(net):
+    """At every precision that it is asked in, and again."""
+    frozen = copy.deepcopy(net).frozen()
+    maps = torch.randn(1, CHANNELS, 16, 16, 16)
+    steps = strides((1, 1, 1))
+    for _ in range(2):
+        for dtype in (torch.float32, torch.bfloat16):
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+                assert torch.equal(frozen(maps.to(dtype), steps), net(maps.to(dtype), steps))
+    again = GrowingNet()
+    again.load_state_dict(frozen.state_dict())  # what is written and trained on are the weights themselves
+    assert all(torch.equal(one, other) for one, other in zip(again.parameters(), net.parameters()))
 
 
 @pytest.mark.parametrize("content", [b"", b"no network", None])

@@ -18,6 +18,8 @@ from PromptSegLib.inference.class_margins import Probabilities, class_margins
 from PromptSegLib.inference.resample_to_image import labels_on_native, native_slabs, winner
 from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, starts, steps
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 TILTED = tuple(np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0], [0, 0, 1]]).ravel())
 LEFT_HANDED = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 

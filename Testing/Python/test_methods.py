@@ -30,6 +30,8 @@ from PromptSegLib.network.methods.registry import acting, known, method, offered
 from PromptSegLib.network.punet import PUNet, leaves_features
 from PromptSegLib.network.tokens import new_prompts, select, touches_encoder
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 EARLIER = Path(__file__).parent / "data" / "format1"
 BRIEF = ps.Settings(steps=4, token_steps=5, seed=3)
 

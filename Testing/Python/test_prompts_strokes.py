@@ -19,6 +19,8 @@ from PromptSegLib.errors import PromptSegError
 from PromptSegLib.network.config import NetworkConfig
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 # Strokes
 
 

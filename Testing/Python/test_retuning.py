@@ -15,6 +15,8 @@ from PromptSegLib.inference.retuning import retuned
 from PromptSegLib.inference.stroke_regions import segment_strokes
 from PromptSegLib.session.applying import ADDED, REMOVED, with_differences
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 INFOS = tuple(describe(name, value) for name, value in CLASSES.items())
 NOT = {name: 60 + value for name, value in CLASSES.items()}  # values of what was erased
 BARRED = {NOT[name]: value for name, value in CLASSES.items()}

@@ -29,6 +29,8 @@ from PromptSegLib.tuning.working_grid import (
     working_preprocessing,
 )
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 BRIEF = ps.Settings(steps=3, token_steps=3, seed=3)
 SIZE = (8, 16, 16)
 

@@ -29,6 +29,8 @@ from PromptSegLib.tuning.objective import agreement, annotated_loss, class_weigh
 from PromptSegLib.tuning.parts import tune_in_parts
 from PromptSegLib.tuning.warm_start import ClassInit, prototypes, warm_start
 
+pytestmark = pytest.mark.usefixtures("brisk_growing")
+
 BRIEF = ps.Settings(steps=4, token_steps=5, seed=3)
 
 
