@@ -17,6 +17,7 @@ from .paths import grow_plainly
 # Image; image around the class's own intensities; what its strokes' intensities say; strokes; nearness of its own, of
 # all others; which are nearer; grown region; how sure growing is; evidence; whether there is any.
 CHANNELS = 11
+REGION = 7  # the channel of the grown region, -1 or 1
 _NEAR = 6.0  # voxels (of the finest spacing) in which nearness falls to 1/e
 _CERTAIN = 0.15  # ranges of the image, likewise
 _BINS = 128
@@ -106,7 +107,7 @@ def question(ground: Ground, index: int, evidence: Optional[np.ndarray] = None) 
     result[2] = _told_apart(ground.ranks, own, others)
     result[3] = own.astype(np.float32) - others
     result[4:7] = _nearness(own, others, ground.spacing)
-    result[7] = np.where(ground.grown == index, 1, -1)
+    result[REGION] = np.where(ground.grown == index, 1, -1)
     result[8] = np.exp(ground.cost * (-1 / _CERTAIN))
     result[9] = 0 if evidence is None else evidence * 2 - 1
     result[10] = evidence is not None

@@ -226,6 +226,7 @@ def test_the_scene_is_closed_while_a_job_runs(app, ready):
     assert ui.tuneButton.enabled
 
 
+@pytest.mark.training
 def test_the_worker_is_killed(ready):
     widget, _volume, segmentation, _reference = ready
     widget.panel.parameters.seconds = LONG

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("slicer")
 
+from harness import brisk
 from harness.editor_history import Editor, Shown
 from harness.mrml_fixtures import (
     box_in,
@@ -30,8 +31,9 @@ from PromptSegLib.scene import node_references, scene_nodes, stored_results
 from PromptSegLib.scene.placement import to_array
 from PromptSegLib.session import engine, runner
 from PromptSegLib.session.session import Session
-from PromptSegLib.worker.client import Event
+from PromptSegLib.worker.client import Event, Worker
 from PromptSegLib.worker.contract import Reply
+from PromptSegLib.worker.launch import environment
 
 # Where to look
 
@@ -116,6 +118,9 @@ def preview_mask(desk: Desk, name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("how", ["erased", "background"])
 def test_filling_holes_respects_the_user(desk, how):
+    if how == "erased":  # what is left must enclose it, as learned growing lets it
+        desk.session = desk.new_session(desk.scene, lambda parameters: Worker(brisk.command, environment(1)))
+        desk.session.inputs.choose_volume(desk.volume)
     desk.session.parameters.fillHoles = True
     inside = np.zeros(desk.strokes.shape, bool)
     inside[9:12, 11:13, 18:20] = True

@@ -56,6 +56,7 @@ def test_it_is_offered_where_three_volumes_were_applied_and_prompts_are_not_enou
     assert reason(desk) == "" and "agree to 41%" in session.view().specialize
 
 
+@pytest.mark.training
 def test_a_model_is_made_of_what_was_applied_and_listed(desk, folder):
     session = applied_to_three(desk).session
     session.other_volumes()

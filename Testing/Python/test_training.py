@@ -390,7 +390,7 @@ def test_what_is_new_and_complete_gets_a_network_and_all_else_the_default(backbo
         ps.tune([complete()], CLASSES, backbone, settings=replace(brief, method="best"))
 
 
-@pytest.mark.parametrize("best", ["side", "punet"])
+@pytest.mark.parametrize("best", ["side", pytest.param("punet", marks=pytest.mark.training)])
 def test_of_several_examples_one_is_left_out_to_say_which_method_carries(backbone, monkeypatch, best):
     from PromptSegLib.tuning import trying
 

@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 
 VOXELS = 6_000  # of a grid to grow on; of the phantom's 38,400
 FEWER = 2_500  # in a worker: sessions grow again and again, and slices that become one are nothing to them
+PLAINLY = "--plainly"
 # MONAI loads these where they are installed, which takes a second or two; an application has none of them.
 NEEDLESS = ("ignite", "matplotlib", "nibabel", "skimage", "sklearn", "tensorboard", "torchvision")
 
@@ -29,6 +30,25 @@ def spare(change: Callable[[Any, str, Any], None] = setattr, voxels: int = VOXEL
     change(held_out, "_STEPS", 3)
 
 
+def answer_plainly(change: Callable[[Any, str, Any], None] = setattr) -> None:
+    """The growing network reaches beyond the edges, so that every class is grown plainly, and that is said: sessions
+    hand on what they get, whatever it is."""
+    import torch
+
+    from PromptSegLib.growing.inputs import REGION
+    from PromptSegLib.inference import regions
+
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place = torch.nn.Parameter(torch.zeros(1), requires_grad=False)  # what is asked is where it is
+
+        def forward(self, questions: torch.Tensor, steps: Any) -> torch.Tensor:
+            return 5 * torch.nn.functional.max_pool3d(questions[:, REGION : REGION + 1], (3, 5, 5), 1, (1, 2, 2))
+
+    change(regions, "growing_network", Plain)
+
+
 def no_compiler() -> ModuleType:
     """What torch's optimizers ask of its compiler, which nothing here uses and which takes two seconds to load."""
     module = ModuleType("torch._dynamo")
@@ -42,6 +62,11 @@ def command(folder: Optional[Path] = None) -> list[str]:
     return [sys.executable, __file__, "worker", *(["--folder", str(folder)] if folder else [])]
 
 
+def plain_command(folder: Optional[Path] = None) -> list[str]:
+    """Such a worker that grows plainly."""
+    return [*command(folder)[:2], PLAINLY, *command(folder)[2:]]
+
+
 def serve() -> None:
     """Be such a worker. It neither waits for a window to be drawn nor steps back for one."""
     sys.modules.update(dict.fromkeys(NEEDLESS))
@@ -50,10 +75,15 @@ def serve() -> None:
     from PromptSegLib.worker import serving
 
     begun = serving._import_torch
+    plainly = PLAINLY in sys.argv
+    if plainly:
+        sys.argv.remove(PLAINLY)
 
     def import_torch() -> None:
         begun()
         spare(voxels=FEWER)
+        if plainly:
+            answer_plainly()
 
     serving._BREATH, serving._NICE, serving._import_torch = 0.0, 0, import_torch
     sys.exit(main())

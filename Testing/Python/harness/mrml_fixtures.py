@@ -186,10 +186,10 @@ class Lent:
 
 
 def brisk_worker(parameters: Parameters) -> Worker:
-    """As :func:`start_worker`; but on this machine, one that is not thorough."""
+    """As :func:`start_worker`; but on this machine, one that is not thorough, and whose growing is plain."""
     if parameters.device == "ssh":
         return start_worker(parameters)
-    return Worker(brisk.command, environment(parameters.threads))
+    return Worker(brisk.plain_command, environment(parameters.threads))
 
 
 class Workers:
