@@ -56,11 +56,11 @@ KINDS = (
 
 
 def recipe_without(kind: Kind, steps: int) -> dict:
-    """The shipped network's recipe without a kind of structures, from random weights; evidence is simulated alone, as
-    computing the backbone's takes as long as some hundred steps, and the bench shows none."""
+    """The shipped network's recipe without a kind of structures, from random weights, in views half as large and with
+    simulated evidence alone: the bench shows none, and computing the backbone's takes as long as some hundred steps."""
     recipe = json.loads(RECIPE.read_text(encoding="utf-8"))
     recipe.update(name=kind.name, title=f"Growing, without {kind.name}", start=None, keep=0.0, rate=0.002)
-    recipe.update(minutes=0.0, steps=steps, backbone=None)
+    recipe.update(minutes=0.0, steps=steps, voxels=110_000, backbone=None)
     recipe["sources"] = [source for source in recipe["sources"] if source["name"] not in kind.sources]
     for source in recipe["sources"]:
         if "image" not in source:
