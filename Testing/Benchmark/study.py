@@ -3,9 +3,10 @@
 Usage: ``make study``, or ``python Testing/Benchmark/study.py [--methods ...] [--sets ...] [--volumes ...] [--seeds ...]
 [--seconds 110]``, then ``--table``. Complete annotations of some volumes teach; others are segmented without any
 annotation, and compared with theirs on their own grid. Every method gets the same time, ``--seconds`` of one
-processor from the call on, with one thread, reading excluded; segmenting is not counted. What else the machine does
-takes nothing away but what caches cost. 110 s are what two idle cores do in a minute. A study that was stopped goes on:
-what stands in ``--out`` is not done again.
+processor from the call on, with one thread, reading excluded; segmenting is not counted. (A specialized model is
+trained that long, its start not counted; it takes three volumes.) What else the machine does takes nothing away but
+what caches cost. 110 s are what two idle cores do in a minute. A study that was stopped goes on: what stands in
+``--out`` is not done again.
 
 All cases are those for development: choices may be made on these figures, and BTCV 16 to 19 are not among them.
 """
@@ -15,13 +16,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any, Callable, Iterator, Optional
+from unittest import mock
 
 import SimpleITK as sitk
 import torch
@@ -34,9 +38,11 @@ from PromptSegLib.evaluation.scores import score
 from PromptSegLib.files import atomic_write
 from PromptSegLib.imaging.reading import read_annotation, read_image
 from PromptSegLib.imaging.volume import Volume
+from PromptSegLib.models.folders import FOLDERS_VARIABLE
 from PromptSegLib.network.methods.registry import offered
 from PromptSegLib.progress import ProgressHandle
 from PromptSegLib.specializing.adaptations import adaptation
+from PromptSegLib.specializing.specialize import FEWEST
 from PromptSegLib.specializing.training import Training
 from PromptSegLib.tuning.settings import AUTO
 from PromptSegLib.tuning.training import Annotated, RandomCrops
@@ -44,7 +50,8 @@ from PromptSegLib.tuning.working_grid import working_preprocessing
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 METHODS = (AUTO, *offered())
-COMPARATORS = ("bias", "LoRA", "decoder fine-tuning", "full fine-tuning", "DynUNet")
+SPECIALIZED = "specialized model"  # what `promptseg specialize` makes, from three volumes on
+COMPARATORS = ("bias", "LoRA", "decoder fine-tuning", "full fine-tuning", "DynUNet", SPECIALIZED)
 IDENTITY = ("model", "method", "set", "volumes", "seed", "seconds")
 
 
@@ -156,7 +163,8 @@ def run(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     for name, volumes, seed, method in product(options.sets, options.volumes, options.seeds, options.methods):
         values = (backbone.name, method, name, volumes, seed, options.seconds)
         key = dict(zip(IDENTITY, values))
-        if any({each: row[each] for each in IDENTITY} == key for row in rows):
+        few = method == SPECIALIZED and volumes < FEWEST
+        if few or any({each: row[each] for each in IDENTITY} == key for row in rows):
             continue
         print(f"{name}, {volumes} volumes, seed {seed}: {method}", flush=True)
         rows.append({**key, **measure(options.data, SETS[name], volumes, seed, method, backbone, options.seconds)})
@@ -178,6 +186,11 @@ def measure(
 
         def answer(image: sitk.Image) -> sitk.Image:
             return ps.segment(prompts, image, backbone).labels
+    elif method == SPECIALIZED:
+        own, noted = specialized(examples, of.classes, backbone, seconds, seed)
+
+        def answer(image: sitk.Image) -> sitk.Image:
+            return ps.segment(own.shipped, image, own).labels
     else:
         preprocessing = working_preprocessing(examples, backbone, of.classes)
         made, steps = fine_tuned(examples, of.classes, method, backbone.working_at(preprocessing), seconds, seed)
@@ -193,6 +206,19 @@ def measure(
         labels = answer(image)
         found[case] = _scores(reference, labels, of.classes)
     return {**noted, "spent": round(spent, 1), "cases": found}
+
+
+def specialized(
+    examples: list[ps.Example], classes: dict[str, int], backbone: ps.Backbone, seconds: float, seed: int
+) -> tuple[ps.Backbone, dict[str, Any]]:
+    """The model that a user would get, from a model folder that is gone then; and what is noted of it."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {FOLDERS_VARIABLE: folder}):
+        entry = ps.specialize(examples, classes, "study", backbone, effort=ps.Effort(seconds=seconds, seed=seed))
+        own = ps.load_model("study", "cpu")
+    assert own.shipped is not None
+    trained = sum(parameter.numel() for parameter in own.net.parameters())
+    trained += sum(tensor.size for each in own.shipped.active for tensor in each.tensors.values())
+    return own, {"steps": entry.card["training"]["steps"], "numbers": trained}
 
 
 def fine_tuned(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,20 @@ def test_a_study_goes_on_where_it_was(study, data, capsys):
     assert capsys.readouterr().out.count("phantoms, 1 volumes, seed 0: linear") == 1
     lines = study.table(rows).splitlines()
     assert len(lines) == 4 and lines[2].startswith("| linear | 1 | 0.5 |")
+
+
+def test_a_specialized_model_is_what_users_get(study, data, tmp_path, monkeypatch):
+    """It needs three volumes, is measured as the others are, and leaves nothing among the user's models."""
+    made = study.SETS["phantoms"]
+    monkeypatch.setitem(study.SETS, "phantoms", replace(made, teach=("0", "1", "2")))
+    monkeypatch.setenv("PROMPTSEG_MODELS", str(tmp_path / "models"))
+    tiny_backbone(data)
+    words = ["--data", str(data / "data"), "--model", str(data / "tiny0.safetensors"), "--sets", "phantoms"]
+    words += ["--volumes", "1", "3", "--seeds", "0", "--seconds", "0.5", "--out", str(data / "study.json")]
+    assert study.main([*words, "--methods", study.SPECIALIZED]) == 0
+    (row,) = json.loads((data / "study.json").read_text())
+    assert row["steps"] > 0 and row["numbers"] > 10_000 and set(row["cases"]["2"]) == set(CLASSES)
+    assert not (tmp_path / "models").exists()
 
 
 def test_no_case_for_reporting_is_studied(study):
