@@ -187,10 +187,10 @@ def measure(
         def answer(image: sitk.Image) -> sitk.Image:
             return ps.segment(prompts, image, backbone).labels
     elif method == SPECIALIZED:
-        own, noted = specialized(examples, of.classes, backbone, seconds, seed)
+        own, learned, noted = specialized(examples, of.classes, backbone, seconds, seed)
 
         def answer(image: sitk.Image) -> sitk.Image:
-            return ps.segment(own.shipped, image, own).labels
+            return ps.segment(learned, image, own).labels
     else:
         preprocessing = working_preprocessing(examples, backbone, of.classes)
         made, steps = fine_tuned(examples, of.classes, method, backbone.working_at(preprocessing), seconds, seed)
@@ -210,15 +210,15 @@ def measure(
 
 def specialized(
     examples: list[ps.Example], classes: dict[str, int], backbone: ps.Backbone, seconds: float, seed: int
-) -> tuple[ps.Backbone, dict[str, Any]]:
-    """The model that a user would get, from a model folder that is gone then; and what is noted of it."""
+) -> tuple[ps.Backbone, ps.Prompts, dict[str, Any]]:
+    """The model that a user would get and its prompts, from a model folder that is gone then; what is noted of it."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {FOLDERS_VARIABLE: folder}):
         entry = ps.specialize(examples, classes, "study", backbone, effort=ps.Effort(seconds=seconds, seed=seed))
         own = ps.load_model("study", "cpu")
     assert own.shipped is not None
     trained = sum(parameter.numel() for parameter in own.net.parameters())
     trained += sum(tensor.size for each in own.shipped.active for tensor in each.tensors.values())
-    return own, {"steps": entry.card["training"]["steps"], "numbers": trained}
+    return own, own.shipped, {"steps": entry.card["training"]["steps"], "numbers": trained}
 
 
 def fine_tuned(

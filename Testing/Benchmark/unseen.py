@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Optional
 
 import torch
-from novel import METHODS, Bench, Options, Rows, grown, runs
+from novel import METHODS, Bench, Method, Options, Rows, grown, runs
 from novel_cases import SETS, chosen
 from novel_table import table
 
+from PromptSegLib.errors import PromptSegError
 from PromptSegLib.growing.model import load_growing
+from PromptSegLib.growing.network import GrowingNet
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "PromptSegLib" / "growing" / "recipes" / "growing.json"
@@ -81,10 +83,14 @@ def trained(kind: Kind, folder: Path, steps: int) -> Path:
     return network
 
 
+def grown_by(network: GrowingNet) -> Method:
+    return lambda task, options: grown(task, network=network)
+
+
 def main(arguments: Optional[list[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="for recipes, trainings and rows")
-    parser.add_argument("--steps", type=int, default=900, help="of each training")
+    parser.add_argument("--steps", type=int, default=600, help="of each training")
     parser.add_argument("--kinds", nargs="+", choices=[kind.name for kind in KINDS], default=[k.name for k in KINDS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--cases-per-set", type=int, default=2, metavar="N", help="the first N cases of each set")
@@ -93,11 +99,14 @@ def main(arguments: Optional[list[str]] = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     bench = Bench(Rows(options.folder / "rows.json", {"threads": options.threads}), Options(threads=options.threads))
-    for kind in (each for each in KINDS if each.name in options.kinds):
-        network = load_growing(trained(kind, options.folder, options.steps))
-        METHODS[UNSEEN] = lambda task, options, network=network: grown(task, network=network)
-        for group, case in runs(chosen(list(kind.sets)), options.data, False, options.cases_per_set):
-            bench.run(group, case, options.seeds, ["Grow from seeds", UNSEEN, "learned growing"])
+    try:
+        for kind in (each for each in KINDS if each.name in options.kinds):
+            METHODS[UNSEEN] = grown_by(load_growing(trained(kind, options.folder, options.steps)))
+            for group, case in runs(chosen(list(kind.sets)), options.data, False, options.cases_per_set):
+                bench.run(group, case, options.seeds, ["Grow from seeds", UNSEEN, "learned growing"])
+    except PromptSegError as error:
+        print(error)
+        return 2
     print(table(bench.rows.rows, {each.name: each.title for each in SETS}))
     return 0
 

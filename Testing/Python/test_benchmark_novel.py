@@ -384,6 +384,31 @@ def test_a_network_is_left_without_all_that_shows_a_kind(benchmark_module):
         assert set(kind.maps) <= set(maps["held_out"]) and (recipe["steps"], recipe["minutes"]) == (7, 0)
 
 
+def test_networks_are_trained_and_measured_on_the_kind_they_never_saw(benchmark_module, tmp_path, monkeypatch, capsys):
+    """Each on its own sets, beside the shipped one; a network that is there is not trained again."""
+    unseen, made = benchmark_module("unseen"), []
+
+    def train(recipe, folder, log):
+        assert json.loads(recipe.read_text())["steps"] == 3
+        folder.mkdir()
+        (folder / f"{recipe.stem}.safetensors").write_bytes(b"")
+        made.append(recipe.stem)
+
+    monkeypatch.setattr("PromptSegLib.pretraining.growing.run.train", train)
+    monkeypatch.setattr(unseen, "load_growing", lambda path: path.stem)
+    monkeypatch.setattr(unseen, "grown", lambda task, network: task.strokes * int(network == "sharp"))
+    monkeypatch.setitem(unseen.METHODS, "learned growing", lambda task, options: task.strokes)
+    monkeypatch.setattr(unseen, "KINDS", [unseen.Kind(name, (), (), ("joint",)) for name in ("sharp",)])
+    words = [str(tmp_path), "--steps", "3", "--seeds", "0", "--cases-per-set", "1"]
+    assert unseen.main(words) == 0 and unseen.main(words) == 0 and made == ["sharp"]
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["Grow from seeds", unseen.UNSEEN, "learned growing"]
+    assert rows[1]["dice"] == rows[2]["dice"] != rows[0]["dice"]
+    assert "kind left out" in capsys.readouterr().out
+    monkeypatch.setattr(unseen, "KINDS", [unseen.Kind("none", (), (), ("no such set",))])
+    assert unseen.main([str(tmp_path), "--steps", "3"]) == 2
+
+
 def test_the_growing_network_learned_from_no_case_of_the_benchmark(benchmark_module):
     recipe = Recipe.load(Path(growing.__file__).parent / "recipes" / "growing.json")
     if not DATA.is_dir():
