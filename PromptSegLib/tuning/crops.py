@@ -50,7 +50,7 @@ def cover(
     while len(crops) < limit and weight[open_].sum() > 1e-3 * total:
         left = np.flatnonzero(open_)
         chosen = rng.choice(left, min(_CANDIDATES, len(left)), replace=False, p=weight[left] / weight[left].sum())
-        starts = np.clip(where[chosen] - size // 2, 0, np.maximum(shape - size, 0)).astype(np.int32)
+        starts = np.clip(where[chosen] - size // 2, 0, np.maximum(shape - size, 0))
         # Where the tile touches the volume's border there is no context to miss.
         low = starts + np.where(starts > 0, _MARGIN, 0)
         high = starts + size - np.where(starts + size < shape, _MARGIN, 0)

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from lungs import lungs
 from phantoms import PHANTOMS
-from stand_ins import as_thick_slices, stand_in
+from stand_ins import as_t2
 
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.imaging.reading import read_annotation, read_image
@@ -160,8 +160,7 @@ def _to_hundred(volumes: Volumes) -> Volumes:
 def _as_mr(volumes: Volumes) -> Volumes:
     """T2 with fat dark, in slices of 7.7 mm, of the organs that such an MR is read for."""
     image, reference, classes = volumes
-    image, reference = as_thick_slices(stand_in(image, reference, "T2, fat dark"), reference)
-    return image, reference, {name: classes[name] for name in MR_ORGANS if name in classes}
+    return *as_t2(image, reference), {name: classes[name] for name in MR_ORGANS if name in classes}
 
 
 def _changed(set_name: str, find: Callable[[Path], list[Case]], *changes) -> Callable[[Path], list[Case]]:

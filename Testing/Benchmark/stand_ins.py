@@ -66,6 +66,11 @@ def _body(hu: np.ndarray) -> np.ndarray:
     return np.stack([ndimage.binary_fill_holes(each) for each in largest])
 
 
+def as_t2(ct: sitk.Image, labels: sitk.Image) -> tuple[sitk.Image, sitk.Image]:
+    """The pair as abdominal T2 with fat dark, in thick slices."""
+    return as_thick_slices(stand_in(ct, labels, "T2, fat dark"), labels)
+
+
 def as_thick_slices(image: sitk.Image, labels: sitk.Image, slice_mm: float = 7.7) -> tuple[sitk.Image, sitk.Image]:
     """The pair with axial slices as thick as those of many an abdominal MR; the image's are means of what they hold."""
     size, spacing = list(image.GetSize()), list(image.GetSpacing())

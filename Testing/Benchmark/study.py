@@ -30,7 +30,7 @@ from unittest import mock
 import SimpleITK as sitk
 import torch
 from protocol import segment, trained_parameters
-from stand_ins import as_thick_slices, stand_in
+from stand_ins import as_t2
 
 import PromptSegLib as ps
 from PromptSegLib.annotation.labels import labels_on_grid
@@ -75,11 +75,6 @@ def _numbers(*numbers: int, pattern: str = "{:03d}") -> tuple[str, ...]:
     return tuple(pattern.format(number) for number in numbers)
 
 
-def _as_mr(ct: sitk.Image, labels: sitk.Image) -> tuple[sitk.Image, sitk.Image]:
-    """T2 with fat dark, in slices of 7.7 mm: a stand-in, as no set of abdominal MR is at hand."""
-    return as_thick_slices(stand_in(ct, labels, "T2, fat dark"), labels)
-
-
 ORGANS = {"liver": 6, "spleen": 1, "right kidney": 2, "left kidney": 3, "aorta": 8, "stomach": 7, "pancreas": 11}
 SETS = {
     "BTCV": Set("btcv", "case{}_ct", "case{}_label", ORGANS, ("08", "09", "10", "11", "07"), ("12", "13", "14", "15")),
@@ -108,7 +103,7 @@ SETS = {
         {name: ORGANS[name] for name in ("liver", "spleen", "right kidney", "left kidney")},
         ("08", "09", "10", "11", "07"),
         ("12", "13", "14", "15"),
-        _as_mr,
+        as_t2,  # a stand-in, as no set of abdominal MR is at hand
     ),
     "spine T1": Set(
         "spine",

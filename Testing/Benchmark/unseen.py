@@ -45,14 +45,10 @@ class Kind:
     sets: tuple[str, ...]
 
 
+_BRAINS = ("hoa2_*", "synthseg_*", "spl_brain")  # with brainstems, which OpenKBP has too
 KINDS = (
-    Kind(
-        "limbs-and-brains",
-        ("sarcoma CT", "sarcoma T1", "hippocampus"),
-        ("hoa2_*", "synthseg_*", "spl_brain"),
-        ("sts_ct", "sts_t1", "hippocampus"),
-    ),
-    Kind("trunks-and-heads", ("BTCV", "OpenKBP"), ("spl_abdomen",), ("btcv", "openkbp")),
+    Kind("limbs-and-brains", ("sarcoma CT", "sarcoma T1", "hippocampus"), _BRAINS, ("sts_ct", "sts_t1", "hippocampus")),
+    Kind("trunks-and-heads", ("BTCV", "OpenKBP"), ("spl_abdomen", *_BRAINS), ("btcv", "openkbp")),
     Kind("spines", ("spine T1", "spine T2"), ("spl_abdomen",), ("spine_t1", "spine_t2")),
 )
 

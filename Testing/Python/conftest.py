@@ -149,7 +149,8 @@ def expected(models, case) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def brisk_growing(request) -> Iterator[None]:
-    """Growing takes little of a module's time: it is tested in others. Jobs grow as in the worker of the tests."""
+    """Growing and fitting held-back slices take little of a module's time: they are tested in others. Jobs grow as in
+    the worker of the tests."""
     from harness import brisk
 
     jobs = request.module.__name__.rpartition(".")[2].startswith("test_worker")

@@ -11,7 +11,7 @@ from PromptSegLib.annotation.classes import describe
 from PromptSegLib.annotation.example import Example
 from PromptSegLib.growing.borders import CLEARLY_BETTER, CLEARLY_WORSE, border_cost, border_of_plain
 from PromptSegLib.growing.guard import Verdict
-from PromptSegLib.growing.inputs import Ground
+from PromptSegLib.growing.inputs import REGION, Ground
 from PromptSegLib.inference import regions
 from PromptSegLib.inference.stroke_regions import segment_strokes
 
@@ -82,7 +82,7 @@ class Shrunken(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, questions, steps):
-        inner = -torch.nn.functional.max_pool3d(-questions[:, 7:8], (5, 7, 7), 1, (2, 3, 3))
+        inner = -torch.nn.functional.max_pool3d(-questions[:, REGION : REGION + 1], (5, 7, 7), 1, (2, 3, 3))
         return torch.where(questions[:, 3:4] > 0, 1.0, inner) * 5
 
 

@@ -12,7 +12,7 @@ from PromptSegLib.annotation.example import Example
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.growing.grids import domain, working_grid
 from PromptSegLib.growing.guard import Verdict, predictions, verdicts_of
-from PromptSegLib.growing.inputs import Ground
+from PromptSegLib.growing.inputs import REGION, Ground
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.stroke_regions import segment_strokes
 from PromptSegLib.progress import Cancelled, ProgressHandle
@@ -32,9 +32,9 @@ class Answers(torch.nn.Module):
         return self.answer(questions)
 
 
-PLAIN = Answers(lambda asked: asked[:, 7:8] * 5)
-NOTHING = Answers(lambda asked: asked[:, 7:8] * 0 - 5)
-EVIDENCE = Answers(lambda asked: torch.where(asked[:, 10:] > 0, asked[:, 9:10], asked[:, 7:8]) * 5)
+PLAIN = Answers(lambda asked: asked[:, REGION : REGION + 1] * 5)
+NOTHING = Answers(lambda asked: asked[:, REGION : REGION + 1] * 0 - 5)
+EVIDENCE = Answers(lambda asked: torch.where(asked[:, 10:] > 0, asked[:, 9:10], asked[:, REGION : REGION + 1]) * 5)
 
 
 def case(spacing=(1.0, 1.0, 2.0), kind=np.float32, seed=0):

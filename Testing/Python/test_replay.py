@@ -43,11 +43,10 @@ def changes(case, kinds, way, benchmark_module, first="", **choices) -> list[flo
 
 ROUNDS = [
     pytest.param([*KINDS], id="each"),
-    *(pytest.param([kind] * 3, id=kind) for kind in KINDS),
+    *(pytest.param([kind] * 3, id=kind, marks=pytest.mark.training) for kind in KINDS),
 ]
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("kinds", ROUNDS)
 def test_a_round_makes_nothing_worse(kinds, benchmark_module):
     found = changes(organs(0, benchmark_module), kinds, "live", benchmark_module)

@@ -30,7 +30,7 @@ def spare(change: Callable[[Any, str, Any], None] = setattr, voxels: int = VOXEL
     change(held_out, "_STEPS", 3)
 
 
-def answer_plainly(change: Callable[[Any, str, Any], None] = setattr) -> None:
+def answer_plainly() -> None:
     """The growing network reaches beyond the edges, so that every class is grown plainly, and that is said: sessions
     hand on what they get, whatever it is."""
     import torch
@@ -46,7 +46,7 @@ def answer_plainly(change: Callable[[Any, str, Any], None] = setattr) -> None:
         def forward(self, questions: torch.Tensor, steps: Any) -> torch.Tensor:
             return 5 * torch.nn.functional.max_pool3d(questions[:, REGION : REGION + 1], (3, 5, 5), 1, (1, 2, 2))
 
-    change(regions, "growing_network", Plain)
+    regions.growing_network = Plain  # type: ignore[assignment]
 
 
 def no_compiler() -> ModuleType:
