@@ -8,6 +8,7 @@ import sys
 from typing import Any, Optional, Sequence
 
 from ..errors import PromptSegError, is_out_of_memory
+from ..memory import keep_freed_memory
 from ..network.config import MODES, OUTPUTS, PASSES
 from ..network.methods import registry
 from . import commands, growing, pretraining, specializing
@@ -25,7 +26,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 2 bad input (one sentence on stderr), 130 interrupted.
+
+    :param arguments: without them, those of this program, whose process is then ours alone.
+    """
+    if arguments is None:
+        keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a class name may hold letters that the terminal lacks
             stream.reconfigure(errors="backslashreplace")
