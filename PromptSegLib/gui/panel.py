@@ -215,15 +215,18 @@ class Panel:
             self.session.results.clean_up()
         if "live" in changed and not blocks(self.setup, self.parameters):
             self.session.live_changed()
+        if "unpainted" in changed:
+            self.painted()
         if changed:
             self.render_soon()
 
     def _watch_nodes(self) -> None:
-        events = watching.segmentation_events(self.render_soon, self._stroke)
+        events = watching.segmentation_events(self.render_soon, self.painted)
         self._segments_watch.on(self.parameters.segmentation, *events)
         self._volume_watch.on(self.parameters.volume, *watching.volume_events(self.render_soon))
 
-    def _stroke(self, *_args: Any) -> None:
+    def painted(self, *_args: Any) -> None:
+        """What is painted, or what it means, has changed; something is made of it a moment later."""
         if not self._closed:
             self._stroke_timer.start()
 

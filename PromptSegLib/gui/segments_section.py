@@ -199,6 +199,7 @@ class SegmentsSection:
         notice = choose_role(self.panel.parameters.segmentation, segment_id, role)
         if notice.text:
             self.panel.say(notice)
+        self.panel.painted()
         self.panel.render_soon()  # not now: the table would replace the combo box that is telling us
 
     # Completing names

@@ -8,7 +8,8 @@ import slicer
 import vtk
 
 _SEGMENTS = ("SegmentAdded", "SegmentRemoved", "SegmentModified", "SegmentsOrderModified")
-_VOXELS = ("SourceRepresentationModified", "MasterRepresentationModified")  # the latter before Slicer 5.3
+# What is painted changed, and what is grown from it: also where a segment went with its voxels.
+_VOXELS = ("SourceRepresentationModified", "MasterRepresentationModified", "SegmentRemoved")  # 2nd: before Slicer 5.3
 
 
 class Watch:

@@ -13,7 +13,7 @@ from ..annotation.example import Example
 from ..annotation.labels import labels_on_grid
 from ..errors import Sentence
 from ..growing.grow import COARSE
-from ..growing.locality import growing_steps, near_corrections
+from ..growing.locality import contradictions, growing_steps, near_corrections
 from ..imaging.geometry import Grid, resample
 from .result import Segmentation
 
@@ -24,12 +24,15 @@ _MUCH = 0.02  # of what was accepted of the classes that are retuned
 class Retuned:
     """What a retuning gives.
 
-    :param local: changed only where that has to do with what was painted or erased since; as it was elsewhere.
-    :param full: labels as the retuned prompts have them everywhere; None where that is not much different.
+    :param shown: changed only where that has to do with what was painted or erased since, and as it was elsewhere;
+        where nothing was corrected, as the retuned prompts have it.
+    :param other: labels of the other of these two; None where they are not much different.
+    :param keeps: whether it is ``shown`` that keeps what nobody corrected.
     """
 
-    local: Segmentation
-    full: Optional[sitk.Image]
+    shown: Segmentation
+    other: Optional[sitk.Image] = None
+    keeps: bool = True
 
 
 def retuned(result: Segmentation, example: Example, accepted: Optional[sitk.Image], wanted: Collection[str]) -> Retuned:
@@ -40,31 +43,39 @@ def retuned(result: Segmentation, example: Example, accepted: Optional[sitk.Imag
     :param wanted: names of the classes that are retuned.
     """
     if accepted is None:
-        return Retuned(result, None)
+        return Retuned(result)
     native, infos = Grid.of(result.labels), result.classes
     lookup = label_values(infos)
     painted = labels_on_grid(example, {info.name: info.value for info in infos}, native)
     full = numbers_of(result.labels, native, lookup)
     full[full == len(lookup)] = 0
-    local = keep_accepted(full, accepted, painted, native, lookup)
-    asked = [1 + index for index, info in enumerate(infos) if info.name in wanted]
-    before, mine, other = (
-        np.where(np.isin(each, asked), each, 0) for each in (numbers_of(accepted, native, lookup), local, full)
+    local, accepted_numbers = (
+        keep_accepted(full, accepted, painted, native, lookup),
+        numbers_of(accepted, native, lookup),
     )
+    asked = [1 + index for index, info in enumerate(infos) if info.name in wanted]
+    before, mine, other = (np.where(np.isin(each, asked), each, 0) for each in (accepted_numbers, local, full))
     differs = mine != other
     small = differs.sum() <= _MUCH * max(int((before > 0).sum()), 1)
     kept = replace(result, labels=native.image(lookup[local]))
     if small:
-        return Retuned(kept, None)
+        return Retuned(kept)
     voxel = float(np.prod(native.spacing)) / 1000
     added, removed = (float((differs & (each > 0)).sum()) * voxel for each in (other, mine))
+    keeps = bool(contradictions(accepted_numbers, painted).any())
     note = Sentence(
         "The prompts would also add {added} ml and remove {removed} ml that nobody corrected: "
-        "uncheck Keep previous to see that.",
+        "uncheck Keep previous to see that."
+        if keeps
+        else "Nothing was corrected. The prompts add {added} ml and remove {removed} ml: "
+        "check Keep previous to leave that.",
         added=f"{added:.1f}",
         removed=f"{removed:.1f}",
     )
-    return Retuned(replace(kept, notes=(*kept.notes, note)), result.labels)
+    notes = (*result.notes, note)
+    if keeps:
+        return Retuned(replace(kept, notes=notes), result.labels)
+    return Retuned(replace(result, notes=notes), kept.labels, keeps=False)
 
 
 def keep_accepted(

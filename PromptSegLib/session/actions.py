@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Mapping, Optional, Protocol
 
+from ..annotation.partial_labels import Unpainted
 from ..choice import Choice
 from ..errors import PromptSegError, Sentence
 from ..models import catalogue
@@ -70,6 +71,24 @@ class PromptsRow:
     taught: str = ""
 
 
+class Shows(Choice):
+    """What a preview shows: nothing, regions grown from strokes, a tuning on its way, a result."""
+
+    NOTHING = ""
+    GROWN = "grown"
+    EARLY = "early"
+    FINAL = "final"
+
+
+WORDS = {  # what a preview is, a few words
+    Shows.NOTHING: "",
+    Shows.GROWN: "Grown from strokes; Tune prompts refines it",
+    Shows.EARLY: "Preview",
+    Shows.FINAL: "Result",
+}
+GROWN_FROM_CORRECTIONS = "Grown from strokes; Retune refines it"  # once there is a result
+
+
 @dataclass(frozen=True)
 class View:
     """A snapshot of the session.
@@ -118,11 +137,15 @@ class Uncertainty(Protocol):
     def has_map(self, volume: Any, /) -> bool: ...
 
 
+_NEEDS_MORE = "Paint some background, or another structure, too."  # what one structure alone cannot be grown from
+
+
 @dataclass(frozen=True)
 class ActionContext:
     """What there is, for the panel's actions; nodes are None where they are not chosen or gone.
 
     :param choice: whether the result is there with and without what nobody corrected.
+    :param unfinished: whether the result is still being cleaned up.
     """
 
     parameters: Any
@@ -131,6 +154,7 @@ class ActionContext:
     running: bool
     result: bool
     choice: bool
+    unfinished: bool
     uncertainty: Uncertainty
     history: Any
 
@@ -201,8 +225,10 @@ def disabled_reason(action: str, now: ActionContext) -> str:
     """Why one of ``view.ACTIONS``, or to ``grow`` while the user paints, is not possible; "" when it is."""
     if action == "cancel":
         return "" if now.running else "Nothing is running."
+    if action == "apply" and now.unfinished:
+        return "The result is still being cleaned up; wait a moment."
     if action in ("apply", "discard"):
-        return "" if now.result else "There is no preview; tune first."
+        return "" if now.result or now.unfinished else "There is no preview; paint some voxels or tune first."
     if action == "keep":
         return "" if now.choice else "No retuning is shown that would change much that nobody corrected."
     if action in ("undo", "redo"):
@@ -260,8 +286,8 @@ def _no_growing(now: ActionContext) -> str:
     painted = [each.role for each in segments(now.segmentation) if not each.is_empty]
     if Role.TUNE not in painted:
         return "Paint some voxels of a structure first."
-    if painted.count(Role.TUNE) + painted.count(Role.BACKGROUND) < 2 and not current_tag(now.segmentation):
-        return "Paint some background, or another structure, too."
+    if _alone(now):
+        return _NEEDS_MORE
     return _no_host(now) or _not_there(now)
 
 
@@ -282,7 +308,15 @@ def _no_tuning(now: ActionContext) -> str:
         return "Add a segment and paint some voxels of a structure first."
     if all(each.is_empty for each in tuned) and not current_tag(now.segmentation) and not now.parameters.examples:
         return "Paint some voxels of a structure, and some background, first."
+    if _alone(now) and now.parameters.unpainted == Unpainted.UNKNOWN and not now.parameters.examples:
+        return _NEEDS_MORE
     return _not_there(now)
+
+
+def _alone(now: ActionContext) -> bool:
+    """Whether one structure is all that is painted: nothing says where it ends."""
+    roles = [each.role for each in segments(now.segmentation) if not each.is_empty]
+    return roles.count(Role.TUNE) + roles.count(Role.BACKGROUND) < 2 and not current_tag(now.segmentation)
 
 
 def _not_there(now: ActionContext) -> str:

@@ -8,7 +8,6 @@ from typing import Any, Callable, Iterator, Optional
 
 import SimpleITK as sitk
 
-from ..inference.result import Segmentation
 from ..models import catalogue
 from ..prompts.store import Prompts
 from ..worker import packing
@@ -131,16 +130,10 @@ def model_and_device(parameters: Parameters) -> dict[str, Any]:
     return {"model": parameters.model or catalogue.entries()[0].name, "device": device}
 
 
-def segmentation_of(event: Event) -> Segmentation:
-    """The labels of a ``preview`` or ``done``, with their classes, where to look, and what there is to say of them."""
+def reply_of(event: Event) -> Reply:
+    """A ``preview`` or ``done`` but its prompts: labels, their classes, where to look, and what there is to say."""
     without = {name: array for name, array in event.arrays.items() if name != "prompts"}
-    return Reply.unpack(event.values, without).result
-
-
-def full_of(event: Event) -> Optional[sitk.Image]:
-    """Labels of a ``done`` as the retuned prompts have them everywhere; None where they are those of the event."""
-    without = {name: array for name, array in event.arrays.items() if name != "prompts"}
-    return Reply.unpack(event.values, without).full
+    return Reply.unpack(event.values, without)
 
 
 def prompts_of(event: Event) -> Prompts:

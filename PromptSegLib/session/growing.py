@@ -11,12 +11,12 @@ from typing import Any, Optional
 from ..errors import PromptSegError
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
-from .actions import Actions, Level, Notice
-from .engine import Engine, model_and_device, segmentation_of
+from .actions import Actions, Level, Notice, Shows
+from .engine import Engine, model_and_device, reply_of
 from .inputs import Inputs, Plan, image_of, plan_tuning
 from .job import ActiveJob, Future, Job, JobKind, State, StateMachine
 from .job_requests import Request, growing_of
-from .results import Results, Shows
+from .results import Results
 
 _ENDS = ("done", "cancelled", "refused", "failed")
 
@@ -149,8 +149,7 @@ class Growing:
         if image_of(active.job.volume).key != active.job.image_key:
             self.stop()
             return
-        self._engine.device = str(event.values.get("device", self._engine.device))
-        arrived = self._results.arrive(active, segmentation_of(event), None, event.kind == "done")
+        arrived = self._results.arrive(active, reply_of(event), None, event.kind == "done")
         before = self._actions.notice
         self._actions.notice = arrived or (before if before.level == Level.ERROR else Notice())  # what it told is past
         self._actions.changed()

@@ -67,11 +67,11 @@ class Parameters:
 class Inputs:
     """Chosen by the user, kept in the parameters; None stands for a node that is not chosen or has left the scene.
 
-    :param leave: called before another volume or segmentation is turned to; ``arrive`` afterwards.
+    :param leave: called before another volume (True) or segmentation (False) is turned to; ``arrive`` afterwards.
     """
 
     def __init__(
-        self, scene: Any, parameters: Any, actions: Actions, leave: Callable[[], None], arrive: Callable[[], None]
+        self, scene: Any, parameters: Any, actions: Actions, leave: Callable[[bool], None], arrive: Callable[[], None]
     ):
         self._scene, self._parameters, self._actions = scene, parameters, actions
         self._leave, self._arrive = leave, arrive
@@ -97,7 +97,7 @@ class Inputs:
     def choose_volume(self, volume: Any) -> None:
         """Another volume: its own segmentation comes with it."""
         with self._actions.doing():
-            self._leave()
+            self._leave(True)
             before = self.volume
             self._parameters.volume = volume
             if volume is not None:
@@ -111,7 +111,7 @@ class Inputs:
     def choose_segmentation(self, segmentation: Any) -> None:
         """Another segmentation, remembered for the volume."""
         with self._actions.doing():
-            self._leave()
+            self._leave(False)
             self._parameters.segmentation = segmentation
             if self.volume is not None and segmentation is not None:
                 node_references.remember(self.volume, segmentation)

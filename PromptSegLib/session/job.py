@@ -140,36 +140,54 @@ class Future(Generic[Result]):
 
 
 class Background:
-    """One piece of work at a time: ``work`` in a thread, then what it gives to ``then``, on the main thread."""
+    """Pieces of work, one after the other: ``work`` in a thread, then what it gives to ``then``, on the main thread."""
 
     def __init__(self) -> None:
         self._running: Optional[tuple[Future, Then]] = None
+        self._waiting: deque[tuple[Callable[[], Any], Then, Callable[[], bool]]] = deque()
 
     @property
     def working(self) -> bool:
         """Whether there is something that :meth:`poll` will take up."""
         return self._running is not None
 
-    def start(self, work: Callable[[], Any], then: Then) -> None:
-        """Begin; waits for what is still going on."""
-        self.finish()
-        self._running = (Future(work), then)
+    def start(self, work: Callable[[], Any], then: Then, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Begin as soon as what was started before is done; waits for nothing.
+
+        :param wanted: whether it still is when its turn comes; else it is left out.
+        """
+        self._waiting.append((work, then, wanted))
+        if self._running is None:
+            self._next()
 
     def poll(self) -> Optional[Notice]:
         """Take up what is finished; gives a notice when there is something to say."""
-        return self.finish() if self._running is not None and self._running[0].done else None
+        return self._take() if self._running is not None and self._running[0].done else None
 
     def finish(self) -> Optional[Notice]:
-        """Wait for what is going on, which is never long, and take it up."""
-        if self._running is None:
-            return None
-        future, then = self._running
-        self._running = None
-        return then(future.result())
+        """Wait for all of it, and take it up."""
+        notice = None
+        while self._running is not None:
+            notice = self._take() or notice
+        return notice
 
     def drop(self) -> None:
-        """Forget what is going on."""
+        """Forget what is going on, and what waits."""
         self._running = None
+        self._waiting.clear()
+
+    def _take(self) -> Optional[Notice]:
+        assert self._running is not None
+        future, then = self._running
+        self._next()
+        return then(future.result())
+
+    def _next(self) -> None:
+        self._running = None
+        while self._waiting and self._running is None:
+            work, then, wanted = self._waiting.popleft()
+            if wanted():
+                self._running = (Future(work), then)
 
 
 @dataclass(frozen=True)
@@ -258,10 +276,13 @@ class ActiveJob:
     :ivar number: of the job there.
     :ivar note: what the user should know of how it was computed.
     :ivar missed: whether something was painted since the click.
+    :ivar grown: what was shown at the click, grown from strokes.
+    :ivar said: what was said of its result.
     """
 
-    def __init__(self, job: Job, assembly: Future):
-        self.job, self.assembly = job, assembly
+    def __init__(self, job: Job, assembly: Future, grown: Any = None):
+        self.job, self.assembly, self.grown = job, assembly, grown
+        self.said = Notice()
         self.request: Optional[Request] = None
         self.worker: Optional[Carrier] = None
         self.number = 0

@@ -74,9 +74,8 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         complete = plan.unpainted == Unpainted.VOLUME
         examples.append(_annotated(part.image, part.name, each.codes, own, taken, complete))
     again = start is not None and all(name in start.names for name in names)
-    accepted, applied = None, _applied(main)
-    if again and applied is not None and contradicted(first.codes, applied):  # what nobody corrected is to stay
-        accepted = _accepted(main, applied, values)
+    applied = _applied(main)
+    accepted = _accepted(main, applied, values) if applied is not None else None  # what nobody corrected is to stay
     request = contract.Tune(
         **common,
         classes={name: values[name] for name in names},

@@ -11,7 +11,6 @@ from typing import Any, Callable, Optional
 import numpy as np
 import SimpleITK as sitk
 
-from ..choice import Choice
 from ..errors import PromptSegError, Sentence
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
@@ -20,30 +19,13 @@ from ..scene import scene_nodes, slice_views
 from ..scene.preview import Preview
 from ..scene.segmentations import segments, show_surfaces
 from ..scene.slice_views import center_3d
+from ..worker.contract import Reply
 from . import prompts as prompts_list
-from .actions import Actions, Notice
+from .actions import Actions, Notice, Shows
 from .applied import AppliedResult, AppliedResults, current_tag
 from .applying import Result, Writer, stroke_constraints, with_differences
 from .editing import UndoHistory
 from .job import ActiveJob, Background, JobKind
-
-
-class Shows(Choice):
-    """What a preview shows: nothing, regions grown from strokes, a tuning on its way, a result."""
-
-    NOTHING = ""
-    GROWN = "grown"
-    EARLY = "early"
-    FINAL = "final"
-
-
-WORDS = {  # what a preview is, a few words
-    Shows.NOTHING: "",
-    Shows.GROWN: "Grown from strokes; Tune prompts refines it",
-    Shows.EARLY: "Preview",
-    Shows.FINAL: "Result",
-}
-GROWN_FROM_CORRECTIONS = "Grown from strokes; Retune refines it"  # once there is a result
 
 
 class Results:
@@ -51,7 +33,7 @@ class Results:
 
     :ivar result: what waits for Apply or Discard, grown from strokes, early or final; None for nothing.
     :ivar applied: what was applied to segmentations.
-    :ivar background: cleans results up, and makes what is remembered of those that were applied.
+    :ivar background: makes what is remembered of results that were applied, which does not take long.
     :param on_applied: hears of a segmentation and its volume when what was applied is remembered.
     """
 
@@ -66,12 +48,33 @@ class Results:
     ):
         self._scene, self._parameters, self._actions = scene, parameters, actions
         self._on_applied, self.applied = on_applied, applied
-        self.background = Background()
+        self.background, self._cleaning = Background(), Background()
         self._writer = Writer(scene, parameters, history, applied, self._remember)
         self._preview = Preview()
         self._wanted: Optional[Result] = None  # what a thread cleans up
-        self._parked: dict[str, Result] = {}  # by the ID of their segmentation
+        self._parked: dict[tuple[str, str], Result] = {}  # by the IDs of their segmentation and volume
         self.result: Optional[Result] = None
+
+    @property
+    def working(self) -> bool:
+        """Whether :meth:`poll` has something to wait for."""
+        return self.background.working or self._cleaning.working
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether what is shown is about to be replaced by a result that a thread cleans up."""
+        return self._wanted is not None
+
+    def poll(self) -> Optional[Notice]:
+        """Take up what threads have done; gives a notice when there is something to say."""
+        told = self.background.poll()
+        return self._cleaning.poll() or told
+
+    def finish(self) -> None:
+        """Wait for what is applied without a preview, and for what is remembered in the scene."""
+        self._wanted = None
+        self._cleaning.finish()
+        self.background.finish()
 
     @property
     def shown(self) -> Optional[Segmentation]:
@@ -93,9 +96,13 @@ class Results:
         their segments are now."""
         if self.result is None or self.shows is Shows.FINAL:  # these were said when it came
             return ()
-        request = self.result.request
-        new = prompts_list.renamed_since(self.result.job.segmentation, request.segment_ids, request.numbers)
-        return tuple(each.renamed(new) if isinstance(each, Sentence) else each for each in self.result.raw.notes)
+        return self._remarks_of(self.result)
+
+    @staticmethod
+    def _remarks_of(result: Result) -> tuple[str, ...]:
+        request = result.request
+        new = prompts_list.renamed_since(result.job.segmentation, request.segment_ids, request.numbers)
+        return tuple(each.renamed(new) if isinstance(each, Sentence) else each for each in result.raw.notes)
 
     def before(self, segmentation: Any) -> Optional[AppliedResult]:
         """What was applied to a segmentation last, with the prompts that it goes on with; None for nothing."""
@@ -108,16 +115,15 @@ class Results:
     def arrive(
         self,
         active: ActiveJob,
-        raw: Segmentation,
+        reply: Reply,
         prompts: Optional[Prompts],
         final: bool,
-        other: Optional[sitk.Image] = None,
     ) -> Optional[Notice]:
         """Show a preview or a result; one that nobody looks at is applied."""
         assert active.request is not None
-        classes = tuple(info for info in raw.classes if info.name in active.request.classes)
-        mine = replace(raw, classes=classes)
-        result = Result(active, active.request, mine, mine, prompts, final, other)
+        classes = tuple(info for info in reply.result.classes if info.name in active.request.classes)
+        mine = replace(reply.result, classes=classes)
+        result = Result(active, active.request, mine, mine, prompts, final, reply.other, reply.keeps)
         if final and _cleans(self._parameters):
             self._clean(result)
             return None
@@ -162,6 +168,19 @@ class Results:
         if there is not None:
             center_3d(self._scene, there)
 
+    def drop_of(self, active: ActiveJob) -> None:
+        """As :meth:`drop`, of what came of a job; what else is shown stays."""
+        if self._wanted is not None and self._wanted.active is active:
+            self._wanted = None
+        if self.result is not None and self.result.active is active:
+            self.drop()
+
+    def show_again(self, result: Result) -> None:
+        """Show what was shown before a job, where nothing else is."""
+        there = scene_nodes.alive(self._scene, result.job.segmentation)
+        if self.result is None and there and result.job.tag == current_tag(result.job.segmentation):
+            self._show(result)
+
     def drop(self) -> None:
         """Forget the result and take its preview away."""
         made = self.result.job.made if self.result is not None else None
@@ -172,20 +191,19 @@ class Results:
 
     def park(self) -> bool:
         """Let the result wait while its segmentation is not looked at; whether there is one."""
-        result = self.result or self._wanted
+        result = self._wanted or self.result
         if result is not None and scene_nodes.alive(self._scene, result.job.segmentation):
-            self._parked[result.job.segmentation.GetID()] = result
+            self._parked[result.job.segmentation.GetID(), result.job.volume.GetID()] = result
         self.result = self._wanted = None
         self._preview.remove()
         return result is not None
 
     def unpark(self, volume: Any, segmentation: Any) -> Optional[Notice]:
         """Show the result that waits for a segmentation, if any; gives what is to be said."""
-        result = self._parked.pop(segmentation.GetID(), None) if segmentation is not None else None
-        if result is None or not scene_nodes.alive(self._scene, result.job.volume):
+        if segmentation is None or volume is None:
             return None
-        if result.job.volume is not volume:  # the segmentation of another volume
-            self._parked[segmentation.GetID()] = result
+        result = self._parked.pop((segmentation.GetID(), volume.GetID()), None)
+        if result is None:
             return None
         if result.job.tag != current_tag(segmentation):
             return Notice("Another result was applied meanwhile; the one that waited here was dropped, tune again.")
@@ -193,7 +211,8 @@ class Results:
             self._clean(result)
         else:
             self._show(replace(result, shown=result.raw))
-        return Notice("This preview waited here. Apply takes it into the segmentation, Discard forgets it.")
+        waited = "This preview waited here. Apply takes it into the segmentation, Discard forgets it."
+        return Notice(" ".join([waited, *(self._remarks_of(result) if result.final else ())]))
 
     def removed(self, node: Any) -> None:
         """A node is no longer in the scene: nothing waits for it."""
@@ -205,6 +224,7 @@ class Results:
     def closing(self) -> None:
         """Drop the result, and whatever a thread is at: the scene is going."""
         self.background.drop()
+        self._cleaning.drop()
         self._parked.clear()
         self.drop()
 
@@ -239,17 +259,21 @@ class Results:
             painted, never = stroke_constraints(result.request.known, result.request.numbers, raw)
             return clean(raw.labels, [info.value for info in raw.classes], largest, fill, smooth, painted, never)
 
-        def then(labels: sitk.Image) -> Optional[Notice]:
-            if job.direct:  # nobody looks at it, so nobody has turned away from it
-                return self._show(replace(result, shown=replace(raw, labels=labels)))
+        def wanted() -> bool:
             there = scene_nodes.alive(self._scene, job.volume) and scene_nodes.alive(self._scene, job.segmentation)
-            if self._wanted is not result or not there:
+            # What nobody looks at is applied at once, so nobody has turned away from it.
+            return job.direct or (self._wanted is result and there)
+
+        def then(labels: sitk.Image) -> Optional[Notice]:
+            if not wanted():
                 return None
+            if not job.direct:
+                self._wanted = None
             return self._show(replace(result, shown=replace(raw, labels=labels)))
 
-        self.background.finish()
-        self._wanted = result
-        self.background.start(work, then)
+        if not job.direct:
+            self._wanted = result
+        self._cleaning.start(work, then, wanted)
 
     def _remember(self, tag: str, segmentation: Any, volume: Any, work: Callable[[], AppliedResult]) -> None:
         """Let a thread make what is remembered of a result that was applied."""

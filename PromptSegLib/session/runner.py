@@ -16,8 +16,8 @@ from ..worker.client import GONE, Event
 from . import prompts as prompts_list
 from .actions import Actions, Level, Notice, unexpected
 from .applied import current_tag, take_learned, take_model
-from .applying import repainted
-from .engine import Engine, full_of, map_of, model_and_device, prompts_of, segmentation_of
+from .applying import Result, repainted
+from .engine import Engine, map_of, model_and_device, prompts_of, reply_of
 from .growing import Growing
 from .inputs import Inputs, Plan, image_of
 from .job import FOR_OTHERS, ActiveJob, Future, Job, JobKind, State, StateMachine
@@ -25,7 +25,6 @@ from .job_requests import Request, request_of
 from .results import Results, UncertaintyNavigator
 
 CANCELLED = "Cancelled; nothing was changed."
-_MISSED = "Retune to include the new strokes."
 
 
 class JobRunner:
@@ -54,6 +53,8 @@ class JobRunner:
         self._uncertainty, self._on_begun = uncertainty, on_begun
         self._queue: list[Callable[[], None]] = []
         self._stale = False  # whether something was reported since the listeners were told
+        self._strokes_left = False  # whether something was painted meanwhile that is to be grown once the job is over
+        self._written, self._of = 0, 0  # volumes that have their results directly, and of how many
         self.active: Optional[ActiveJob] = None
         self.curve: tuple[tuple[float, float, float], ...] = ()
 
@@ -61,15 +62,14 @@ class JobRunner:
     def busy(self) -> bool:
         return self.active is not None or bool(self._queue)
 
-    # ClassInit
-
-    def begin(self, job: Job, ask: Callable[[Mapping[str, Any]], Request]) -> None:
+    def begin(self, job: Job, ask: Callable[[Mapping[str, Any]], Request], grown: Optional[Result] = None) -> None:
         """Begin a job on a volume; it ends what is growing.
 
         :param ask: makes the request from the model and the device, in a thread.
+        :param grown: what is shown, grown from strokes; it is again where nothing comes of the job.
         """
         self._growing.stop()
-        active = ActiveJob(job, Future(partial(ask, model_and_device(self._parameters))))
+        active = ActiveJob(job, Future(partial(ask, model_and_device(self._parameters))), grown)
         self._machine.to(State.PREPARING)
         self.active, self._actions.notice = active, Notice()
         self._on_begun(job.segmentation, job.volume)
@@ -80,6 +80,7 @@ class JobRunner:
         :param key: of the prompts' row in the list.
         """
         self._queue = [partial(self._segment_one, key, prompts, each) for each in volumes]
+        self._written, self._of = 0, len(volumes)
         self.next()
 
     def next(self) -> None:
@@ -114,10 +115,14 @@ class JobRunner:
         if not scene_nodes.alive(self._scene, volume):
             raise PromptSegError("A volume to segment is no longer in the scene; it was left out.")
         here, made = volume is self._inputs.volume, None
+        image_of(volume)  # one that cannot be used is refused before anything is made or dropped
         segmentation = self._inputs.segmentation if here else node_references.remembered(volume)
         if segmentation is not None:
             check_writable(segmentation, volume)
-        elif here:  # a preview needs a place
+        if here:
+            self._results.drop()
+            segmentation = self._inputs.segmentation  # one that was made for what is dropped went with it
+        if segmentation is None and here:  # a preview needs a place
             made = node_references.new_segmentation(self._scene, volume, f"{volume.GetName()} segmentation")
             node_references.remember(volume, made)
             self._parameters.segmentation = segmentation = made
@@ -136,6 +141,31 @@ class JobRunner:
             self._engine.cancel(self.active)
             self._forget_made(self.active.job)
             self._end(notice)
+
+    def cancel(self, said: str) -> None:
+        """As :meth:`stop`, and what it has shown goes; where volumes of a batch have their results, that is said."""
+        active = self.active
+        if active is None:
+            return
+        self.stop(Notice(self.stopped() or said))
+        self._take_back(active)
+
+    def stopped(self) -> str:
+        """What is to be said where volumes of a batch have their results already; "" where nothing was changed."""
+        if not self._written or self.active is None or self.active.job.kind is not JobKind.SEGMENT:
+            return ""
+        return Sentence(
+            "Stopped after {written} of {count} volumes; those have their results.",
+            written=self._written,
+            count=self._of,
+        )
+
+    def _take_back(self, active: ActiveJob) -> None:
+        """Nothing comes of a job: what it has shown goes, and what was there before it is shown again."""
+        self._results.drop_of(active)
+        if active.grown is not None and not active.missed:
+            self._results.show_again(active.grown)
+        self._strokes_left |= active.missed
 
     def closing(self) -> None:
         """The scene is about to be closed."""
@@ -182,9 +212,9 @@ class JobRunner:
         :param keep: leave the preview, which is as good as it was: what went wrong has nothing to do with it.
         """
         self._queue.clear()
-        if not keep:
-            self._results.drop()
         if self.active is not None:
+            if not keep:
+                self._take_back(self.active)
             self._forget_made(self.active.job)
         self._end(Notice(message, Level.ERROR))
 
@@ -208,6 +238,14 @@ class JobRunner:
         active = self.active
         if active is None or active.worker is not worker:
             return
+        try:
+            self._take(active, event)
+        except Exception as error:  # a bug of ours: the job has come to nothing, but it has ended
+            if self.active is active:
+                self._engine.cancel(active)
+                self._fail(unexpected(error).text)
+
+    def _take(self, active: ActiveJob, event: Event) -> None:
         if event.kind == GONE:
             self._fail(event.message or "The worker ended; nothing is lost, click again.", keep=True)
         elif active.number != event.job:
@@ -234,10 +272,19 @@ class JobRunner:
             self._stale = False
             self._actions.changed()
 
-    def note_missed(self) -> bool:
+    def has_left_strokes(self) -> bool:
+        """Whether something that was painted during a job is to be grown now; True once."""
+        if self.busy or not self._strokes_left:
+            return False
+        self._strokes_left = False
+        return True
+
+    def note_missed(self, tune_text: str) -> bool:
         """Note that something was painted that a tuning, or its preview, does not know of.
 
         False where there is neither a job nor a preview of one, so that it can be grown.
+
+        :param tune_text: what the button says that tunes.
         """
         waiting = self._results.result
         active = self.active
@@ -246,12 +293,14 @@ class JobRunner:
         if active is None:
             return False
         segmentation, job = self._inputs.segmentation, active.job
-        if job.kind is JobKind.TUNE and job.segmentation is segmentation and not active.missed:
+        if job.kind is not JobKind.TUNE or job.segmentation is not segmentation:
+            self._strokes_left |= self.active is not None
+        else:
             roles = (Role.TUNE, Role.BACKGROUND)
             ids = [each.id for each in segments(segmentation) if each.role in roles and not each.is_empty]
             active.missed = bool(repainted(job.painting, segment_snapshot.look(segmentation, job.volume, ids)))
             if active.missed and self.active is None:
-                self._actions.notice = Notice(_MISSED)
+                self._actions.notice = _with_missed(active.said, tune_text)
         return True
 
     def _keep(self, active: ActiveJob, event: Event) -> None:
@@ -272,13 +321,16 @@ class JobRunner:
         job = active.job
         if not _same_voxels(job):
             self._engine.cancel(active)
-            name = job.volume.GetName()
+            if not job.direct:
+                self._results.drop()  # what was grown is of the old voxels, too
+            active.grown, name = None, job.volume.GetName()
             self._fail(
                 Sentence("The voxels of '{volume}' changed meanwhile; click again for the new ones.", volume=name)
             )
             return
         prompts = prompts_of(event) if "prompts" in event.arrays else job.prompts
-        raw, final = segmentation_of(event), event.kind == "done"
+        reply, final = reply_of(event), event.kind == "done"
+        raw = reply.result
         active.note = str(event.values.get("note", ""))
         if final:
             if job.volume is self._inputs.volume:
@@ -286,11 +338,21 @@ class JobRunner:
                     job.volume, raw.places, map_of(event), _called_as_now(active, raw.place_classes)
                 )
             text = _done(job, time.monotonic() - active.began)
-            text += f" {_MISSED}" if active.missed else ""
-            self._end(Notice() if job.direct else active.told(" ".join([text, *raw.notes])))
-        arrived = self._results.arrive(active, raw, prompts, final, full_of(event))
+            active.said = active.told(" ".join([text, *raw.notes]))
+            said = active.said
+            if active.missed:
+                said = _with_missed(said, "Retune" if current_tag(job.segmentation) else "Tune prompts")
+            self._end(Notice() if job.direct else said)
+            self._written += job.direct
+        arrived = self._results.arrive(active, reply, prompts, final)
         self._actions.notice = arrived or self._actions.notice
         self._actions.changed()
+
+
+def _with_missed(said: Notice, tune_text: str) -> Notice:
+    """What is said of a result, once something was painted that it does not know of."""
+    again = Sentence("{tune} to include the new strokes.", tune=tune_text)
+    return Notice(f"{said.text} {again}" if said.text else again, said.level)
 
 
 def _done(job: Job, seconds: float) -> str:

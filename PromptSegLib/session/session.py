@@ -13,7 +13,7 @@ from ..scene import prompt_nodes, scene_nodes, slice_views, stored_results
 from ..scene.history import History
 from ..worker.carrier import Carrier
 from . import prompts as prompts_list
-from .actions import ActionContext, Actions, Notice, View
+from .actions import GROWN_FROM_CORRECTIONS, WORDS, ActionContext, Actions, Notice, Shows, View
 from .applied import SPECIALIZING_STOPPED, AppliedResults, check_model_name, current_tag, is_learned, model_offer
 from .applying import with_spoilers
 from .editing import SegmentEdits, UndoHistory
@@ -23,7 +23,7 @@ from .inputs import Inputs, Parameters, image_of, plan_learning, plan_tuning
 from .job import FOR_OTHERS, Job, JobKind, State, StateMachine
 from .job_requests import learning_of, model_of, request_of
 from .recovery import Recovery, Rescue
-from .results import GROWN_FROM_CORRECTIONS, WORDS, Results, Shows, UncertaintyNavigator
+from .results import Results, UncertaintyNavigator
 from .runner import CANCELLED, JobRunner
 
 _YIELD = 0.002  # seconds given to other threads at each poll: the application's own loop may hold Python's lock
@@ -97,7 +97,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether :meth:`poll` has something to wait for."""
-        return bool(self.jobs.busy or self.growing.busy or self.engine.stopping or self.results.background.working)
+        return bool(self.jobs.busy or self.growing.busy or self.engine.stopping or self.results.working)
 
     def view(self) -> View:
         """What the panel shows now."""
@@ -135,7 +135,7 @@ class Session:
     def painted(self) -> None:
         """A stroke has ended: grow what is painted, unless a tuning or its result has to do with it."""
         with self.actions.doing(quiet=True):
-            if self.jobs.note_missed():
+            if self.jobs.note_missed(self.view().tune_text):
                 return
             if self.actions.reason("grow"):
                 self.growing.drop()
@@ -155,13 +155,15 @@ class Session:
         with self.actions.doing():
             self.actions.require("tune")
             volume, segmentation = self.inputs.volume, self.inputs.segmentation
-            self.growing.stop()
-            if self.results.shows is not Shows.GROWN:
-                self.results.drop()  # what was grown is looked at until there is something better
             result = self.results.before(segmentation)
             plan = plan_tuning(self.parameters, volume, segmentation, result, self.inputs.examples)
-            plan = replace(plan, grown=self.results.shows is Shows.GROWN)
-            self.jobs.begin(Job.of(JobKind.TUNE, volume, segmentation, plan.parts[0]), partial(request_of, plan))
+            self.growing.stop()
+            grown = self.results.result if self.results.shows is Shows.GROWN else None
+            if grown is None:
+                self.results.drop()  # what was grown is looked at until there is something better
+            plan = replace(plan, grown=grown is not None)
+            job = Job.of(JobKind.TUNE, volume, segmentation, plan.parts[0])
+            self.jobs.begin(job, partial(request_of, plan), grown)
 
     def learn(self) -> None:
         """Tune prompts for other volumes on what was applied; they are a row of their own in the list."""
@@ -198,16 +200,12 @@ class Session:
         with self.actions.doing():
             self.actions.require("segment")
             prompts = self.prompts.fitting(key)
-            self.results.drop()
             self.jobs.segment(key, prompts, list(volumes) if volumes is not None else [self.inputs.volume])
 
     def cancel(self) -> None:
         """Stop the job; the scene is as it was before it. Takes effect at once."""
         with self.actions.doing():
-            if self.jobs.active is not None:
-                kept = self.state is State.SPECIALIZING
-                self.jobs.stop(Notice(SPECIALIZING_STOPPED if kept else CANCELLED))
-                self.results.drop()
+            self.jobs.cancel(SPECIALIZING_STOPPED if self.state is State.SPECIALIZING else CANCELLED)
 
     # The result
 
@@ -216,8 +214,7 @@ class Session:
         with self.actions.doing():
             self.actions.require("apply")
             self.growing.stop()
-            if self.jobs.active is not None:
-                self.jobs.stop(Notice())
+            self._stop_what_is_shown()
             job = self.results.result.job if self.results.result is not None else None
             if job is not None and image_of(job.volume).key != job.image_key:
                 self.results.drop()
@@ -230,8 +227,7 @@ class Session:
         """Forget what the preview shows."""
         with self.actions.doing():
             self.actions.require("discard")
-            if self.jobs.active is not None:
-                self.jobs.stop(Notice())
+            self._stop_what_is_shown()
             self.growing.discard()
             self.results.drop()
             self.actions.notice = Notice("Discarded; nothing was changed.")
@@ -243,7 +239,7 @@ class Session:
         if self.busy:
             time.sleep(_YIELD)
         with self.actions.doing(quiet=True):
-            self.actions.notice = self.results.background.poll() or self.actions.notice
+            self.actions.notice = self.results.poll() or self.actions.notice
             self.jobs.step()
             self.growing.step()
             for worker, event in self.engine.poll():
@@ -251,6 +247,8 @@ class Session:
                     self.growing.take(worker, event)
                     self.jobs.take(worker, event)
             self.jobs.next()
+        if self.jobs.has_left_strokes():
+            self.painted()
         self.jobs.tell_reports()
         self.rescue.step()
         return self.busy
@@ -261,7 +259,7 @@ class Session:
         self.jobs.abandon()
         self.growing.stop()
         with contextlib.suppress(PromptSegError):
-            self.results.background.finish()  # what was applied is remembered in the scene
+            self.results.finish()  # what was applied is remembered in the scene
         self.results.closing()
         with contextlib.suppress(PromptSegError):
             self.uncertainty.show(False)
@@ -279,25 +277,37 @@ class Session:
             self.jobs.active is not None,
             result is not None,
             result is not None and result.other is not None,
+            self.results.unfinished,
             self.uncertainty,
             self.history.of(segmentation) if segmentation is not None else None,
         )
 
-    def _leave(self) -> None:
-        """Stop and forget what belongs to the present volume."""
+    def _stop_what_is_shown(self) -> None:
+        """End the job whose preview is shown; one that has to do with other volumes goes on."""
+        active, result = self.jobs.active, self.results.result
+        if active is not None and result is not None and (result.active is active or active.job.kind is JobKind.TUNE):
+            self.jobs.stop(Notice())
+
+    def _leave(self, other_volume: bool) -> None:
+        """Stop and forget what belongs to the present volume and segmentation.
+
+        :param other_volume: whether another volume is turned to, not only another segmentation.
+        """
         self.growing.stop()
-        self.actions.notice = Notice()  # it was about what was shown
+        volume, segmentation, active = self.inputs.volume, self.inputs.segmentation, self.jobs.active
+        if other_volume or segmentation is not None:
+            self.actions.notice = Notice()  # it was about what was shown
         self.history.leave()
-        # What is learned for other volumes goes on while the user turns to them.
-        volume, active = self.inputs.volume, self.jobs.active
-        running = active is not None and active.job.kind not in FOR_OTHERS
+        # What has to do with other volumes goes on while the user turns to them.
+        running = active is not None and active.job.kind not in FOR_OTHERS and not active.job.direct
         if running:
-            self.jobs.stop(Notice(CANCELLED))
-        if self.results.park() and volume is not None:
+            self.jobs.stop(Notice(self.jobs.stopped() or CANCELLED))
+        left = volume if other_volume else segmentation
+        if self.results.park() and left is not None:
             text = Sentence(
-                "{stopped}The preview waits with '{volume}'; choose that again to apply it.",
+                "{stopped}The preview waits with '{node}'; choose that again to apply it.",
                 stopped="The job was stopped. " if running else "",
-                volume=volume.GetName(),
+                node=left.GetName(),
             )
             self.actions.notice = Notice(text)
         if self.uncertainty.shown:

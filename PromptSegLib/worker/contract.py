@@ -264,13 +264,15 @@ class Reply:
 
     :param result: on the image's own grid; once unpacked, on the part of it that is not empty.
     :param prompts: those that it was made with, of a tuning; None for the first look, and of other jobs.
-    :param full: of a retuning that keeps what nobody corrected, the labels as the prompts have them everywhere; None
-        where that is not much different.
+    :param other: of a retuning, the labels with what nobody corrected as the prompts have it, or as it was, whichever
+        is not in ``result``; None where they are not much different.
+    :param keeps: whether ``result`` keeps what nobody corrected.
     """
 
     result: Segmentation
     prompts: Optional[Prompts] = None
-    full: Optional[sitk.Image] = None
+    other: Optional[sitk.Image] = None
+    keeps: bool = True
 
     def pack(self) -> Packed:
         grid, labels = packed_labels(self.result.labels)
@@ -288,8 +290,9 @@ class Reply:
             arrays["map"] = np.round(np.clip(unsure, 0, 1) * 255).astype(np.uint8)
         if self.prompts is not None:
             arrays["prompts"] = packed_prompts(self.prompts)
-        if self.full is not None:
-            values["full"], arrays["full"] = packed_labels(self.full)
+        if self.other is not None:
+            values["other"], arrays["other"] = packed_labels(self.other)
+            values["keeps"] = self.keeps
         return values, arrays
 
     @classmethod
@@ -303,7 +306,7 @@ class Reply:
         infos = infos_of(values["classes"])
         result = Segmentation(labels, infos, None, unsure, places=places, notes=notes, place_classes=about)
         prompts = prompts_of(arrays["prompts"]) if "prompts" in arrays else None
-        return cls(result, prompts, _unpack_image("full", values, arrays))
+        return cls(result, prompts, _unpack_image("other", values, arrays), bool(values.get("keeps", True)))
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class JobHandlers:
 
         def preview(prompts: Prompts) -> None:
             result = self._segmented(backbone, prompts, examples[0], wanted, silent, around=True)
-            emit(*Reply(retuned(result, examples[0], request.accepted, wanted).local, prompts).pack())
+            emit(*Reply(retuned(result, examples[0], request.accepted, wanted).shown, prompts).pack())
 
         began, looked = time.monotonic(), None
         if request.previews and not again:
@@ -164,7 +164,7 @@ class JobHandlers:
         result = self._segmented(backbone, prompts, examples[0], None, part, around=False)
         result = replace(result, notes=tuple(dict.fromkeys([*prompts.notes, *result.notes])))
         both = retuned(result, examples[0], request.accepted, wanted)
-        return Reply(both.local, prompts, both.full)
+        return Reply(both.shown, prompts, both.other, both.keeps)
 
     def _learn(self, request: Learn, job: ProgressHandle, emit: Emit) -> Taught:
         from ..annotation.checking import check_examples

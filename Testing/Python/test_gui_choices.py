@@ -95,7 +95,7 @@ def test_what_is_painted_is_shown_while_painting(ready):
     widget, _volume, segmentation, _reference = ready
     ui, before = widget.ui, content(segmentation)
     assert ui.liveCheckBox.checked
-    widget.panel._stroke()  # as the editor's event does; the fixture painted before the panel had looked
+    widget.panel.painted()  # as the editor's event does; the fixture painted before the panel had looked
     session = widget.panel.session
     process(lambda: session.view().preview != "")
     assert session.view().preview == "Grown from strokes; Tune prompts refines it"

@@ -55,6 +55,13 @@ def test_a_round_makes_nothing_worse(kinds, benchmark_module):
 
 
 @pytest.mark.training
+def test_tuning_what_was_grown_and_corrected_makes_nothing_worse(benchmark_module):
+    """Grown while painting, applied, corrected; only then come prompts, as the status line tells users to do."""
+    found = changes(organs(0, benchmark_module), ["erase", "paint"], "retune", benchmark_module, "live", seconds=6.0)
+    assert min(found) > -WORST, found
+
+
+@pytest.mark.training
 @pytest.mark.parametrize("name", ["vessel", "thick_slices"])
 def test_a_round_makes_no_phantom_worse(name, benchmark_module):
     (image, reference), classes = benchmark_module("phantoms").PHANTOMS[name](0)

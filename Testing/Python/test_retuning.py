@@ -68,12 +68,12 @@ def test_a_collapse_is_left_out_and_can_be_looked_at(case):
     collapsed[:3, :3, :3] = rod
     result = Segmentation(image_like(collapsed, case.image), INFOS, notes=("A word.",))
     both = retuned(result, erased(case, where, "ball"), image_like(accepted, case.image), ["ball", "rod"])
-    local = sitk.GetArrayFromImage(both.local.labels)
+    local = sitk.GetArrayFromImage(both.shown.labels)
     assert not (local[where] == ball).any()
     assert dice(local == ball, accepted == ball) > 0.85
     assert np.array_equal(local == rod, accepted == rod)
-    assert both.full is result.labels
-    assert both.local.notes[0] == "A word." and "uncheck Keep previous" in both.local.notes[1]
+    assert both.other is result.labels and both.keeps
+    assert both.shown.notes[0] == "A word." and "uncheck Keep previous" in both.shown.notes[1]
 
 
 def test_what_is_hardly_different_elsewhere_is_no_choice(case):
@@ -88,9 +88,22 @@ def test_what_is_hardly_different_elsewhere_is_no_choice(case):
         image_like(accepted, case.image),
         list(CLASSES),
     )
-    local = sitk.GetArrayFromImage(both.local.labels)
-    assert both.full is None and not both.local.notes
+    local = sitk.GetArrayFromImage(both.shown.labels)
+    assert both.other is None and not both.shown.notes
     assert local[0, 0, 0] == 0 and not local[where].any()
+
+
+def test_without_a_correction_the_new_is_shown_and_the_old_is_the_choice(case):
+    """Whoever retunes a result that says what was painted wants to see what the prompts make of it now."""
+    accepted = reference_of(case)
+    less = np.where(accepted == CLASSES["ball"], 0, accepted)
+    strokes = sitk.GetArrayFromImage(case.annotation)
+    less[strokes == CLASSES["ball"]] = CLASSES["ball"]
+    result = Segmentation(image_like(less, case.image), INFOS)
+    both = retuned(result, case, image_like(accepted, case.image), ["ball", "rod"])
+    assert not both.keeps and both.shown.labels is result.labels
+    assert np.array_equal(sitk.GetArrayFromImage(both.other), accepted)
+    assert "check Keep previous" in both.shown.notes[0]
 
 
 def test_what_is_added_and_removed_is_seen(case):

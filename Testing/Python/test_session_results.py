@@ -319,10 +319,13 @@ def test_what_there_is_to_say_of_a_result_reaches_the_user(desk, monkeypatch):
     sentence = "Something is unusual about this image."
     image = Grid((4, 3, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).image(np.ones((2, 3, 4), np.uint8))
     values, arrays = Reply(Segmentation(image, (describe("ball", 1),), notes=(sentence,))).pack()
-    assert engine.segmentation_of(Event("done", 1, values, arrays)).notes == (sentence,)
+    assert engine.reply_of(Event("done", 1, values, arrays)).result.notes == (sentence,)
 
-    said = engine.segmentation_of
-    monkeypatch.setattr(runner, "segmentation_of", lambda event: replace(said(event), notes=(sentence,)))
+    def said(event):
+        reply = engine.reply_of(event)
+        return replace(reply, result=replace(reply.result, notes=(sentence,)))
+
+    monkeypatch.setattr(runner, "reply_of", said)
     desk.tune()
     assert desk.notice.endswith(f"Discard forgets it. {sentence}")
 

@@ -216,7 +216,7 @@ class Messages:
                 self._looked_at(message)
 
     def _looked_at(self, message: Any) -> None:
-        from PromptSegLib.session.engine import map_of, segmentation_of
+        from PromptSegLib.session.engine import map_of, reply_of
         from PromptSegLib.worker.client import Event
         from PromptSegLib.worker.contract import request_of
         from PromptSegLib.worker.jobs import JobHandlers
@@ -229,7 +229,7 @@ class Messages:
         elif message.kind == "job":
             request_of(message.values["name"], message.values, message.arrays)
         elif message.kind == "done":
-            segmentation_of(event), map_of(event)
+            reply_of(event), map_of(event)
 
 
 class Scene:
