@@ -16,6 +16,7 @@ from ..errors import PromptSegError
 from .placement import label_of, node_to_world, orthogonal, to_array, to_vtk, volume_to_world
 
 BINARY = "Binary labelmap"
+_REFERENCE = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 _BLOCK = 1 << 18  # voxels looked at at a time, so that they stay in the processor's cache
 _LEAP = 16
 # Voxels of a labelmap around a volume and a surface: by which factor more than the volume has, or as many in any case.
@@ -27,6 +28,14 @@ def matrix_of(labelmap) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     labelmap.GetImageToWorldMatrix(matrix)
     return to_array(matrix)
+
+
+def reference_of(segmentation) -> Optional[np.ndarray]:
+    """(4, 4): indices of the voxel grid that a segmentation was given to its RAS mm; None where it has none."""
+    geometry, given = slicer.vtkOrientedImageData(), segmentation.GetConversionParameter(_REFERENCE)
+    if not given or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(given, geometry, False):
+        return None
+    return matrix_of(geometry)
 
 
 def voxels_of(labelmap) -> np.ndarray:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
-import vtk
 
 from ..annotation.classes import ClassInfo, same_name
 from ..errors import PromptSegError
-from .labelmaps import BINARY
-from .placement import label_of
+from .labelmaps import BINARY, reference_of
+from .placement import label_of, to_vtk
 from .roles import role_of, set_role
 from .segment_tags import segment_of
 
 BACKGROUND = "background"
 GRAY = (0.6, 0.6, 0.6)
-_REFERENCE = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
 def add_segment(segmentation_node, info: ClassInfo) -> str:
@@ -66,15 +64,13 @@ def place_empty(segmentation) -> None:
     Slicer makes them on axes of their own, and brings all segments to the grid of the first when it saves: what was
     painted would be resampled for an empty one.
     """
-    geometry, given = slicer.vtkOrientedImageData(), segmentation.GetConversionParameter(_REFERENCE)
-    if not given or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(given, geometry, False):
+    reference = reference_of(segmentation)
+    if reference is None:
         return
-    matrix = vtk.vtkMatrix4x4()
-    geometry.GetImageToWorldMatrix(matrix)
     for segment_id in segmentation.GetSegmentIDs():
         labelmap = segmentation.GetSegment(segment_id).GetRepresentation(BINARY)
         if labelmap is not None and labelmap.IsEmpty():
-            labelmap.SetImageToWorldMatrix(matrix)
+            labelmap.SetImageToWorldMatrix(to_vtk(reference))
 
 
 def is_shown(segmentation_node, segment_id: str) -> bool:

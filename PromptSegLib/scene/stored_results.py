@@ -22,8 +22,11 @@ import SimpleITK as sitk
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
+from ..annotation.partial_labels import on_grid
 from ..errors import PromptSegError
+from ..imaging.geometry import Grid
 from . import scene_nodes, segment_snapshot
+from .labelmaps import reference_of
 from .placement import image_of, image_to_world, label_of, node_to_world, orthogonal, volume_to_world
 
 _ATTRIBUTE = "PromptSeg.Memory."  # then the key
@@ -40,7 +43,8 @@ _KEY = "PromptSeg.MemoryKey"
 class Place:
     """Where a segmentation lies: (4, 4) its own RAS to world RAS; indices of a segment's voxels to world RAS.
 
-    The second is None without such a segment.
+    The second is None without such a segment. Indices count from near the first voxel of the grid that the segmentation
+    was given: from which a labelmap counts its own, changes when it is saved.
     """
 
     to_world: np.ndarray
@@ -58,16 +62,34 @@ class Place:
             layers = (
                 layer for layer, _ in segment_snapshot.look(segmentation_node, None, segment_ids).segments.values()
             )
-            lattice = next((to_world @ layer.matrix for layer in layers if layer is not None), None)
-        return cls(to_world, lattice)
+            lattice = next((layer.matrix for layer in layers if layer is not None), None)
+        if lattice is None or not np.linalg.det(lattice):
+            return cls(to_world)
+        reference, first = reference_of(segmentation_node.GetSegmentation()), np.eye(4)
+        if reference is not None:
+            first[:3, 3] = np.round(np.linalg.solve(lattice, reference[:, 3])[:3])
+        return cls(to_world, to_world @ lattice @ first)
 
     def moved_to(self, other: Place) -> bool:
-        """Whether the segments moved in the world. They stay where they are when a transform is hardened."""
-        if np.allclose(self.to_world, other.to_world, rtol=0, atol=1e-6):
-            return False
+        """Whether the segments may have moved in the world. They stay where they are when a transform is hardened."""
+        first, *rest = self.motions_to(other)
+        return bool(rest) or not np.allclose(first, np.eye(4), rtol=0, atol=1e-6)
+
+    def motions_to(self, other: Place) -> list[np.ndarray]:
+        """What may have brought voxels from here to another place, (4, 4) from world RAS to world RAS.
+
+        One where there is no doubt. Otherwise that of the lattice first: it moves with a transform that is hardened
+        later, but also when segments are resampled, which then stay where they are.
+        """
+        none, by_transform = np.eye(4), other.to_world @ np.linalg.inv(self.to_world)
         if self.lattice is None or other.lattice is None:
-            return True
-        return not np.allclose(self.lattice, other.lattice, rtol=0, atol=1e-4)
+            return [by_transform]
+        for motion in (none, by_transform):
+            if np.allclose(motion @ self.lattice, other.lattice, rtol=0, atol=1e-4):
+                return [motion]
+        by_lattice = other.lattice @ np.linalg.inv(self.lattice)
+        same = np.allclose(by_transform, none, rtol=0, atol=1e-6)
+        return [by_lattice, none] if same else [by_lattice, by_transform, none]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +104,48 @@ class Kept:
 
 
 def moved(image: sitk.Image, before: Place, now: Place, what: str) -> sitk.Image:
-    """An image that lay in the world with its node, where that is now; raises as :func:`.placement.orthogonal`."""
+    """An image that lay in the world with a node's voxels, where they are; raises as :func:`.placement.orthogonal`."""
+    return _by(before.motions_to(now)[0], image, what) if before.moved_to(now) else image
+
+
+def followed(
+    segmentation_node, images: Mapping[str, sitk.Image], before: Place, now: Place, values: Mapping[str, int]
+) -> dict[str, sitk.Image]:
+    """Images that lay in the world with a segmentation, as :func:`write_memory` gets them, where that is now.
+
+    :param values: segment ID -> its value in the image "applied", which says how the segmentation came there where
+        its place alone does not: what is applied lies under the segments, but for a few corrections.
+
+    Raises as :func:`.placement.orthogonal`.
+    """
     if not before.moved_to(now):
-        return image
-    motion = now.to_world @ np.linalg.inv(before.to_world)
+        return dict(images)
+    what, motions = label_of(segmentation_node), before.motions_to(now)
+    if len(motions) > 1:
+        with contextlib.suppress(PromptSegError):  # nothing is left in the segments
+            painted = segment_snapshot.look(segmentation_node, None, values).labels(values)
+            motions = [max(motions, key=lambda motion: _agreement(motion, images["applied"], painted, what))]
+    return {key: _by(motions[0], image, what) for key, image in images.items()}
+
+
+def _by(motion: np.ndarray, image: sitk.Image, what: str) -> sitk.Image:
     return image_of(sitk.GetArrayViewFromImage(image), motion @ image_to_world(image), what)
+
+
+def _agreement(motion: np.ndarray, image: sitk.Image, painted: sitk.Image, what: str) -> float:
+    """How much of a label image agrees with another when it is moved, in 0..1 (Dice); -1 where it cannot be moved."""
+    try:
+        image = _by(motion, image, what)
+    except PromptSegError:
+        return -1.0
+    here, there = sitk.GetArrayViewFromImage(image), on_grid(painted, Grid.of(image))
+    volumes = [np.count_nonzero(sitk.GetArrayViewFromImage(each)) * _voxel(each) for each in (image, painted)]
+    return 2 * np.count_nonzero((here == there) & (here > 0)) * _voxel(image) / max(sum(volumes), 1e-12)
+
+
+def _voxel(image: sitk.Image) -> float:
+    """Of a voxel, mm3."""
+    return math.prod(image.GetSpacing())
 
 
 def packed(image: sitk.Image) -> str:
@@ -199,6 +258,8 @@ def decoded(text: str, what: str) -> Optional[tuple[sitk.Image, Place]]:
         matrix, to_world = (np.asarray(header[name], float).reshape(4, 4) for name in ("matrix", "to_world"))
         lattice = None if header["lattice"] is None else np.asarray(header["lattice"], float).reshape(4, 4)
         if abs(np.linalg.det(to_world)) < 1e-12 or not math.isfinite(float(to_world.sum() + matrix.sum())):
+            return None
+        if lattice is not None and not (np.isfinite(lattice).all() and np.linalg.det(lattice)):
             return None
         return image_of(voxels, matrix, what), Place(to_world, lattice)
     except (PromptSegError, ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error):

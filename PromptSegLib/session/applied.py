@@ -17,7 +17,6 @@ from ..models import catalogue, own
 from ..prompts.store import Prompts
 from ..prompts.teachers import agreement_elsewhere, examples_of, taught_by
 from ..scene import prompt_nodes, segment_tags, stored_results
-from ..scene.placement import label_of
 from ..worker.client import Event
 from ..worker.contract import Specialized, Taught
 from ..worker.packing import notes_of
@@ -105,17 +104,16 @@ class AppliedResults:
         segmentation_node.SetAttribute(_ATTRIBUTE, tag)
 
     def _follow(self, tag: str, segmentation_node) -> None:
-        """Move a result's images, which lie in the world, with the segmentation when its transform changed."""
+        """Move a result's images, which lie in the world, with the segmentation."""
         known = segmentation_node.GetSegmentation().GetSegmentIDs()
         ids = [each for each in known if segment_tags.tag(segmentation_node, each, TAG) == tag]
         place = stored_results.Place.of(segmentation_node, ids)
         before = self._places.setdefault(tag, place)
         if before.moved_to(place):
-            result, what = self._results[tag], label_of(segmentation_node)
-            applied, strokes = (
-                stored_results.moved(each, before, place, what) for each in (result.applied, result.strokes)
-            )
-            self._results[tag] = replace(result, applied=applied, strokes=strokes)
+            result = self._results[tag]
+            values = {each: number + 1 for each, number in numbers(segmentation_node).items() if each in ids}
+            images = stored_results.followed(segmentation_node, result.images, before, place, values)
+            self._results[tag] = replace(result, applied=images["applied"], strokes=images["strokes"])
         self._places[tag] = place
 
 

@@ -301,7 +301,6 @@ class UncertaintyNavigator:
         self._points = np.zeros((0, 3))  # voxel indices: they stay true when the volume is moved
         self._classes: tuple[str, ...] = ()  # that they are about
         self._at = -1
-        self._map: Optional[sitk.Image] = None
         self.shown = False
 
     def remember(
@@ -313,7 +312,7 @@ class UncertaintyNavigator:
     ) -> None:
         """Take what came with a result; a map that is shown follows it."""
         self._volume, self._points = volume, slice_views.in_volume(volume, points)
-        self._at, self._map, self._classes = -1, uncertainty, classes
+        self._at, self._classes = -1, classes
         slice_views.keep_places(volume, self._points, uncertainty, classes)
         if self.shown:
             slice_views.show_map(self._scene, volume, uncertainty)
@@ -326,7 +325,7 @@ class UncertaintyNavigator:
         if volume is None or volume is self._volume:
             if self.shown and volume is not None:
                 self.show(False)
-            self._volume, self._points, self._at, self._map = None, np.zeros((0, 3)), -1, None
+            self._volume, self._points, self._at = None, np.zeros((0, 3)), -1
             self._classes = ()
 
     def any(self, volume: Any) -> bool:
@@ -334,7 +333,7 @@ class UncertaintyNavigator:
         return self._turn_to(volume) and len(self._points) > 0
 
     def has_map(self, volume: Any) -> bool:
-        return self._turn_to(volume) and (self._map is not None or slice_views.keeps_map(volume))
+        return self._turn_to(volume) and slice_views.keeps_map(volume)
 
     def _turn_to(self, volume: Any) -> bool:
         """Whether a volume is there; take what is kept with it, where it is another one."""
@@ -342,7 +341,7 @@ class UncertaintyNavigator:
             return False
         if volume is not self._volume and not self.shown:
             self._volume, self._points = volume, slice_views.kept_places(volume)
-            self._at, self._map, self._classes = -1, None, slice_views.kept_classes(volume)
+            self._at, self._classes = -1, slice_views.kept_classes(volume)
         return volume is self._volume
 
     def text(self, volume: Any) -> str:
@@ -385,12 +384,11 @@ class UncertaintyNavigator:
 
     def show(self, shown: bool) -> None:
         """As :meth:`show_map`; raises :class:`PromptSegError` for a map that is damaged."""
-        if shown and self._map is None and self._volume is not None:
-            self._map = slice_views.kept_map(self._volume)
-            if self._map is None:
+        if shown and self._volume is not None:
+            kept = slice_views.kept_map(self._volume)  # not as it came: the volume may have moved since
+            if kept is None:
                 raise PromptSegError("The map that was saved is damaged; tune or segment again for another.")
-        if shown and self._map is not None:
-            slice_views.show_map(self._scene, self._volume, self._map)
+            slice_views.show_map(self._scene, self._volume, kept)
         elif self.shown:
             slice_views.hide_map(self._scene)
         self.shown = shown

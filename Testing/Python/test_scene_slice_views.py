@@ -24,6 +24,9 @@ from PromptSegLib.scene.slice_views import (  # noqa: E402
     hide_map,
     in_volume,
     in_world,
+    keep_places,
+    kept_map,
+    kept_places,
     node_bounds,
     point_out,
     sequence_frame_name,
@@ -241,3 +244,14 @@ def test_places_and_the_map_move_with_the_volume():
     assert show_map(scene, volume, phantom()[1]) is node
     assert node.GetTransformNodeID() == volume.GetTransformNodeID()
     assert np.allclose(image_to_world(image_from_volume(node)), image_to_world(phantom()[1]))
+
+
+def test_the_kept_map_lies_at_the_kept_places_also_after_a_hardened_move():
+    scene = new_scene()
+    volume = volume_from_image(scene, phantom()[0], "CT")
+    keep_places(volume, np.array([[14.0, 12.0, 10.0]]), sitk.Cast(phantom()[1], sitk.sitkUInt8))
+    for _ in range(2):
+        put_under(scene, volume, np.array([[0.0, -1, 0, 12], [1, 0, 0, -40], [0, 0, 1, 7], [0, 0, 0, 1]]))
+        volume.HardenTransform()
+        there = kept_map(volume).TransformIndexToPhysicalPoint((14, 12, 10))
+        assert np.allclose(in_world(volume, kept_places(volume))[0], there)

@@ -204,10 +204,14 @@ def erase_on_its_own_voxels(desk: Desk, name: str) -> tuple[Grid, int]:
     return Grid.of(image), int(box.sum())
 
 
-def test_a_hardened_transform_is_no_correction(desk):
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_hardened_transform_is_no_correction(desk, when):
+    if when == "after":
+        desk.tuned()
     put_under(desk.scene, desk.segmentation, TURNED)
     put_under(desk.scene, desk.volume, TURNED)
-    desk.tuned()
+    if when == "before":
+        desk.tuned()
     desk.segmentation.HardenTransform()
     desk.volume.HardenTransform()
     desk.tune()

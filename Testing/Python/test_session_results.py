@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("slicer")
 
+import SimpleITK as sitk
+
 from harness import brisk
 from harness.editor_history import Editor, Shown
 from harness.mrml_fixtures import (
@@ -17,18 +19,19 @@ from harness.mrml_fixtures import (
     mask_of,
     nodes_of,
     paint,
+    put_under,
     run,
 )
 from harness.mrml_segments import add_views
 from harness.scene_files import load_scene, save_scene
 from harness.scene_nodes import image_from_volume, segments_by_name
-from harness.session_harness import LONG, Desk, reported
+from harness.session_harness import LONG, TURNED, Desk, reported
 from harness.tiny_model import CLASSES
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import node_references, scene_nodes, stored_results
-from PromptSegLib.scene.placement import to_array
+from PromptSegLib.scene.placement import to_array, volume_to_world
 from PromptSegLib.session import engine, runner
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.client import Event, Worker
@@ -66,6 +69,19 @@ def test_where_to_look_and_the_map(desk):
     assert not [node for node in nodes_of(desk.scene) if "uncertainty" in node[2]]
     assert not any(composite.GetForegroundVolumeID() for _, composite in views)
     assert desk.session.view().preview and nodes
+
+
+@pytest.mark.parametrize("hardened", [False, True])
+def test_the_map_lies_where_the_volume_was_moved_to(blank_desk, hardened):
+    desk: Desk = blank_desk
+    doubt = sitk.Cast(desk.reference, sitk.sitkUInt8)
+    desk.session.uncertainty.remember(desk.volume, (doubt.TransformIndexToPhysicalPoint((14, 12, 10)),), doubt)
+    put_under(desk.scene, desk.volume, TURNED)
+    if hardened:
+        desk.volume.HardenTransform()
+    desk.session.uncertainty.show_map(True)
+    shown = desk.scene.GetFirstNodeByName("CT uncertainty (PromptSeg)")
+    assert np.allclose(volume_to_world(shown), volume_to_world(desk.volume), atol=1e-6)
 
 
 def test_what_is_remembered_goes_with_its_segmentation(desk):
