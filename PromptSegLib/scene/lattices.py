@@ -32,7 +32,9 @@ def on_lattice(
     :param within: first index and last index + 1, (i, j, k) on the other lattice; what lies beyond is left out.
     """
     first = np.asarray(start, int)
-    ends = np.stack([first, first + voxels.shape[::-1] - 1], axis=1)
+    last = first + voxels.shape[::-1] - 1
+    # Two voxels along each axis, also of a single slice: one alone does not show how far apart they are.
+    ends = np.stack([first, np.maximum(last, first + 1)], axis=1)
     corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
     moved = corners @ to_lattice[:3, :3].T + to_lattice[:3, 3]
     shift = np.round(moved[0] - corners[0]).astype(int)
@@ -41,7 +43,8 @@ def on_lattice(
         if within is not None:
             low, high = np.clip(low, *within), np.clip(high, *within)
         return voxels[window(low - first - shift, high - low)], low
-    halves = (corners + np.where(corners == first, -0.5, 0.5)) @ to_lattice[:3, :3].T + to_lattice[:3, 3]
+    outer = np.stack(np.meshgrid(*np.stack([first - 0.5, last + 0.5], axis=1), indexing="ij"), -1).reshape(-1, 3)
+    halves = outer @ to_lattice[:3, :3].T + to_lattice[:3, 3]
     low, high = np.floor(halves.min(0)).astype(int), np.ceil(halves.max(0)).astype(int) + 1
     if within is not None:
         low, high = np.clip(low, *within), np.clip(high, *within)

@@ -194,6 +194,17 @@ def test_the_same_lattice_moves_numbers_and_another_takes_the_nearest():
     assert none.size == 0
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_single_slice_is_as_thick_on_another_lattice_as_its_voxels_are(axis, size):
+    shape, scale = [3, 3, 3], [1.0, 1.0, 1.0]
+    shape[2 - axis], scale[axis] = size, 5.0
+    thin, low = on_lattice(np.ones(shape, np.uint8), np.full(3, 4), ras(np.diag(scale)))
+    found = np.argwhere(thin)[:, ::-1] + low
+    assert found.min(0)[axis] == 18 and found.max(0)[axis] == 17 + 5 * size and len(found) == 9 * 5 * size
+    assert on_lattice(np.ones(shape, np.uint8), np.full(3, 4), ras(offset=(1, 2, 3)))[0].shape == tuple(shape)
+
+
 def test_labels_of_mixed_layers_keep_every_voxel():
     """What was painted on another lattice lies where it was, and what lies on the finest is not touched."""
     _, volume, node = setup_nodes()
