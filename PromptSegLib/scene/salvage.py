@@ -23,6 +23,7 @@ from ..prompts.store import Prompts
 from . import node_references, segment_tags
 from .labelmaps import BINARY, labelmap_of
 from .placement import in_xml
+from .segment_list import place_empty
 from .segment_snapshot import SegmentSnapshot, snapshot
 from .volumes import voxels_of_volume
 
@@ -130,10 +131,13 @@ def put_back(scene, salvage: Salvage, volume_node=None):
     if volume_node is not None:
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
     node.CreateDefaultDisplayNodes()
-    labelmaps = {}
-    for number, place in described["layers"].items():
-        matrix = np.reshape(place["matrix"], (4, 4))
-        labelmaps[int(number)] = labelmap_of(salvage.layers[int(number)], np.asarray(place["start"]), matrix)
+    places = {
+        int(number): (np.asarray(place["start"]), np.reshape(place["matrix"], (4, 4)))
+        for number, place in described["layers"].items()
+    }
+    labelmaps = {number: labelmap_of(salvage.layers[number], *place) for number, place in places.items()}
+    # For an empty segment on axes of its own, Slicer would resample the others when it saves.
+    axes = next((matrix for _, matrix in places.values()), np.eye(4))
     for each in described["segments"]:
         segment = slicer.vtkSegment()
         segment.SetName(each["name"])
@@ -146,10 +150,11 @@ def put_back(scene, salvage: Salvage, volume_node=None):
         if each["layer"] is not None:
             segment.AddRepresentation(BINARY, labelmaps[each["layer"]])
         else:
-            segment.AddRepresentation(BINARY, labelmap_of(None, np.zeros(3), np.eye(4)))
+            segment.AddRepresentation(BINARY, labelmap_of(None, np.zeros(3), axes))
         node.GetSegmentation().AddSegment(segment, each["id"])
         for key, text in each["tags"].items():
             segment_tags.set_tag(node, each["id"], key, text)
+    place_empty(node.GetSegmentation())
     for name, text in described["attributes"].items():
         node.SetAttribute(name, text)
     if volume_node is not None and node_references.remembered(volume_node) is None:

@@ -14,13 +14,15 @@ import pytest
 
 pytest.importorskip("slicer")
 
-from harness.mrml_fixtures import add_volume, content, mask_of, new_session, paint_strokes
+from harness.mrml_fixtures import add_volume, content, mask_of, new_session, paint, paint_strokes
+from harness.mrml_volumes import rotation
 from harness.prompts_fixtures import some_prompts
-from harness.scene_files import new_scene, save_scene
+from harness.scene_files import load_scene, new_scene, save_scene
 from harness.scene_nodes import segments_by_name
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.scene import node_references, prompt_nodes, salvage, segment_tags, stored_results
 from PromptSegLib.scene.roles import role_of, set_role
+from PromptSegLib.scene.segment_list import add_background
 from PromptSegLib.scene.segmentations import segments
 from PromptSegLib.session import recovery as recovery_module
 from PromptSegLib.session.recovery import Recovery
@@ -84,6 +86,24 @@ def test_a_volume_of_the_same_name_elsewhere_is_another():
     add_volume(other, "MR")
     assert salvage.volume_for(other, read) is None
     assert segments(salvage.put_back(other, read))
+
+
+@pytest.mark.parametrize("without", ["nothing", "the volume"])
+def test_what_was_recovered_is_saved_voxel_by_voxel(tmp_path, without):
+    """Also where the first segment is empty, whose axes count for all others."""
+    scene = new_scene()
+    volume, reference = add_volume(scene, direction=tuple(rotation(20, -35, 50).ravel()), spacing=(0.4, 0.4, 2.0))
+    segmentation = node_references.new_segmentation(scene, volume, "painted")
+    add_background(segmentation)
+    thin = np.zeros(reference.GetSize()[::-1], np.uint8)
+    thin[4, 10, 5:30] = thin[9, 5:30, 12] = 1
+    paint(segmentation, volume, thin, {"ball": 1})
+    read = salvage.Salvage.from_bytes(salvage.take(segmentation, volume).to_bytes())
+    node = salvage.put_back(scene, read, volume if without == "nothing" else None)
+    save_scene(scene, tmp_path / "a.mrb")
+    opened = load_scene(tmp_path / "a.mrb")
+    again = opened.GetFirstNodeByName(node.GetName())
+    assert np.array_equal(mask_of(again, opened.GetFirstNodeByName("CT"), "ball"), thin > 0)
 
 
 def test_damaged_bytes_are_refused():
