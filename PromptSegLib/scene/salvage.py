@@ -12,7 +12,7 @@ import math
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any, Iterable, Iterator, Mapping, Optional
 
 import numpy as np
 import slicer
@@ -98,10 +98,11 @@ def take(segmentation_node, volume_node, prompts: bytes = b"") -> Salvage:
     for layer, _ in painting.segments.values():
         if layer is not None and id(layer) not in numbers:
             number = numbers[id(layer)] = len(numbers)
-            layers[number] = layer.voxels
+            labels = [label for other, label in painting.segments.values() if other is layer]
+            layers[number] = _whole(layer.voxels, labels)
             places[str(number)] = {
-                "size": list(layer.voxels.shape),
-                "type": str(layer.voxels.dtype),
+                "size": list(layers[number].shape),
+                "type": str(layers[number].dtype),
                 "start": layer.start.tolist(),
                 "matrix": (painting.to_world @ layer.matrix).ravel().tolist(),
             }
@@ -180,6 +181,16 @@ def volume_for(scene, salvage: Salvage):
         if len(known) == len(grid) and grid[:3] == known[:3] and np.allclose(grid, known, rtol=0, atol=1e-3):
             return node
     return None
+
+
+def _whole(voxels: np.ndarray, labels: Iterable[int]) -> np.ndarray:
+    """Voxels of a type that is put back: scripts paint with arrays of any, but labels are whole numbers."""
+    if voxels.dtype.name in _DTYPES:
+        return voxels
+    whole = np.zeros(voxels.shape, np.int32)
+    for label in labels:
+        whole[voxels == label] = label
+    return whole
 
 
 def _segment(

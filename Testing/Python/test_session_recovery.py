@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("slicer")
 
+from harness import mrml_segments
 from harness.mrml_fixtures import add_volume, content, mask_of, new_session, paint, paint_strokes
 from harness.mrml_volumes import rotation
 from harness.prompts_fixtures import some_prompts
@@ -104,6 +105,21 @@ def test_what_was_recovered_is_saved_voxel_by_voxel(tmp_path, without):
     opened = load_scene(tmp_path / "a.mrb")
     again = opened.GetFirstNodeByName(node.GetName())
     assert np.array_equal(mask_of(again, opened.GetFirstNodeByName("CT"), "ball"), thin > 0)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint64, np.float32, np.float64])
+def test_what_a_script_painted_with_other_numbers_comes_back(kind):
+    """As ``slicer.util.updateSegmentBinaryLabelmapFromArray`` paints with any array."""
+    scene, volume, segmentation = a_scene()
+    voxels = np.zeros((4, 5, 6), kind)
+    voxels[1:3, 2:4, 1:5], voxels[0, 0, 0] = 3, 4
+    _, layer = mrml_segments.add_segment(segmentation, voxels, "odd", (2, 3, 4), mrml_segments.ijk_to_ras(volume), 3)
+    mrml_segments.add_segment(segmentation, voxels, "other", value=4, layer=layer)
+    read = salvage.Salvage.from_bytes(salvage.take(segmentation, volume).to_bytes())
+    node = salvage.put_back(scene, read, volume)
+    for name in segments_by_name(segmentation):
+        assert np.array_equal(mask_of(node, volume, name), mask_of(segmentation, volume, name)), name
+    assert mask_of(node, volume, "odd").sum() == 16 and mask_of(node, volume, "other").sum() == 1
 
 
 def test_damaged_bytes_are_refused():
