@@ -12,19 +12,33 @@ from .labelmaps import BINARY, is_blank, matrix_of, voxels_of
 from .placement import in_xml, label_of, node_to_world, volume_to_world
 
 SEGMENTATION_ROLE = "PromptSegSegmentation"
+_OWNER_ROLE = "PromptSegSegmentationOf"  # of the reference from a volume to itself
 
 
 def remember(volume_node, segmentation_node) -> None:
     """Make a segmentation the one that belongs to a volume; None forgets. Saved with the scene."""
     segmentation_id = segmentation_node.GetID() if segmentation_node is not None else None
-    if volume_node.GetNodeReferenceID(SEGMENTATION_ROLE) != segmentation_id:
-        volume_node.SetNodeReferenceID(SEGMENTATION_ROLE, segmentation_id)
+    owner_id = volume_node.GetID() if segmentation_node is not None else None
+    for role, node_id in ((SEGMENTATION_ROLE, segmentation_id), (_OWNER_ROLE, owner_id)):
+        if volume_node.GetNodeReferenceID(role) != node_id:
+            volume_node.SetNodeReferenceID(role, node_id)
 
 
 def remembered(volume_node):
     """The segmentation node that belongs to a volume, or None when there is none or it was deleted."""
+    if volume_node.GetNodeReferenceID(_OWNER_ROLE) and volume_node.GetNodeReference(_OWNER_ROLE) is not volume_node:
+        return None  # a clone's, which has its original's references: that is drawn on the original
     node = volume_node.GetNodeReference(SEGMENTATION_ROLE)
     return node if node is not None and node.IsA("vtkMRMLSegmentationNode") else None
+
+
+def renew(scene) -> None:
+    """Let the volumes of a scene of an earlier version, which did not note it, be told from clones made later."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
+    for node in [scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode") for n in range(count)]:
+        segmentation = remembered(node)
+        if segmentation is not None:
+            remember(node, segmentation)
 
 
 def new_segmentation(scene, volume_node, name: str):

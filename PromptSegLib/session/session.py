@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Callable, Optional, Sequence, Union
 
 from ..errors import PromptSegError, Sentence
-from ..scene import prompt_nodes, scene_nodes, slice_views, stored_results
+from ..scene import node_references, prompt_nodes, scene_nodes, slice_views, stored_results
 from ..scene.history import History
 from ..worker.carrier import Carrier
 from . import prompts as prompts_list
@@ -344,5 +344,6 @@ class SceneWatch:
     def _renew(self) -> None:
         """What an earlier version kept in the scene, as this one does: hidden nodes can spoil a saved scene."""
         with self._actions.doing(quiet=True):
+            node_references.renew(self._scene)
             stored_results.renew(self._scene)
             prompt_nodes.renew(self._scene)

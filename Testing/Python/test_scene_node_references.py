@@ -67,6 +67,45 @@ def test_the_segmentation_of_a_volume_is_remembered(tmp_path):
     assert node_references.remembered(volume) is None
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["", "of an earlier version"])
+def test_a_clone_of_a_volume_has_no_segmentation_yet(tmp_path, earlier):
+    scene, volume, node = setup_nodes()
+    if earlier:
+        volume.SetNodeReferenceID(node_references.SEGMENTATION_ROLE, node.GetID())
+        node_references.renew(scene)
+    else:
+        node_references.remember(volume, node)
+    logic = slicer.vtkSlicerVolumesLogic()
+    logic.SetMRMLScene(scene)
+    clone = logic.CloneVolume(scene, volume, "filtered")
+    assert node_references.remembered(clone) is None and node_references.remembered(volume) is node
+    save_scene(scene, tmp_path / "a.mrb")
+    opened = load_scene(tmp_path / "a.mrb")
+    assert node_references.remembered(opened.GetFirstNodeByName("filtered")) is None
+    assert node_references.remembered(opened.GetFirstNodeByName("CT")) is opened.GetFirstNodeByName("Segmentation")
+    own = node_references.new_segmentation(scene, clone, "its own")
+    node_references.remember(clone, own)
+    assert node_references.remembered(clone) is own and node_references.remembered(volume) is node
+
+
+def test_two_scenes_in_one_keep_their_segmentations_apart(tmp_path):
+    """The same IDs come again, and are changed on import."""
+    scene, volume, node = setup_nodes()
+    node_references.remember(volume, node)
+    save_scene(scene, tmp_path / "a.mrb")
+    opened = load_scene(tmp_path / "a.mrb")
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    opened.SetLoadFromXMLString(1)
+    opened.SetSceneXMLString(scene.GetSceneXMLString())
+    opened.Import()
+    volumes, nodes = (
+        [opened.GetNthNodeByClass(n, f"vtkMRML{kind}Node") for n in range(2)]
+        for kind in ("ScalarVolume", "Segmentation")
+    )
+    assert [node_references.remembered(each) for each in volumes] == nodes and None not in nodes
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
 @pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_a_new_segmentation_lies_on_the_voxels_of_its_volume(transforms, direction):
