@@ -27,6 +27,7 @@ CLASS = "Class"  # the class's name in the prompts
 _KEPT = 22  # more than can be undone, here and in the editor
 
 LEARNED_ROLE = "PromptSegLearned"  # of the reference from a segmentation
+_LEARNER_ROLE = "PromptSegLearner"  # of the reference back; a clone refers to what its original has learned
 FEWEST_VOLUMES = 3  # annotated volumes of which a model of its own is made, as specializing.specialize has it
 ENOUGH_AGREEMENT = 0.85  # agreement with what was held out, from which prompts are enough
 LEARNED_TAG = "PromptSeg.LearnedTag"
@@ -179,17 +180,18 @@ def is_learned(segmentation: Any) -> bool:
 
 
 def take_learned(scene: Any, segmentation: Any, tag: str, event: Event) -> list[str]:
-    """Put prompts for other volumes that came into the scene, in place of those tuned on an earlier result; gives what
-    to say of them, with their notes.
+    """Put prompts for other volumes that came into the scene, in place of those that the segmentation had of an earlier
+    result; gives what to say of them, with their notes.
 
     :param tag: of the result that they were tuned on.
     """
     prompts, node = Taught.unpack(event.values, event.arrays).prompts, learned_node(segmentation)
-    if node is None:
+    if node is None or node.GetNodeReference(_LEARNER_ROLE) not in (None, segmentation):
         node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} for other volumes")
         segmentation.SetNodeReferenceID(LEARNED_ROLE, node.GetID())
     else:
         prompt_nodes.update_prompts(node, prompts)
+    node.SetNodeReferenceID(_LEARNER_ROLE, segmentation.GetID())
     _note_learned(node, prompts, tag)
     text = Sentence(
         "'{node}' have learned from {examples}; segment other volumes with them.",

@@ -8,10 +8,14 @@ import pytest
 pytest.importorskip("slicer")
 
 from harness.mrml_fixtures import box_in, run
+from harness.prompts_fixtures import some_prompts
 from harness.session_harness import LONG, Desk
 from harness.tiny_model import CLASSES
 from PromptSegLib.scene import prompt_nodes
+from PromptSegLib.session.applied import learned_node, take_learned
 from PromptSegLib.session.job import JobKind
+from PromptSegLib.worker.client import Event
+from PromptSegLib.worker.contract import Taught
 from PromptSegLib.worker.packing import grid_of
 
 
@@ -85,6 +89,30 @@ def test_nothing_is_learned_twice_and_a_new_result_is_learned_anew(desk):
     session.other_volumes()
     run(session)
     assert len(jobs(desk)) == 2 and learned_row(desk).key == key
+
+
+def test_what_a_clone_learns_leaves_what_its_original_has_learned(desk):
+    def learn(segmentation, name: str) -> bytes:
+        values, arrays = Taught(some_prompts(name)).pack()
+        take_learned(desk.scene, segmentation, name, Event("done", 1, values, arrays))
+        return prompts_of(segmentation)
+
+    def prompts_of(segmentation) -> bytes:
+        return prompt_nodes.bytes_of(learned_node(segmentation))
+
+    first = learn(desk.segmentation, "ball")
+    clone = type(desk.segmentation)()
+    clone.Copy(desk.segmentation)
+    clone.SetName("clone")
+    clone = desk.scene.AddNode(clone)
+    assert learn(clone, "rod") != first and prompts_of(desk.segmentation) == first
+    assert learned_node(clone).GetName() == "clone for other volumes"
+    node = learned_node(clone)
+    learn(clone, "ball")
+    assert learned_node(clone) is node  # its own is replaced
+    node.RemoveNodeReferenceIDs("PromptSegLearner")  # as in a scene of an earlier version
+    learn(clone, "rod")
+    assert learned_node(clone) is node
 
 
 def test_further_examples_teach_where_a_result_was_applied_to_them(desk):
