@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 import struct
+import tempfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Iterable, Optional
+from typing import Iterable, Iterator, Optional
 
 from ..annotation.strokes import MAX_PACKED, Strokes
 from ..errors import PromptSegError
-from ..files import atomic_write
+from ..files import atomic_write, check_writable
 
 Key = tuple[str, str]  # fingerprint of the image, digest of the strokes
 _KIND = "promptseg-strokes"
@@ -31,23 +33,45 @@ def place(prompts: Path) -> Path:
     return prompts.with_name(f"{prompts.stem}.strokes.safetensors")
 
 
-def write(prompts: Path, strokes: Iterable[Strokes]) -> None:
-    """Keep strokes beside a prompts file; of none, the file goes. Raises :class:`PromptSegError` rather than to replace
-    something else."""
+@contextmanager
+def written(prompts: Path, strokes: Iterable[Strokes]) -> Iterator[None]:
+    """Keep strokes beside a prompts file, which the block replaces; of none, their file goes. When the block fails,
+    what was there is there again. Raises :class:`PromptSegError` rather than to replace something else."""
     from safetensors.numpy import save  # not at the top: the panel opens before anything is installed
 
     path, kept = place(prompts), list(strokes)
     ours = _header(path) is not None
-    if not kept:
-        if ours:
-            path.unlink()
-        return
-    if os.path.exists(path) and not ours:
+    if kept and os.path.exists(path) and not ours:
         raise PromptSegError("{path} is in the way of what was painted; give the prompts file another name.", path=path)
+    if kept:
+        check_writable(path)
     header = json.dumps([each.to_dict() for each in kept])
-    content = save({str(index): each.data for index, each in enumerate(kept)}, {_KIND: header})
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    content = save({str(index): each.data for index, each in enumerate(kept)}, {_KIND: header}) if kept else b""
+    with _aside(path) if ours or kept else nullcontext():
+        if kept:
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+        yield
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[None]:
+    """With a file out of the way, be it there or not; when the block fails, it is there again, and nothing else."""
+    target = Path(os.path.realpath(path))  # a link stays one
+    try:
+        with tempfile.TemporaryDirectory(prefix=".promptseg-", dir=target.parent) as folder:
+            before = Path(folder) / target.name
+            if target.exists():
+                os.replace(target, before)
+            try:
+                yield
+            except BaseException:
+                target.unlink(missing_ok=True)
+                if before.exists():
+                    os.replace(before, target)
+                raise
+    except OSError as error:
+        raise PromptSegError("Cannot write {path}: {strerror}.", path=path, strerror=error.strerror or error) from error
 
 
 def read(prompts: Path, wanted: Iterable[Key]) -> list[Strokes]:

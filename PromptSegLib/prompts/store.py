@@ -214,9 +214,8 @@ class Prompts:
                 "A prompts file holds at most {max_classes} classes; save fewer.", max_classes=MAX_CLASSES
             )
         content = self.to_bytes()
-        with atomic_write(path) as temporary:
+        with beside.written(path, self.outside), atomic_write(path) as temporary:
             temporary.write_bytes(content)
-            beside.write(path, self.outside)
 
     @classmethod
     def load(cls, path: Path) -> Prompts:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +123,27 @@ def test_strokes_beside_go_with_what_they_belonged_to(tmp_path, too_many):
     assert Prompts.load(other) and not Prompts.load(path).missing
     make().save(path)
     assert Prompts.load(other)
+
+
+@pytest.mark.parametrize("after", ["many", "none"])
+@pytest.mark.parametrize("before", ["many", "none"])
+def test_where_the_prompts_cannot_be_replaced_all_files_stay(tmp_path, too_many, monkeypatch, before, after):
+    """As on Windows while another program reads them."""
+    path = tmp_path / "p.safetensors"
+    strokes = {"many": too_many, "none": ()}
+    make(strokes=strokes[before]).save(path)
+    there = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    replacing = os.replace
+
+    def refused(source, target):
+        if Path(target) == path:
+            raise PermissionError(13, "in use")
+        replacing(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(PromptSegError, match="in use"):
+        make(strokes=strokes[after][::-1]).save(path)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == there
 
 
 def test_strokes_of_older_files_are_read():
