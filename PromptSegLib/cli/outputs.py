@@ -115,7 +115,7 @@ def targets(images: list[Path], words: str) -> tuple[list[Path], list[Path]]:
             name=output.name,
         )
     files = [output / f"{_stem(image)}.seg.nrrd" for image in images]
-    if len(set(files)) < len(files):
+    if len({file.name.casefold() for file in files}) < len(files):  # capitals do not matter on every disk
         raise PromptSegError("Two of the images have the same name; segment them one at a time.")
     return files, [output]
 
@@ -141,11 +141,12 @@ def same_file(one: Union[str, Path], other: Union[str, Path]) -> bool:
 
 
 def _identity(path: Path) -> Hashable:
-    """The same for all names of a file: links, and capitals where they do not matter."""
+    """The same for all names of a file: links, and capitals where they do not matter, or may not: of one to be made."""
     try:
         found = os.stat(path)
     except OSError:
-        return os.path.realpath(path)
+        folder, name = os.path.split(os.path.realpath(path))
+        return (_identity(Path(folder)), name.casefold()) if name else folder.casefold()
     return found.st_dev, found.st_ino
 
 

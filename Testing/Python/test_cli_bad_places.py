@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from harness.cli_fixtures import CLASSES, OLD, SHIPPED, contents, sentence, tune
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.cli.main import main
+from PromptSegLib.cli.outputs import keep_apart
 from PromptSegLib.files import atomic_write
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.inference.writing import write_image, write_segmentation
@@ -64,6 +65,19 @@ def test_names_that_are_no_results(phantom, tmp_path, refuse, labels):
     assert "folder" in refuse("segment", SHIPPED, phantom.image, "-o", tmp_path / "file")
     two = [phantom.image, phantom.annotation]
     assert "one image" in refuse("segment", SHIPPED, *two, "-o", tmp_path, "--uncertainty", tmp_path / "u.nrrd")
+
+
+def test_results_that_capitals_alone_tell_apart(phantom, tmp_path, refuse):
+    """They are one file on the disks of macOS and Windows."""
+    images = [tmp_path / "x" / "Scan.nii.gz", tmp_path / "y" / "scan.nrrd"]
+    for image in images:
+        image.parent.mkdir()
+        image.write_bytes(phantom.image.read_bytes())
+    assert "same name" in refuse("segment", SHIPPED, *images, "-o", tmp_path / "new")
+    words = ["segment", SHIPPED, phantom.image, "-o", tmp_path / "Labels.nrrd"]
+    assert "another name" in refuse(*words, "--uncertainty", tmp_path / "labels.nrrd")
+    assert "another name" in refuse(*words, "--report", tmp_path / "LABELS.nrrd")
+    keep_apart([tmp_path / "x" / "new" / "o.nrrd", tmp_path / "y" / "new" / "O.nrrd"], images)
 
 
 def test_results_in_the_place_of_what_they_are_made_from(phantom, tmp_path, refuse, labels):
