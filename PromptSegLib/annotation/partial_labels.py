@@ -100,6 +100,7 @@ def compose(
     unpainted: str = Unpainted.UNKNOWN,
     applied: Optional[sitk.Image] = None,
     strokes: Optional[sitk.Image] = None,
+    beneath: Sequence[sitk.Image] = (),
 ) -> PartialLabels:
     """Put together what the user said: what is painted now, against what was last applied. For any thread.
 
@@ -109,19 +110,21 @@ def compose(
     :param applied: the result that was last applied, number + 1 of the class. A segment with voxels there is
         corrected by what was added to it or removed from it since; of any other, every voxel is a stroke.
     :param strokes: codes that were known at that time.
+    :param beneath: as ``applied``, what classes had where it says another one.
 
     Raises :class:`PromptSegError` when nothing is painted.
     """
     present = {each: index + 1 for index, each in enumerate([*classes, *background]) if not painted.empty(each)}
     # What holds nothing may lie anywhere, and must not make the grid any larger.
-    applied, strokes = _unless_blank(applied), _unless_blank(strokes)
-    if not present and applied is None and strokes is None:
+    layers = [each for each in map(_unless_blank, (applied, *beneath)) if each is not None]
+    strokes = _unless_blank(strokes)
+    if not present and not layers and strokes is None:
         raise PromptSegError("Nothing is painted yet; paint some voxels of a structure, and some background.")
     pieces = [painted.labels(present)] if present else []
     grid = volume
     if unpainted == Unpainted.UNKNOWN:
-        grid = _around([Grid.of(each) for each in (*pieces, applied, strokes) if each is not None])
-    before = None if applied is None else _Before(applied, [Grid.of(each) for each in pieces])
+        grid = _around([Grid.of(each) for each in (*pieces, *layers, strokes) if each is not None])
+    before = _Before(layers, [Grid.of(each) for each in pieces]) if layers else None
     codes = np.zeros(grid.shape, np.uint16) if strokes is None else on_grid(strokes, grid).astype(np.uint16)
     changed = _correct(codes, painted, classes, before, grid)
     strokes_now = _compact(codes)
@@ -186,16 +189,20 @@ def _complete(codes: np.ndarray, painted: Painted, classes: Mapping[str, int], g
     codes[where & ~claimed] = BACKGROUND
 
 
-def contradicted(codes: sitk.Image, applied: sitk.Image) -> bool:
+def contradicted(codes: sitk.Image, *applied: sitk.Image) -> bool:
     """Whether anything that is known is otherwise in a result.
 
-    :param applied: number + 1 of the class where it was applied.
+    :param applied: number + 1 of the class where it was applied; several where classes lie under each other.
     """
     known = sitk.GetArrayViewFromImage(codes)
-    result, number = on_grid(applied, Grid.of(codes)), known // 2  # of a class and of what is not it, plus 1
-    of_class = (known > BACKGROUND) & (known % 2 == 0) & (result != number)
-    erased = (known > BACKGROUND) & (known % 2 == 1) & (result == number)
-    return bool((of_class | erased | ((known == BACKGROUND) & (result > 0))).any())
+    number = known // 2  # of a class and of what is not it, plus 1
+    there, any_class = np.zeros(known.shape, bool), np.zeros(known.shape, bool)
+    for each in applied:
+        result = on_grid(each, Grid.of(codes))
+        there |= result == number
+        any_class |= result > 0
+    of_class, erased = ((known > BACKGROUND) & (known % 2 == odd) for odd in (0, 1))
+    return bool(((of_class & ~there) | (erased & there) | ((known == BACKGROUND) & any_class)).any())
 
 
 def _said(
@@ -225,19 +232,59 @@ class _Before:
     """What was applied, on its own lattice: there a segment that nobody touched has exactly the same voxels, while on
     another lattice the nearest voxels of the two could differ by rounding."""
 
-    def __init__(self, applied: sitk.Image, others: Sequence[Grid]):
-        self._grid = _around([Grid.of(applied), *others])
-        self._labels = on_grid(applied, self._grid)
+    def __init__(self, layers: Sequence[sitk.Image], others: Sequence[Grid]):
+        grids = [_around([Grid.of(each), *others]) for each in layers]
+        self._layers = [(grid, on_grid(each, grid)) for grid, each in zip(grids, layers)]
 
     def holds(self, number: int) -> bool:
         """Whether anything of a class was applied."""
-        return bool((self._labels == number + 1).any())
+        return any((labels == number + 1).any() for _, labels in self._layers)
 
     def changes(self, painted: Painted, segment_id: str, number: int) -> list[Optional[sitk.Image]]:
         """What was added to a class since, and what was removed, as masks; None for nothing."""
-        now, then = painted.masks([segment_id], self._grid)[segment_id], self._labels == number + 1
+        held = [(grid, labels == number + 1) for grid, labels in self._layers]
+        (grid, then), *more = [each for each in held if each[1].any()]
+        for other, part in more:  # the rest of it, which lies under another class
+            then |= on_grid(other.image(part.astype(np.uint8)), grid) > 0
+        now = painted.masks([segment_id], grid)[segment_id]
         found = (now & ~then, then & ~now)
-        return [self._grid.image(each.astype(np.uint8)) if each.any() else None for each in found]
+        return [grid.image(each.astype(np.uint8)) if each.any() else None for each in found]
+
+
+def stacked(images: Sequence[sitk.Image]) -> list[sitk.Image]:
+    """Label images of different labels as few images: in the first, the earlier hide the later, and what is hidden is
+    in the next. Images stay on their own lattices; blank ones are left out."""
+    found: list[sitk.Image] = []
+    for each in images:
+        rest = _unless_blank(each)
+        for index, layer in enumerate(found):
+            if rest is None or not _share_lattice(Grid.of(layer), Grid.of(rest)):
+                continue
+            grid = _around([Grid.of(layer), Grid.of(rest)])
+            above, below = on_grid(layer, grid), on_grid(rest, grid)
+            found[index] = grid.image(np.where(above > 0, above, below))
+            rest = _unless_blank(grid.image(np.where(above > 0, below, 0).astype(below.dtype)))
+        if rest is not None:
+            found.append(rest)
+    return found
+
+
+def flat(images: Sequence[sitk.Image]) -> sitk.Image:
+    """Label images as one, on the lattice of the first; the earlier hide the later."""
+    if len(images) == 1:
+        return images[0]
+    grid = _around([Grid.of(each) for each in images])
+    labels = on_grid(images[0], grid)
+    for each in images[1:]:
+        labels = np.where(labels > 0, labels, on_grid(each, grid))
+    return grid.image(labels)
+
+
+def _share_lattice(one: Grid, other: Grid) -> bool:
+    """Whether every voxel of a grid is one of another's lattice."""
+    ends = np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]) * np.maximum(np.asarray(other.size) - 1, 1)
+    places = one.indices(other.points(ends)) - ends
+    return bool(np.abs(places - np.round(places[0])).max() < 1e-2)
 
 
 def _unless_blank(image: Optional[sitk.Image]) -> Optional[sitk.Image]:

@@ -24,6 +24,7 @@ from ..worker.packing import notes_of
 TAG = "Applied"
 NUMBER = "Number"  # the class's number, see annotation.partial_labels
 CLASS = "Class"  # the class's name in the prompts
+_BENEATH = "beneath"  # then its place, from 0
 _KEPT = 22  # more than can be undone, here and in the editor
 
 LEARNED_ROLE = "PromptSegLearned"  # of the reference from a segmentation
@@ -40,17 +41,33 @@ SPECIALIZING_STOPPED = "Stopped; nothing was changed. With the same name, it goe
 class AppliedResult:
     """One applied result: number + 1 of the class where it was applied, the codes known, and the prompts.
 
+    :param beneath: as ``applied``, what classes have where it says another one: segments may overlap.
     :param texts: the voxels of both images as the scene keeps them, where a thread has made that of them.
     """
 
     applied: sitk.Image
     strokes: sitk.Image
     prompts: Optional[Prompts] = None
+    beneath: tuple[sitk.Image, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def images(self) -> dict[str, sitk.Image]:
-        return {"applied": self.applied, "strokes": self.strokes}
+        """As the scene keeps them; an earlier version reads the first two."""
+        beneath = {f"{_BENEATH}{index}": each for index, each in enumerate(self.beneath)}
+        return {"applied": self.applied, "strokes": self.strokes, **beneath}
+
+    @classmethod
+    def read(cls, images: Mapping[str, sitk.Image]) -> AppliedResult:
+        """Of :attr:`images`, of any version; which prompts there were is not known."""
+        applied = images["applied"]
+        beneath = tuple(each for key, each in sorted(images.items()) if key.startswith(_BENEATH))
+        return cls(applied, images.get("strokes", applied * 0), beneath=beneath)
+
+    @property
+    def layers(self) -> list[sitk.Image]:
+        """What was applied, each of them with voxels."""
+        return [each for each in (self.applied, *self.beneath) if sitk.GetArrayViewFromImage(each).any()]
 
     def packed(self) -> AppliedResult:
         """With its texts; for any thread."""
@@ -83,10 +100,7 @@ class AppliedResults:
             kept = stored_results.read_memory(segmentation_node)
             if segmentation_node.GetAttribute(_ATTRIBUTE) != tag or "applied" not in kept.images:
                 return None
-            strokes = kept.images.get("strokes")
-            if strokes is None:
-                strokes = kept.images["applied"] * 0
-            self.add(tag, AppliedResult(kept.images["applied"], strokes))
+            self.add(tag, AppliedResult.read(kept.images))
             if kept.place is not None:
                 self._places[tag] = kept.place
         self._follow(tag, segmentation_node)
@@ -114,7 +128,8 @@ class AppliedResults:
             result = self._results[tag]
             values = {each: number + 1 for each, number in numbers(segmentation_node).items() if each in ids}
             images = stored_results.followed(segmentation_node, result.images, before, place, values)
-            self._results[tag] = replace(result, applied=images["applied"], strokes=images["strokes"])
+            now = AppliedResult.read(images)
+            self._results[tag] = replace(result, applied=now.applied, strokes=now.strokes, beneath=now.beneath)
         self._places[tag] = place
 
 

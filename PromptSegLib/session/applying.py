@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.classes import ClassInfo
-from ..annotation.partial_labels import BLANK, PartialLabels, is_class, is_not_class, on_grid
+from ..annotation.partial_labels import BLANK, PartialLabels, is_class, is_not_class, on_grid, stacked
 from ..errors import PromptSegError, Sentence
 from ..imaging.geometry import Grid, resample
 from ..inference.result import Segmentation
@@ -144,12 +144,15 @@ class Writer:
             kept = result.prompts if shared else kept
         painted = segment_snapshot.snapshot(segmentation, job.volume, list(taken))
         strokes = request.known.strokes if request.known is not None else None
+        blank = sitk.Image([1, 1, 1], sitk.sitkUInt8)
 
         def work() -> AppliedResult:
             held = {each: number + 1 for each, number in taken.items() if not painted.empty(each)}
-            applied = painted.labels(held) if held else sitk.Image([1, 1, 1], sitk.sitkUInt8)
-            known = strokes if strokes is not None else before.strokes if before else applied * 0
-            return AppliedResult(cropped(applied), cropped(known), kept).packed()
+            new = {each: value for each, value in held.items() if each in made.values()}
+            images = [painted.labels({each: value}) for each, value in held.items() if each not in new]
+            applied, *beneath = stacked([painted.labels(new), *images] if new else images) or [blank]
+            known = strokes if strokes is not None else before.strokes if before else blank
+            return AppliedResult(cropped(applied), cropped(known), kept, tuple(map(cropped, beneath))).packed()
 
         self._remember(tag, segmentation, job.volume, work)
 

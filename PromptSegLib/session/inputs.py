@@ -170,8 +170,9 @@ class Part:
 
     def compose(self, unpainted: str) -> PartialLabels:
         applied, strokes = (self.result.applied, self.result.strokes) if self.result else (None, None)
+        beneath = self.result.beneath if self.result else ()
         grid = grid_of(self.image.values["grid"])
-        return compose(self.painted, self.classes, self.background, grid, unpainted, applied, strokes)
+        return compose(self.painted, self.classes, self.background, grid, unpainted, applied, strokes, beneath)
 
 
 @dataclass(frozen=True)

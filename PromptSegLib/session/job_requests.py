@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..annotation.partial_labels import PartialLabels, Unpainted, annotation_of, class_of, contradicted
+from ..annotation.partial_labels import PartialLabels, Unpainted, annotation_of, class_of, contradicted, flat
 from ..errors import PromptSegError, Sentence
 from ..imaging.geometry import Grid
 from ..prompts.store import Prompts
@@ -74,8 +74,8 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         complete = plan.unpainted == Unpainted.VOLUME
         examples.append(_annotated(part.image, part.name, each.codes, own, taken, complete))
     again = start is not None and all(name in start.names for name in names)
-    applied = _applied(main)
-    accepted = _accepted(main, applied, values) if applied is not None else None  # what nobody corrected is to stay
+    applied = main.result.layers if main.result else []
+    accepted = _accepted(main, applied, values) if applied else None  # what nobody corrected is to stay
     request = contract.Tune(
         **common,
         classes={name: values[name] for name in names},
@@ -113,10 +113,10 @@ def growing_of(plan: Plan) -> Optional[Request]:
     own = {number: values[name] for number, name in part.names.items() if name in names}
     complete = plan.unpainted == Unpainted.VOLUME
     example = _annotated(part.image, part.name, known.codes, own, list(values.values()), complete)
-    applied = _applied(part)
-    if applied is not None and not contradicted(known.codes, applied):
+    applied = part.result.layers if part.result else []
+    if applied and not contradicted(known.codes, *applied):
         return None
-    accepted = _accepted(part, applied, values) if applied is not None else None
+    accepted = _accepted(part, applied, values) if applied else None
     request = contract.Grow(
         classes={name: values[name] for name in names},
         example=example,
@@ -172,19 +172,16 @@ def model_of(plan: Plan, called: str, common: Mapping[str, Any]) -> Request:
     return replace(learning, asked=contract.Specialize(**given, called=called, title=called))
 
 
-def _applied(part: Part) -> Optional[sitk.Image]:
-    """The result that is corrected; None without one."""
-    applied = part.result.applied if part.result else None
-    return applied if applied is not None and sitk.GetArrayViewFromImage(applied).any() else None
-
-
-def _accepted(part: Part, applied: sitk.Image, values: Mapping[str, int]) -> sitk.Image:
+def _accepted(part: Part, applied: Sequence[sitk.Image], values: Mapping[str, int]) -> sitk.Image:
     """The result that is corrected, with the values of the classes; 0 for those that have none."""
-    numbers = sitk.GetArrayViewFromImage(applied)
-    table = np.zeros(max([int(numbers.max()), *(number + 1 for number in part.names)]) + 1, np.uint16)
-    for number, name in part.names.items():
-        table[number + 1] = values.get(name, 0)
-    return Grid.of(applied).image(table[numbers])
+    own = []
+    for each in applied:
+        numbers = sitk.GetArrayViewFromImage(each)
+        table = np.zeros(max([int(numbers.max()), *(number + 1 for number in part.names)]) + 1, np.uint16)
+        for number, name in part.names.items():
+            table[number + 1] = values.get(name, 0)
+        own.append(Grid.of(each).image(table[numbers]))
+    return flat(own)
 
 
 def _overlaps(part: Part, known: PartialLabels, where: str = "", refuse: bool = False) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import pytest
@@ -24,10 +24,13 @@ from PromptSegLib.annotation.partial_labels import (
     annotation_of,
     codes_of,
     compose,
+    contradicted,
+    flat,
     is_class,
     is_not_class,
     on_grid,
     signed,
+    stacked,
 )
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.imaging.geometry import Grid, resample
@@ -61,12 +64,13 @@ class Place:
         unpainted: str = "unknown",
         applied: Optional[sitk.Image] = None,
         strokes: Optional[sitk.Image] = None,
+        beneath: Sequence[sitk.Image] = (),
     ) -> PartialLabels:
         ids = segments_by_name(self.segmentation)
         numbers = {ids[name]: number for name, number in (classes or NAMES).items() if name in ids}
         others = [ids[name] for name in background if name in ids]
         painting = snapshot(self.segmentation, self.volume, [*numbers, *others])
-        return compose(painting, numbers, others, self.grid, unpainted, applied, strokes)
+        return compose(painting, numbers, others, self.grid, unpainted, applied, strokes, beneath)
 
     def on_volume(self, image: sitk.Image) -> np.ndarray:
         return sitk.GetArrayFromImage(resample(image, self.grid, sitk.sitkNearestNeighbor, 0))
@@ -472,3 +476,28 @@ def test_codes_and_signed_labels_say_the_same():
     assert codes[:3].tolist() == [is_not_class(2), is_not_class(1), is_not_class(0)]
     assert np.array_equal(signed(codes), labels) and signed(codes).dtype == np.int16
     assert signed(np.zeros((2, 0), np.uint8)).shape == (2, 0)
+
+
+def test_label_images_that_lie_under_each_other_as_few():
+    above, below = np.zeros((4, 5, 6), np.uint8), np.zeros((4, 5, 6), np.uint16)
+    above[1, 1:4, 1:4], below[0:2, 2, 2:6] = 1, 300
+    one, other, off = (sitk.GetImageFromArray(each) for each in (above, below[:, 1:], below))
+    other.SetOrigin((0.0, 1.0, 0.0))  # on the same lattice; the next is not
+    off.SetOrigin((0.5, 0.0, 0.0))
+    grid = Grid.of(one)
+    top, hidden = stacked([one * 0, one, other])
+    assert np.array_equal(on_grid(top, grid), np.where(above > 0, above, below))
+    assert np.array_equal(on_grid(hidden, grid), np.where(above > 0, below, 0))
+    assert [Grid.of(each) for each in stacked([one, off])] == [grid, Grid.of(off)]
+    assert np.array_equal(on_grid(flat([one, other]), grid), on_grid(top, grid))
+    assert stacked([one * 0]) == []
+
+
+def test_what_lies_under_another_class_is_no_correction_of_either(here):
+    applied, strokes = here.apply(ball=here.labels == CLASSES["ball"])
+    rod = (here.labels == CLASSES["rod"]) | (here.strokes == CLASSES["ball"])
+    top, *beneath = stacked([here.apply(rod=rod)[0], applied])
+    assert here.known(applied=top, strokes=strokes).changed == (BALL,)  # as it was kept
+    known = here.known(applied=top, strokes=strokes, beneath=beneath)
+    assert known.changed == () and np.array_equal(here.on_volume(known.strokes), here.on_volume(strokes))
+    assert contradicted(known.codes, top) and not contradicted(known.codes, top, *beneath)

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("slicer")
 
 from harness.mrml_fixtures import box_in, paint_strokes, run
+from harness.scene_files import load_scene, save_scene
 from harness.scene_nodes import segments_by_name
 from harness.session_harness import Desk, rename
 from harness.tiny_model import CLASSES
@@ -220,3 +221,26 @@ def test_names_with_which_slicer_cannot_open_a_scene_again_are_told(desk, tmp_pa
     key = desk.own_key()
     desk.session.prompts.rename(key, "mine\x07")
     assert desk.level == "error" and "written" in desk.notice
+
+
+@pytest.mark.parametrize("then", ["goes on", "is reopened"])
+def test_a_class_that_an_applied_one_lies_under_is_not_corrected_by_that(desk, tmp_path, then):
+    desk.session.parameters.overlap = "overlap"
+    desk.tuned()
+    ball = desk.mask("ball")
+    overlapping(desk, "tumor", "ball", 0.1)
+    tumor = desk.mask("tumor")
+    desk.tuned()
+    assert (desk.mask("ball") == ball).all() and (ball & desk.mask("tumor")).sum() >= tumor.sum()
+    if then == "is reopened":
+        save_scene(desk.scene, tmp_path / "overlap.mrb")
+        desk.session.close()
+        desk.scene = load_scene(tmp_path / "overlap.mrb")
+        desk.volume = desk.scene.GetFirstNodeByName("CT")
+        desk.session = desk.new_session(desk.scene)
+        desk.session.inputs.choose_volume(desk.volume)
+        desk.segmentation = desk.session.parameters.segmentation
+    desk.tune()
+    said = {name: where.sum() for name, where in desk.last_job.said().items()}
+    painted = {name: ((desk.strokes == value) & ~tumor).sum() for name, value in CLASSES.items()}
+    assert said == {**painted, "tumor": tumor.sum(), "background": said["background"]}
