@@ -21,6 +21,7 @@ from ..scene import node_references, prompt_nodes, scene_nodes, segment_snapshot
 from ..scene.lattices import cropped
 from ..scene.placement import label_of
 from ..scene.roles import Role
+from ..scene.segment_snapshot import SegmentSnapshot
 from ..scene.segmentations import apply_result, check_writable, segments, show_surfaces
 from ..scene.storage import spoils_scene
 from ..scene.volumes import voxels_of_volume
@@ -90,10 +91,11 @@ class Writer:
         ids, classes, lost = _places(segmentation, result)
         protect, overwrite = self._neighbors(segmentation, ids)
         now = segment_snapshot.snapshot(segmentation, job.volume, ids.values())
+        giving = segment_snapshot.snapshot(segmentation, job.volume, overwrite)
         self._history.of(segmentation).save()
         labels = replace(result.shown, classes=classes)
         made = apply_result(segmentation, job.volume, labels, segment_ids=ids, protect=protect, overwrite=overwrite)
-        self._note(result, segmentation, made)
+        self._note(result, segmentation, made, giving)
         if self._parameters.show3D and not job.direct:
             show_surfaces(segmentation)
         written = [info for info in classes if info.name in made]
@@ -119,8 +121,11 @@ class Writer:
         policy = self._parameters.overlap
         return [*locked, *(others if policy == "keep" else [])], others if policy == "overwrite" else []
 
-    def _note(self, result: Result, segmentation: Any, made: Mapping[str, str]) -> None:
-        """Tag the segments, keep the prompts, and, in a thread, what was applied."""
+    def _note(self, result: Result, segmentation: Any, made: Mapping[str, str], giving: SegmentSnapshot) -> None:
+        """Tag the segments, keep the prompts, and, in a thread, what was applied.
+
+        :param giving: the segments that gave way, as they were before.
+        """
         job, request, tag = result.job, result.request, AppliedResults.new_tag()
         prompts.follow_names(self._scene, segmentation)  # tags that tell of renames are set anew below
         before, taken = self._applied.of(segmentation), _numbered(segmentation, request.numbers, made)
@@ -147,14 +152,46 @@ class Writer:
         blank = sitk.Image([1, 1, 1], sitk.sitkUInt8)
 
         def work() -> AppliedResult:
-            held = {each: number + 1 for each, number in taken.items() if not painted.empty(each)}
-            new = {each: value for each, value in held.items() if each in made.values()}
-            images = [painted.labels({each: value}) for each, value in held.items() if each not in new]
-            applied, *beneath = stacked([painted.labels(new), *images] if new else images) or [blank]
+            new = {each: number for each, number in taken.items() if each in made.values()}
+            old = {each: number for each, number in taken.items() if each not in new}
+            images = [*_labels(painted, new), *_applied_before(before, old, giving, painted)]
+            applied, *beneath = stacked(images) or [blank]
             known = strokes if strokes is not None else before.strokes if before else blank
             return AppliedResult(cropped(applied), cropped(known), kept, tuple(map(cropped, beneath))).packed()
 
         self._remember(tag, segmentation, job.volume, work)
+
+
+def _labels(painted: SegmentSnapshot, numbered: Mapping[str, int]) -> list[sitk.Image]:
+    """What segments hold, number + 1 of the class; none where that is nothing."""
+    held = {each: number + 1 for each, number in numbered.items() if not painted.empty(each)}
+    return [painted.labels(held)] if held else []
+
+
+def _applied_before(
+    before: Optional[AppliedResult], numbered: Mapping[str, int], giving: SegmentSnapshot, now: SegmentSnapshot
+) -> list[sitk.Image]:
+    """What was applied of classes that are not written now: what was painted and erased of them since stays a
+    correction, and only what they gave way to what is written does not become one.
+
+    :param numbered: segment ID -> number of the class.
+    :param giving: the segments that gave way, as they were before; ``now``: as they are.
+    """
+    if before is None:  # what they were is not known
+        return [image for each in numbered.items() for image in _labels(now, dict([each]))]
+    found = []
+    for layer in before.layers:
+        grid, applied = Grid.of(layer), sitk.GetArrayViewFromImage(layer)
+        kept = [number + 1 for number in numbered.values() if number < applied.max()]
+        table = np.zeros(int(applied.max()) + 1, applied.dtype)
+        table[kept] = kept
+        labels = table[applied]
+        for each in giving.segments:
+            if each in numbered:
+                then, left = (one.masks([each], grid)[each] for one in (giving, now))
+                labels[then & ~left & (labels == numbered[each] + 1)] = 0
+        found.append(grid.image(labels))
+    return found
 
 
 def _places(segmentation: Any, result: Result) -> tuple[dict[str, str], tuple[ClassInfo, ...], list[str]]:
@@ -250,7 +287,7 @@ def _numbered(segmentation: Any, given: Mapping[str, int], made: Mapping[str, st
     return taken
 
 
-def repainted(then: segment_snapshot.SegmentSnapshot, now: segment_snapshot.SegmentSnapshot) -> list[str]:
+def repainted(then: SegmentSnapshot, now: SegmentSnapshot) -> list[str]:
     """IDs of the segments of ``now`` that are not what they were."""
     same: dict[tuple[int, int], bool] = {}
     found = []
@@ -272,8 +309,8 @@ def repainted(then: segment_snapshot.SegmentSnapshot, now: segment_snapshot.Segm
 def repaint(
     segmentation: Any,
     volume: Any,
-    then: segment_snapshot.SegmentSnapshot,
-    now: segment_snapshot.SegmentSnapshot,
+    then: SegmentSnapshot,
+    now: SegmentSnapshot,
     classes: Sequence[ClassInfo],
     ids: Mapping[str, str],
 ) -> None:

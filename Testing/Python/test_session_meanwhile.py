@@ -7,10 +7,11 @@ import pytest
 
 pytest.importorskip("slicer")
 
-from harness.mrml_fixtures import add_volume, content, run
+from harness.mrml_fixtures import add_volume, box_in, content, run
 from harness.scene_files import load_scene, save_scene
 from harness.scene_nodes import segments_by_name
 from harness.session_harness import Desk, rename, shows_tuned
+from harness.tiny_model import CLASSES
 from PromptSegLib.prompts.store import Prompts
 from PromptSegLib.scene import node_references, segment_tags
 from PromptSegLib.scene.roles import set_role
@@ -125,6 +126,26 @@ def test_a_segment_that_goes_or_gets_another_role(desk, how):
     desk.session.tune()
     run(desk.session)
     assert desk.session.view().preview == "Result", desk.notice
+
+
+@pytest.mark.parametrize("mode", ["add", "erase"])
+def test_a_correction_of_a_class_that_is_not_written_stays_one(desk, mode):
+    desk.tuned()
+    desk.paint("ball", box_in(desk.mask("ball")), "erase")
+    desk.tune()
+    assert desk.last_job.values["wanted"] == ["ball"]
+    where, rod = box_in(desk.mask("rod")), desk.mask("rod")
+    if mode == "add":
+        where[3:5, 20:24, 40:44] = True
+        where &= ~rod & ~desk.mask("ball") & ~desk.mask("background")
+    desk.paint("rod", where, mode)
+    desk.apply()
+    desk.tune()
+    said, strokes = desk.last_job.said(), (desk.strokes == CLASSES["rod"]).sum()
+    assert desk.last_job.values["wanted"] == ["rod"]
+    assert where.any() and (
+        said["rod"].sum() == strokes + where.sum() if mode == "add" else said["not rod"].sum() == where.sum()
+    )
 
 
 def test_where_to_look_is_there_when_the_scene_is_opened_again(desk, tmp_path):

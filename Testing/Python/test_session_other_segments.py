@@ -48,6 +48,21 @@ def test_overlap_is_what_was_chosen(desk):
         desk.session.history.undo()
 
 
+def test_what_a_result_takes_from_another_class_is_no_correction_of_that(desk):
+    desk.session.parameters.overlap = "overwrite"
+    desk.tuned()
+    ball = desk.mask("ball")
+    desk.paint("tumor", box_in(ball) & (desk.strokes != CLASSES["ball"]), "set")
+    desk.tune()
+    assert desk.last_job.values["wanted"] == ["tumor"]
+    erased = ball & (np.arange(ball.shape[0]) == np.argwhere(ball)[0][0])[:, None, None]
+    desk.paint("ball", erased, "erase")
+    desk.apply()
+    assert (ball & desk.mask("tumor")).any() and not (desk.mask("ball") & desk.mask("tumor")).any()
+    desk.tune()
+    assert desk.last_job.values["wanted"] == ["ball"] and desk.last_job.said()["not ball"].sum() == erased.sum()
+
+
 @pytest.mark.parametrize("policy", ["keep", "overwrite", "overlap"])
 def test_a_locked_segment_is_never_overwritten(desk, policy):
     desk.session.parameters.overlap = policy

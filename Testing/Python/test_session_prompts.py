@@ -310,6 +310,20 @@ def test_a_segment_of_another_role_is_no_place_for_a_result(desk, role, overlap)
     assert (after <= before).all() and (overlap == "overwrite" or np.array_equal(after, before))
 
 
+def test_corrections_stay_when_other_prompts_segment(desk, listed):
+    desk.tuned()
+    erased = box_in(desk.mask("ball"))
+    desk.paint("ball", erased, "erase")
+    desk.session.segment("shipped:tiny0")
+    run(desk.session)
+    desk.session.apply()
+    run(desk.session)
+    assert "liver" in segments_by_name(desk.segmentation)
+    desk.session.tune()
+    run(desk.session)
+    assert desk.last_job.said()["not ball"].sum() == erased.sum()
+
+
 def test_cancel_while_other_volumes_are_segmented(desk):
     desk.tuned()
     volumes = [desk.another_volume(name, paint_it=False) for name in ("One", "Two")]
