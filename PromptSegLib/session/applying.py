@@ -200,11 +200,12 @@ def _places(segmentation: Any, result: Result) -> tuple[dict[str, str], tuple[Cl
     Raises :class:`PromptSegError` when there are no classes to write.
     """
     wanted, here = result.request.segment_ids, {each.id: each for each in segments(segmentation)}
-    ids = {name: each for name, each in wanted.items() if each in here}
-    lost = [name for name, each in wanted.items() if each not in here]
     # A segment that is no structure any more is not the place for one.
-    kept = {each.name for each in here.values() if each.role in (Role.BACKGROUND, Role.IGNORE)}
-    lost += [info.name for info in result.shown.classes if info.name in kept and info.name not in wanted]
+    kept = [each for each in here.values() if each.role in (Role.BACKGROUND, Role.IGNORE)]
+    ids = {name: each for name, each in wanted.items() if each in here and here[each] not in kept}
+    lost = [name for name in wanted if name not in ids]
+    names = {each.name for each in kept}
+    lost += [info.name for info in result.shown.classes if info.name in names and info.name not in wanted]
     classes = tuple(info for info in result.shown.classes if info.name not in lost)
     if not classes:
         raise PromptSegError(
