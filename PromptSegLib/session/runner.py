@@ -297,7 +297,8 @@ class JobRunner:
             self._strokes_left |= self.active is not None
         else:
             roles = (Role.TUNE, Role.BACKGROUND)
-            ids = [each.id for each in segments(segmentation) if each.role in roles and not each.is_empty]
+            # Also those that are empty now: something may have been there.
+            ids = [each.id for each in segments(segmentation) if each.role in roles]
             active.missed = bool(repainted(job.painting, segment_snapshot.look(segmentation, job.volume, ids)))
             if active.missed and self.active is None:
                 self._actions.notice = _with_missed(active.said, tune_text)

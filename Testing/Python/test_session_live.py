@@ -190,6 +190,14 @@ def test_strokes_during_a_tuning_are_told_and_its_result_is_not_replaced(desk):
     assert desk.mask("ball")[more].all()
 
 
+@pytest.mark.parametrize("name", ["ball", "background"])
+def test_all_that_is_erased_while_a_result_waits_is_told(desk, name):
+    desk.tune()
+    desk.paint(name, desk.mask(name), "erase")
+    stroke(desk)
+    assert desk.notice == "Retune to include the new strokes." and not desk.mask(name).any()
+
+
 def test_a_result_of_other_prompts_is_not_replaced(desk):
     desk.tuned()
     desk.session.segment(desk.own_key())
