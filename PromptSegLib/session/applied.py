@@ -25,7 +25,8 @@ TAG = "Applied"
 NUMBER = "Number"  # the class's number, see annotation.partial_labels
 CLASS = "Class"  # the class's name in the prompts
 _BENEATH = "beneath"  # then its place, from 0
-_KEPT = 22  # more than can be undone, here and in the editor
+_KEPT = 22  # results of a segmentation: more than can be undone, here and in the editor
+_KEPT_IN_ALL = 3 * _KEPT
 
 LEARNED_ROLE = "PromptSegLearned"  # of the reference from a segmentation
 _LEARNER_ROLE = "PromptSegLearner"  # of the reference back; a clone refers to what its original has learned
@@ -80,16 +81,32 @@ class AppliedResults:
     def __init__(self) -> None:
         self._results: OrderedDict[str, AppliedResult] = OrderedDict()
         self._places: dict[str, stored_results.Place] = {}
+        self._owners: dict[str, str] = {}  # tag -> ID of the segmentation that it was applied to
+        self._stored: dict[str, str] = {}  # ID of a segmentation -> the tag of what the scene keeps with it
 
     @staticmethod
     def new_tag() -> str:
         return uuid.uuid4().hex
 
-    def add(self, tag: str, result: AppliedResult) -> None:
-        self._results[tag] = result
-        while len(self._results) > _KEPT:
-            oldest, _ = self._results.popitem(last=False)
-            self._places.pop(oldest, None)
+    def add(self, segmentation_node, tag: str, result: AppliedResult) -> None:
+        """Remember a result; the oldest of the segmentation go, and of all where these are too many."""
+        owner = segmentation_node.GetID() or ""
+        self._results[tag], self._owners[tag] = result, owner
+        own = [each for each, other in self._owners.items() if other == owner]
+        for each in own[:-_KEPT]:
+            self._forget(each)
+        while len(self._results) > _KEPT_IN_ALL:
+            earlier = list(self._results)[:-1]
+            self._forget(next(filter(self._is_all_in_scene, earlier), earlier[0]))
+
+    def _is_all_in_scene(self, tag: str) -> bool:
+        """Whether the scene keeps all that there is of a segmentation, as after a batch: a single result."""
+        owner = self._owners[tag]
+        return self._stored.get(owner) == tag and list(self._owners.values()).count(owner) == 1
+
+    def _forget(self, tag: str) -> None:
+        for each in (self._results, self._owners, self._places):
+            each.pop(tag, None)
 
     def of(self, segmentation_node) -> Optional[AppliedResult]:
         """The result that a segmentation descends from, whatever was undone, moved or reopened; None for none."""
@@ -100,7 +117,8 @@ class AppliedResults:
             kept = stored_results.read_memory(segmentation_node)
             if segmentation_node.GetAttribute(_ATTRIBUTE) != tag or "applied" not in kept.images:
                 return None
-            self.add(tag, AppliedResult.read(kept.images))
+            self._stored[segmentation_node.GetID()] = tag
+            self.add(segmentation_node, tag, AppliedResult.read(kept.images))
             if kept.place is not None:
                 self._places[tag] = kept.place
         self._follow(tag, segmentation_node)
@@ -117,6 +135,7 @@ class AppliedResults:
         result = self._results[tag]
         stored_results.write_memory(segmentation_node, result.images, result.texts, self._places[tag])
         segmentation_node.SetAttribute(_ATTRIBUTE, tag)
+        self._stored[segmentation_node.GetID()] = tag
 
     def _follow(self, tag: str, segmentation_node) -> None:
         """Move a result's images, which lie in the world, with the segmentation."""

@@ -279,7 +279,7 @@ class Results:
         """Let a thread make what is remembered of a result that was applied."""
 
         def then(result: AppliedResult) -> None:
-            self.applied.add(tag, result)
+            self.applied.add(segmentation, tag, result)
             if scene_nodes.alive(self._scene, segmentation):
                 self.applied.write(segmentation)
                 self._on_applied(segmentation, volume)

@@ -32,7 +32,7 @@ from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import node_references, scene_nodes, stored_results
 from PromptSegLib.scene.placement import to_array, volume_to_world
-from PromptSegLib.session import engine, runner
+from PromptSegLib.session import applied, engine, runner
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.client import Event, Worker
 from PromptSegLib.worker.contract import Reply
@@ -300,6 +300,30 @@ def test_undo_right_after_apply_and_redo(desk):
     desk.paint("ball", box_in(desk.mask("ball")), "erase")
     desk.tune()
     assert set(desk.last_job.values["wanted"]) == {"ball"} and "start" in desk.last_job.arrays
+
+
+def test_results_of_other_volumes_take_no_undo(desk, monkeypatch):
+    monkeypatch.setattr(applied, "_KEPT", 2)
+    monkeypatch.setattr(applied, "_KEPT_IN_ALL", 3, raising=False)
+    desk.tuned()
+    erased = box_in(desk.mask("ball"))
+    desk.paint("ball", erased, "erase")
+    desk.tuned()
+    others = [desk.another_volume(f"Other {n}", paint_it=False) for n in range(3)]
+    desk.session.segment(desk.own_key(), others)
+    run(desk.session)
+    assert len(desk.session.results.applied._results) <= 3
+    desk.session.history.undo()
+    desk.tune()
+    assert desk.last_job.values["wanted"] == ["ball"] and desk.last_job.said()["not ball"].sum() == erased.sum()
+    # What is no longer remembered of the first of them is in the scene.
+    desk.session.discard()
+    desk.session.inputs.choose_volume(others[0])
+    there = node_references.remembered(others[0])
+    erased = box_in(mask_of(there, others[0], "rod"))
+    paint(there, others[0], erased.astype(np.uint8), {"rod": 1}, "erase")
+    desk.tune()
+    assert desk.last_job.values["wanted"] == ["rod"] and desk.last_job.said()["not rod"].sum() == erased.sum()
 
 
 def test_undone_then_saved_and_reopened(desk, tmp_path):
