@@ -42,6 +42,8 @@ SPECIALIZING_STOPPED = "Stopped; nothing was changed. With the same name, it goe
 class AppliedResult:
     """One applied result: number + 1 of the class where it was applied, the codes known, and the prompts.
 
+    :param unlinked: whether the segmentation went on with no prompts then. Without them, and where it is not so, that
+        is not known: the scene does not keep it.
     :param beneath: as ``applied``, what classes have where it says another one: segments may overlap.
     :param texts: the voxels of both images as the scene keeps them, where a thread has made that of them.
     """
@@ -49,6 +51,7 @@ class AppliedResult:
     applied: sitk.Image
     strokes: sitk.Image
     prompts: Optional[Prompts] = None
+    unlinked: bool = False
     beneath: tuple[sitk.Image, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
 

@@ -140,13 +140,14 @@ class Writer:
             if job.kind is JobKind.TUNE and number in names:
                 segment_tags.set_tag(segmentation, segment_id, CLASS, names[number])
         # Prompts that were tuned here stay those to go on with, whatever others segment.
-        kept = prompts.current(segmentation) if before and before.prompts is not None else None
+        kept = prompts.current(segmentation) if before is not None else None
         if result.prompts is not None and job.kind is JobKind.TUNE:
             kept = result.prompts
             prompts.keep(self._scene, segmentation, kept)
         elif result.prompts is not None and prompts.current(segmentation) is None:
             shared = prompts.link(self._scene, segmentation, job.prompts_key)
             kept = result.prompts if shared else kept
+        unlinked = kept is None and prompts.current(segmentation) is None
         painted = segment_snapshot.snapshot(segmentation, job.volume, list(taken))
         strokes = request.known.strokes if request.known is not None else None
         blank = sitk.Image([1, 1, 1], sitk.sitkUInt8)
@@ -157,7 +158,8 @@ class Writer:
             images = [*_labels(painted, new), *_applied_before(before, old, giving, painted)]
             applied, *beneath = stacked(images) or [blank]
             known = strokes if strokes is not None else before.strokes if before else blank
-            return AppliedResult(cropped(applied), cropped(known), kept, tuple(map(cropped, beneath))).packed()
+            layers = tuple(cropped(each) for each in beneath)
+            return AppliedResult(cropped(applied), cropped(known), kept, unlinked, layers).packed()
 
         self._remember(tag, segmentation, job.volume, work)
 

@@ -209,6 +209,8 @@ class UndoHistory:
             now = prompts.current(segmentation)
             if now is None or now.to_bytes(whole=True) != result.prompts.to_bytes(whole=True):
                 prompts.keep(self._scene, segmentation, result.prompts)
+        elif result is not None and result.unlinked:
+            prompts.unlink(segmentation)
         self._applied.write(segmentation)
         self.follow()
         self._on_turned(segmentation)

@@ -5,6 +5,7 @@ Classes are called as their segments, also when those were renamed meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional, Sequence, Union
@@ -163,12 +164,28 @@ def keep(scene, segmentation, prompts: Prompts) -> Any:
     """Make prompts those that a segmentation goes on with: in its own node, made when there is none; gives the node."""
     node = prompt_nodes.linked(segmentation)
     if node is None or node.GetNodeReference(_OWNER_ROLE) is not segmentation:
-        node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} prompts")
-        node.SetNodeReferenceID(_OWNER_ROLE, segmentation.GetID())
+        node = _unlinked(scene, segmentation, prompts)
+        if node is None:
+            node = prompt_nodes.add_prompts(scene, prompts, f"{segmentation.GetName()} prompts")
+            node.SetNodeReferenceID(_OWNER_ROLE, segmentation.GetID())
         prompt_nodes.link(segmentation, node)
     else:
         prompt_nodes.update_prompts(node, prompts)
     return node
+
+
+def unlink(segmentation) -> None:
+    """Let a segmentation go on with no prompts; those that it went on with stay in the list."""
+    prompt_nodes.link(segmentation, None)
+
+
+def _unlinked(scene, segmentation, prompts: Prompts) -> Any:
+    """The node with just these prompts that a segmentation had before an undo unlinked it; None without one."""
+    content = prompts.to_bytes(whole=True)
+    own = (each for each in prompt_nodes.prompt_nodes(scene) if each.GetNodeReference(_OWNER_ROLE) is segmentation)
+    with contextlib.suppress(PromptSegError):
+        return next((each for each in own if prompt_nodes.prompts_of(each).to_bytes(whole=True) == content), None)
+    return None
 
 
 def owner(scene, key: str):

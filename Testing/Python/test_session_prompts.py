@@ -21,6 +21,7 @@ from harness.mrml_fixtures import (
     paint,
     run,
 )
+from harness.scene_files import load_scene, save_scene
 from harness.scene_nodes import segments_by_name
 from harness.session_harness import group_of
 from harness.tiny_model import CLASSES, painted, phantom
@@ -308,6 +309,49 @@ def test_a_segment_of_another_role_is_no_place_for_a_result(desk, role, overlap)
     assert "left out" in desk.notice and "ball" in desk.notice
     after = desk.mask("ball")
     assert (after <= before).all() and (overlap == "overwrite" or np.array_equal(after, before))
+
+
+def test_undo_of_prompts_to_a_result_that_had_none(desk, listed):
+    desk.session.segment("shipped:tiny0")
+    run(desk.session)
+    desk.session.apply()
+    run(desk.session)
+    assert desk.session.view().tune_text == "Tune prompts"
+    desk.tuned()
+    node, tuned = prompt_nodes.linked(desk.segmentation), desk.own_prompts().to_bytes()
+    desk.session.history.undo()
+    assert prompt_nodes.linked(desk.segmentation) is None and desk.session.view().tune_text == "Tune prompts"
+    assert prompt_nodes.prompts_of(node).to_bytes() == tuned  # it stays in the list
+    desk.session.history.redo()
+    assert prompt_nodes.prompt_nodes(desk.scene) == [node] and desk.session.view().tune_text == "Retune"
+    desk.session.history.undo()
+    desk.tuned()
+    assert "start" not in desk.last_job.arrays and prompt_nodes.prompts_of(node).to_bytes() == tuned
+    assert prompt_nodes.linked(desk.segmentation) is not node
+
+
+def test_other_prompts_leave_those_of_a_scene_that_was_opened_again(desk, listed, tmp_path):
+    """What went on with which prompts before is not known there."""
+    desk.tuned()
+    save_scene(desk.scene, tmp_path / "tuned.mrb")
+    desk.session.close()
+    desk.scene = load_scene(tmp_path / "tuned.mrb")
+    desk.volume = desk.scene.GetFirstNodeByName("CT")
+    desk.session = desk.new_session(desk.scene)
+    desk.session.inputs.choose_volume(desk.volume)
+    desk.segmentation = desk.session.parameters.segmentation
+    tuned = desk.own_prompts().to_bytes()
+    desk.session.segment("shipped:tiny0")
+    run(desk.session)
+    desk.session.apply()
+    run(desk.session)
+    desk.paint("ball", box_in(desk.mask("ball")), "erase")
+    desk.tuned()
+    assert desk.own_prompts().to_bytes() != tuned
+    desk.session.history.undo()
+    assert desk.own_prompts().to_bytes() == tuned
+    desk.session.history.undo()
+    assert desk.own_prompts().to_bytes() == tuned and desk.session.view().tune_text == "Retune"
 
 
 def test_corrections_stay_when_other_prompts_segment(desk, listed):
