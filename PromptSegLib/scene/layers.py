@@ -18,13 +18,19 @@ from .segment_snapshot import Layer
 
 
 def accepted(
-    result: Segmentation, classes: Sequence[ClassInfo], matrix: np.ndarray, locked: Sequence[tuple[Layer, int]]
+    result: Segmentation,
+    classes: Sequence[ClassInfo],
+    matrix: np.ndarray,
+    locked: Collection[tuple[Optional[Layer], int]],
+    spared: Collection[tuple[Optional[Layer], int]] = (),
+    painted: Optional[Layer] = None,
 ) -> tuple[Optional[np.ndarray], np.ndarray]:
     """The voxels (k, j, i) of a result that are written, cropped, and the index (i, j, k) of the first one.
 
     :param classes: those that are written; voxels of others become 0.
     :param matrix: (4, 4), indices of the result to the segmentation's own RAS mm.
-    :param locked: layers and their labels; what lies under them becomes 0 too.
+    :param locked: layers, None for blank ones, and their labels; what lies under them becomes 0 too.
+    :param spared: as ``locked``; but the classes' values in ``painted`` stay.
     :return: None and zeros when nothing is left; otherwise a view or a copy.
     """
     voxels = sitk.GetArrayViewFromImage(result.labels)
@@ -36,12 +42,21 @@ def accepted(
     values = {info.value for info in classes}
     if not values.issuperset(range(1, int(voxels.max()) + 1)):
         voxels = _only(voxels, values)
-    elif locked:
+    elif locked or spared:
         voxels = voxels.copy()
-    for layer, label in locked:
+
+    def placed(layer: Layer) -> tuple[np.ndarray, tuple]:
         under, start = on_lattice(layer.voxels, layer.start, np.linalg.inv(matrix) @ layer.matrix, (low, high))
-        for plane, above in zip(voxels[window(start - low, under.shape[::-1])], under):
-            np.copyto(plane, 0, where=above == label)
+        return under, window(start - low, under.shape[::-1])
+
+    own = np.zeros(voxels.shape, np.uint16)
+    if painted is not None and spared:
+        strokes, part = placed(painted)
+        own[part] = strokes
+    for layers, yields in ((locked, False), (spared, True)):
+        for under, part, label in ((*placed(layer), label) for layer, label in layers if layer is not None):
+            for plane, above, mine in zip(voxels[part], under, own[part]):
+                np.copyto(plane, 0, where=(above == label) & (mine != plane) if yields else above == label)
     return (voxels, low) if any(plane.any() for plane in voxels) else (None, np.zeros(3, int))
 
 

@@ -12,7 +12,7 @@ from ..errors import PromptSegError
 from ..imaging.geometry import Grid
 from .labelmaps import holds, is_blank, labelmaps_of, matrix_of, voxels_of
 from .lattices import on_lattice, window
-from .placement import RAS_LPS, image_of, label_of, node_to_world
+from .placement import RAS_LPS, image_of, image_to_world, label_of, node_to_world
 from .segment_tags import segment_of
 
 
@@ -27,6 +27,12 @@ class Layer:
     voxels: np.ndarray
     start: np.ndarray
     matrix: np.ndarray
+
+
+def layer_of(image: sitk.Image, segmentation_node) -> Layer:
+    """A label image in the world as a layer of a segmentation."""
+    matrix = np.linalg.inv(node_to_world(segmentation_node)) @ image_to_world(image)
+    return Layer(sitk.GetArrayFromImage(image), np.zeros(3, int), matrix)
 
 
 @dataclass(frozen=True, eq=False)

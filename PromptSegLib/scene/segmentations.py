@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
+import SimpleITK as sitk
 import slicer
 import vtk
 
@@ -23,7 +24,7 @@ from .layers import accepted, give_way, leave_layers, renew_derived
 from .placement import image_to_world, label_of, node_to_world, orthogonal, volume_to_world
 from .roles import Role, role_of
 from .segment_list import place_empty
-from .segment_snapshot import look
+from .segment_snapshot import layer_of, look
 
 _SURFACE = "Closed surface"
 RESULT_TAG = "PromptSeg.Result"  # marks segments that a result made, so that the next result may replace them
@@ -99,6 +100,8 @@ def apply_result(
     segment_ids: Optional[Mapping[str, str]] = None,
     protect: Sequence[str] = (),
     overwrite: Sequence[str] = (),
+    spare: Sequence[str] = (),
+    painted: Optional[sitk.Image] = None,
 ) -> dict[str, str]:
     """Write each class of a result as a segment; return class name -> segment ID.
 
@@ -112,8 +115,9 @@ def apply_result(
         an earlier result made, while segments that the user made are replaced only if listed.
     :param protect: IDs of segments whose voxels no class gets. A class that would replace one of
         them is left out, of the returned IDs too.
-    :param overwrite: IDs of segments that lose the voxels that a class gets. In both lists,
+    :param overwrite: IDs of segments that lose the voxels that a class gets. In all lists,
         IDs that do not exist are passed over, and ``protect`` goes first.
+    :param spare: as ``protect``; but a class gets there what was ``painted`` of it, the result's values in the world.
 
     Raises :class:`PromptSegError` when the segmentation is made of surfaces, when its transform
     would shear the voxels, or when either node is under a non-linear transform.
@@ -125,14 +129,15 @@ def apply_result(
     check_writable(segmentation_node, volume_node)
     matrix = np.linalg.inv(node_to_world(segmentation_node)) @ image_to_world(result.labels)
     orthogonal(matrix, result.labels.GetSize(), what)
-    locked = [one for one in dict.fromkeys(protect) if segmentation.GetSegment(one)]
+    locked, spared = ([one for one in dict.fromkeys(ids) if segmentation.GetSegment(one)] for ids in (protect, spare))
     targets = _targets(segmentation, result, segment_ids or {})
-    classes = [info for info in result.classes if targets.get(info.name) not in locked]
+    classes = [info for info in result.classes if targets.get(info.name) not in [*locked, *spared]]
     kept = {info.name: targets[info.name] for info in classes if segmentation.GetSegment(targets.get(info.name, ""))}
-    giving = [one for one in dict.fromkeys(overwrite) if one not in locked and one not in kept.values()]
+    giving = [one for one in dict.fromkeys(overwrite) if one not in [*locked, *spared] and one not in kept.values()]
     giving = [one for one in giving if segmentation.GetSegment(one)]
-    painted = look(segmentation_node, volume_node, locked).segments.values()
-    voxels, start = accepted(result, classes, matrix, [(layer, label) for layer, label in painted if layer is not None])
+    above, around = (look(segmentation_node, volume_node, each).segments.values() for each in (locked, spared))
+    own = None if painted is None else layer_of(painted, segmentation_node)
+    voxels, start = accepted(result, classes, matrix, above, around, own)
     layer = labelmap_of(voxels, start, matrix)
 
     ids = {}

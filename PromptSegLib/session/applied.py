@@ -10,13 +10,16 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError, Sentence
+from ..imaging.geometry import Grid
 from ..models import catalogue, own
 from ..prompts.store import Prompts
 from ..prompts.teachers import agreement_elsewhere, examples_of, taught_by
 from ..scene import prompt_nodes, segment_tags, stored_results
+from ..scene.segment_snapshot import SegmentSnapshot
 from ..worker.client import Event
 from ..worker.contract import Specialized, Taught
 from ..worker.packing import notes_of
@@ -76,6 +79,38 @@ class AppliedResult:
     def packed(self) -> AppliedResult:
         """With its texts; for any thread."""
         return replace(self, texts={key: stored_results.packed(image) for key, image in self.images.items()})
+
+
+def labels_of(painted: SegmentSnapshot, numbered: Mapping[str, int]) -> list[sitk.Image]:
+    """What segments hold, number + 1 of the class; none where that is nothing."""
+    held = {each: number + 1 for each, number in numbered.items() if not painted.empty(each)}
+    return [painted.labels(held)] if held else []
+
+
+def applied_before(
+    before: Optional[AppliedResult], numbered: Mapping[str, int], giving: SegmentSnapshot, now: SegmentSnapshot
+) -> list[sitk.Image]:
+    """What was applied of classes that are not written now: what was painted and erased of them since stays a
+    correction, and only what they gave way to what is written does not become one.
+
+    :param numbered: segment ID -> number of the class.
+    :param giving: the segments that gave way, as they were before; ``now``: as they are.
+    """
+    if before is None:  # what they were is not known
+        return [image for each in numbered.items() for image in labels_of(now, dict([each]))]
+    found = []
+    for layer in before.layers:
+        grid, applied = Grid.of(layer), sitk.GetArrayViewFromImage(layer)
+        kept = [number + 1 for number in numbered.values() if number < applied.max()]
+        table = np.zeros(int(applied.max()) + 1, applied.dtype)
+        table[kept] = kept
+        labels = table[applied]
+        for each in giving.segments:
+            if each in numbered:
+                then, left = (one.masks([each], grid)[each] for one in (giving, now))
+                labels[then & ~left & (labels == numbered[each] + 1)] = 0
+        found.append(grid.image(labels))
+    return found
 
 
 class AppliedResults:

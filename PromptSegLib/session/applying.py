@@ -27,7 +27,17 @@ from ..scene.storage import spoils_scene
 from ..scene.volumes import voxels_of_volume
 from . import prompts
 from .actions import Level, Notice
-from .applied import CLASS, NUMBER, TAG, AppliedResult, AppliedResults, note_numbers, numbers
+from .applied import (
+    CLASS,
+    NUMBER,
+    TAG,
+    AppliedResult,
+    AppliedResults,
+    applied_before,
+    labels_of,
+    note_numbers,
+    numbers,
+)
 from .editing import UndoHistory
 from .job import ActiveJob, Job, JobKind
 from .job_requests import Request
@@ -89,12 +99,13 @@ class Writer:
         if job.kind is not JobKind.SEGMENT:
             result = _called_as_now(result, segmentation)
         ids, classes, lost = _places(segmentation, result)
-        protect, overwrite = self._neighbors(segmentation, ids)
+        locked, spare, overwrite = self._neighbors(segmentation, ids)
         now = segment_snapshot.snapshot(segmentation, job.volume, ids.values())
         giving = segment_snapshot.snapshot(segmentation, job.volume, overwrite)
         self._history.of(segmentation).save()
         labels = replace(result.shown, classes=classes)
-        made = apply_result(segmentation, job.volume, labels, segment_ids=ids, protect=protect, overwrite=overwrite)
+        painted = _painted(result) if spare else None
+        made = apply_result(segmentation, job.volume, labels, ids, locked, overwrite, spare, painted)
         self._note(result, segmentation, made, giving)
         if self._parameters.show3D and not job.direct:
             show_surfaces(segmentation)
@@ -113,13 +124,14 @@ class Writer:
             raise PromptSegError("The segmentation was removed; the result cannot be applied.")
         return job.segmentation
 
-    def _neighbors(self, segmentation: Any, ids: Mapping[str, str]) -> tuple[list[str], list[str]]:
-        """IDs of the segments that keep their voxels, and of those from which voxels are taken."""
+    def _neighbors(self, segmentation: Any, ids: Mapping[str, str]) -> tuple[list[str], list[str], list[str]]:
+        """IDs of the segments that keep all their voxels, of those that share what was painted over them, and of those
+        from which voxels are taken."""
         here = segments(segmentation)
         locked = [each.id for each in here if each.role == Role.LOCKED]
         others = [each.id for each in here if each.id not in ids.values() and each.role in (Role.TUNE, Role.IGNORE)]
         policy = self._parameters.overlap
-        return [*locked, *(others if policy == "keep" else [])], others if policy == "overwrite" else []
+        return locked, others if policy == "keep" else [], others if policy == "overwrite" else []
 
     def _note(self, result: Result, segmentation: Any, made: Mapping[str, str], giving: SegmentSnapshot) -> None:
         """Tag the segments, keep the prompts, and, in a thread, what was applied.
@@ -155,7 +167,7 @@ class Writer:
         def work() -> AppliedResult:
             new = {each: number for each, number in taken.items() if each in made.values()}
             old = {each: number for each, number in taken.items() if each not in new}
-            images = [*_labels(painted, new), *_applied_before(before, old, giving, painted)]
+            images = [*labels_of(painted, new), *applied_before(before, old, giving, painted)]
             applied, *beneath = stacked(images) or [blank]
             known = strokes if strokes is not None else before.strokes if before else blank
             layers = tuple(cropped(each) for each in beneath)
@@ -164,36 +176,16 @@ class Writer:
         self._remember(tag, segmentation, job.volume, work)
 
 
-def _labels(painted: SegmentSnapshot, numbered: Mapping[str, int]) -> list[sitk.Image]:
-    """What segments hold, number + 1 of the class; none where that is nothing."""
-    held = {each: number + 1 for each, number in numbered.items() if not painted.empty(each)}
-    return [painted.labels(held)] if held else []
-
-
-def _applied_before(
-    before: Optional[AppliedResult], numbered: Mapping[str, int], giving: SegmentSnapshot, now: SegmentSnapshot
-) -> list[sitk.Image]:
-    """What was applied of classes that are not written now: what was painted and erased of them since stays a
-    correction, and only what they gave way to what is written does not become one.
-
-    :param numbered: segment ID -> number of the class.
-    :param giving: the segments that gave way, as they were before; ``now``: as they are.
-    """
-    if before is None:  # what they were is not known
-        return [image for each in numbered.items() for image in _labels(now, dict([each]))]
-    found = []
-    for layer in before.layers:
-        grid, applied = Grid.of(layer), sitk.GetArrayViewFromImage(layer)
-        kept = [number + 1 for number in numbered.values() if number < applied.max()]
-        table = np.zeros(int(applied.max()) + 1, applied.dtype)
-        table[kept] = kept
-        labels = table[applied]
-        for each in giving.segments:
-            if each in numbered:
-                then, left = (one.masks([each], grid)[each] for one in (giving, now))
-                labels[then & ~left & (labels == numbered[each] + 1)] = 0
-        found.append(grid.image(labels))
-    return found
+def _painted(result: Result) -> Optional[sitk.Image]:
+    """What was painted of the classes of a result, as its values; None where nothing was."""
+    known = result.request.known
+    if known is None:
+        return None
+    codes, numbered = sitk.GetArrayViewFromImage(known.strokes), result.request.numbers
+    values = {is_class(numbered[info.name]): info.value for info in result.shown.classes if info.name in numbered}
+    table = np.zeros(1 + max([int(codes.max()), *values]), np.uint16)
+    table[list(values)] = list(values.values())
+    return Grid.of(known.strokes).image(table[codes])
 
 
 def _places(segmentation: Any, result: Result) -> tuple[dict[str, str], tuple[ClassInfo, ...], list[str]]:

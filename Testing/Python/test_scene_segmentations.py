@@ -256,6 +256,25 @@ def test_a_segment_of_another_lattice_gives_way_too():
     assert points_of(node, beside, []) == others
 
 
+@pytest.mark.parametrize("transforms", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_spared_segments_share_what_was_painted_over_them(transforms):
+    volume, node, _, _, third = user_segmentation(transforms, aligned=True)
+    labels = labels_like(image_from_volume(volume))
+    painted, before = labels[:, :, 4:], points_of(node, third, transforms[1])
+
+    def places(image, value):
+        return sorted(map(tuple, (np.round(world_points(image, value) * [-1, -1, 1], 4) + 0.0).tolist()))
+
+    ids = apply_result(node, volume, Segmentation(labels, CLASSES), spare=[third], painted=painted)
+    shared = spared = 0
+    for info in CLASSES:
+        every, own = places(labels, info.value), places(painted, info.value)
+        expected = [point for point in every if not near(point, before) or near(point, own)]
+        assert np.allclose(points_of(node, ids[info.name], transforms[1]), expected, atol=2e-3)
+        shared, spared = shared + sum(near(point, before) for point in expected), spared + len(every) - len(expected)
+    assert shared and spared and points_of(node, third, transforms[1]) == before
+
+
 def test_classes_of_protected_segments_are_left_out():
     volume, node, first, second, _ = user_segmentation()
     labels = labels_like(image_from_volume(volume))

@@ -63,6 +63,21 @@ def test_what_a_result_takes_from_another_class_is_no_correction_of_that(desk):
     assert desk.last_job.values["wanted"] == ["ball"] and desk.last_job.said()["not ball"].sum() == erased.sum()
 
 
+def test_what_is_painted_in_a_class_that_keeps_its_voxels_stays(desk):
+    desk.tuned()
+    ball = desk.mask("ball")
+    tumor = box_in(ball, 1) & (desk.strokes != CLASSES["ball"])
+    desk.paint("tumor", tumor, "set")  # as with the editor's "Allow overlap"
+    desk.tuned()
+    assert np.array_equal(desk.mask("ball"), ball) and np.array_equal(desk.mask("tumor") & ball, tumor)
+    desk.tune()
+    said = desk.last_job.said()
+    assert {name: said[name].sum() for name in ("tumor", "ball")} == {
+        "tumor": tumor.sum(),
+        "ball": (desk.strokes == CLASSES["ball"]).sum(),
+    }
+
+
 @pytest.mark.parametrize("policy", ["keep", "overwrite", "overlap"])
 def test_a_locked_segment_is_never_overwritten(desk, policy):
     desk.session.parameters.overlap = policy
