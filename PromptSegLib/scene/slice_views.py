@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -115,6 +115,21 @@ def keep_places(volume_node, indices: np.ndarray, uncertainty: sitk.Image, class
         volume_node.SetAttribute(_PLACES, json.dumps(np.round(indices, 2).tolist()))
         volume_node.SetAttribute(_UNCERTAINTY, encoded(uncertainty, what))
         volume_node.SetAttribute(_ABOUT, json.dumps(list(classes)))
+    finally:
+        volume_node.EndModify(was_modifying)
+
+
+def kept(volume_node) -> dict[str, Optional[str]]:
+    """All that :func:`keep_places` kept, for :func:`put_back`."""
+    return {name: volume_node.GetAttribute(name) for name in (_PLACES, _UNCERTAINTY, _ABOUT)}
+
+
+def put_back(volume_node, before: Mapping[str, Optional[str]]) -> None:
+    """Keep again what was kept before."""
+    was_modifying = volume_node.StartModify()
+    try:
+        for name, text in before.items():
+            volume_node.SetAttribute(name, text)  # None removes it
     finally:
         volume_node.EndModify(was_modifying)
 

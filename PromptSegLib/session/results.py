@@ -301,6 +301,7 @@ class UncertaintyNavigator:
         self._points = np.zeros((0, 3))  # voxel indices: they stay true when the volume is moved
         self._classes: tuple[str, ...] = ()  # that they are about
         self._at = -1
+        self._replaced: dict[str, dict[str, Optional[str]]] = {}  # by the ID of the volume, until there is an Apply
         self.shown = False
 
     def remember(
@@ -313,11 +314,28 @@ class UncertaintyNavigator:
         """Take what came with a result; a map that is shown follows it."""
         self._volume, self._points = volume, slice_views.in_volume(volume, points)
         self._at, self._classes = -1, classes
+        self._replaced.setdefault(volume.GetID(), slice_views.kept(volume))
         slice_views.keep_places(volume, self._points, uncertainty, classes)
         if self.shown:
             slice_views.show_map(self._scene, volume, uncertainty)
 
+    def settle(self, volume: Any) -> None:
+        """The result of a volume was applied."""
+        self._replaced.pop(volume.GetID() or "", None)
+
+    def take_back(self, volume: Any) -> None:
+        """The result of a volume was discarded: what came with the one before is kept again, and shown."""
+        before = self._replaced.pop(volume.GetID(), None) if volume is not None else None
+        if before is None:
+            return
+        slice_views.put_back(volume, before)
+        shown = self.shown
+        self.forget(volume)
+        if shown and self.has_map(volume):
+            self.show(True)
+
     def removed(self, node: Any) -> None:
+        self._replaced.pop(node.GetID() or "", None)
         self.forget(node)
 
     def forget(self, volume: Any = None) -> None:
@@ -376,6 +394,7 @@ class UncertaintyNavigator:
 
     def closing(self) -> None:
         self.forget()
+        self._replaced.clear()
         self.shown = False
 
     def _go(self, step: int) -> None:

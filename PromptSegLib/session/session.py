@@ -79,7 +79,7 @@ class Session:
             on_changed=lambda segmentation: self.rescue.note_strokes(segmentation, self.inputs.volume),
         )
         self.segments = SegmentEdits(self.inputs, self.history, self.actions)
-        self.results = Results(scene, parameters, self.actions, self.history, applied, self.rescue.note)
+        self.results = Results(scene, parameters, self.actions, self.history, applied, self._applied)
         own = (parameters, self.actions, self.inputs, self._machine, self.engine)
         self.growing = Growing(*own, self.results)
         self.jobs = JobRunner(scene, *own, self.growing, self.results, self.uncertainty, self.rescue.note)
@@ -206,6 +206,8 @@ class Session:
         """Stop the job; the scene is as it was before it. Takes effect at once."""
         with self.actions.doing():
             self.jobs.cancel(SPECIALIZING_STOPPED if self.state is State.SPECIALIZING else CANCELLED)
+            if self.results.shows is not Shows.FINAL:
+                self.uncertainty.take_back(self.inputs.volume)
 
     # The result
 
@@ -230,6 +232,7 @@ class Session:
             self._stop_what_is_shown()
             self.growing.discard()
             self.results.drop()
+            self.uncertainty.take_back(self.inputs.volume)
             self.actions.notice = Notice("Discarded; nothing was changed.")
 
     # The worker
@@ -287,6 +290,11 @@ class Session:
         active, result = self.jobs.active, self.results.result
         if active is not None and result is not None and (result.active is active or active.job.kind is JobKind.TUNE):
             self.jobs.stop(Notice())
+
+    def _applied(self, segmentation: Any, volume: Any) -> None:
+        """What was applied is remembered."""
+        self.rescue.note(segmentation, volume)
+        self.uncertainty.settle(volume)
 
     def _leave(self, other_volume: bool) -> None:
         """Stop and forget what belongs to the present volume and segmentation.

@@ -30,7 +30,7 @@ from harness.tiny_model import CLASSES
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
-from PromptSegLib.scene import node_references, scene_nodes, stored_results
+from PromptSegLib.scene import node_references, scene_nodes, slice_views, stored_results
 from PromptSegLib.scene.placement import to_array, volume_to_world
 from PromptSegLib.session import applied, engine, runner
 from PromptSegLib.session.session import Session
@@ -82,6 +82,28 @@ def test_the_map_lies_where_the_volume_was_moved_to(blank_desk, hardened):
     desk.session.uncertainty.show_map(True)
     shown = desk.scene.GetFirstNodeByName("CT uncertainty (PromptSeg)")
     assert np.allclose(volume_to_world(shown), volume_to_world(desk.volume), atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["discard", "cancel"])
+def test_where_to_look_is_as_before_when_a_result_comes_to_nothing(desk, how):
+    def comes_to_nothing():
+        desk.tune()
+        assert slice_views.kept(desk.volume) != before
+        if how == "cancel":
+            desk.begin_long()
+        getattr(desk.session, how)()
+        run(desk.session)
+
+    before = slice_views.kept(desk.volume)
+    comes_to_nothing()
+    assert slice_views.kept(desk.volume) == before and desk.session.view().reasons["look"]
+    desk.tuned()
+    desk.session.uncertainty.show_map(True)
+    before, look = slice_views.kept(desk.volume), desk.session.view().look
+    desk.paint("ball", box_in(desk.mask("ball")), "erase")
+    comes_to_nothing()
+    assert slice_views.kept(desk.volume) == before and all(before.values())
+    assert desk.session.view().look == look and desk.session.view().map_shown
 
 
 def test_what_is_remembered_goes_with_its_segmentation(desk):
