@@ -67,9 +67,9 @@ class AppliedResult:
     @classmethod
     def read(cls, images: Mapping[str, sitk.Image]) -> AppliedResult:
         """Of :attr:`images`, of any version; which prompts there were is not known."""
-        applied = images["applied"]
+        applied, strokes = images["applied"], images.get("strokes")
         beneath = tuple(each for key, each in sorted(images.items()) if key.startswith(_BENEATH))
-        return cls(applied, images.get("strokes", applied * 0), beneath=beneath)
+        return cls(applied, applied * 0 if strokes is None else strokes, beneath=beneath)
 
     @property
     def layers(self) -> list[sitk.Image]:
