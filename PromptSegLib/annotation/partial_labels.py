@@ -189,7 +189,7 @@ def _complete(codes: np.ndarray, painted: Painted, classes: Mapping[str, int], g
     codes[where & ~claimed] = BACKGROUND
 
 
-def contradicted(codes: sitk.Image, *applied: sitk.Image) -> bool:
+def contradicted(codes: sitk.Image, applied: Sequence[sitk.Image]) -> bool:
     """Whether anything that is known is otherwise in a result.
 
     :param applied: number + 1 of the class where it was applied; several where classes lie under each other.

@@ -74,8 +74,8 @@ def _tuning(plan: Plan, common: Mapping[str, Any]) -> Request:
         complete = plan.unpainted == Unpainted.VOLUME
         examples.append(_annotated(part.image, part.name, each.codes, own, taken, complete))
     again = start is not None and all(name in start.names for name in names)
-    applied = main.result.layers if main.result else []
-    accepted = _accepted(main, applied, values) if applied else None  # what nobody corrected is to stay
+    applied = _applied(main)
+    accepted = _accepted(main, applied, values) if applied is not None else None  # what nobody corrected is to stay
     request = contract.Tune(
         **common,
         classes={name: values[name] for name in names},
@@ -113,10 +113,10 @@ def growing_of(plan: Plan) -> Optional[Request]:
     own = {number: values[name] for number, name in part.names.items() if name in names}
     complete = plan.unpainted == Unpainted.VOLUME
     example = _annotated(part.image, part.name, known.codes, own, list(values.values()), complete)
-    applied = part.result.layers if part.result else []
-    if applied and not contradicted(known.codes, *applied):
+    applied = _applied(part)
+    if applied is not None and not contradicted(known.codes, applied):
         return None
-    accepted = _accepted(part, applied, values) if applied else None
+    accepted = _accepted(part, applied, values) if applied is not None else None
     request = contract.Grow(
         classes={name: values[name] for name in names},
         example=example,
@@ -170,6 +170,11 @@ def model_of(plan: Plan, called: str, common: Mapping[str, Any]) -> Request:
     given = {each.name: getattr(asked, each.name) for each in fields(contract.Learn)}
     given["settings"] = {"seconds": plan.settings["seconds"] / LEARNING_TAKES * SPECIALIZING_TAKES}
     return replace(learning, asked=contract.Specialize(**given, called=called, title=called))
+
+
+def _applied(part: Part) -> Optional[list[sitk.Image]]:
+    """The result that is corrected; None without one."""
+    return (part.result.layers or None) if part.result else None
 
 
 def _accepted(part: Part, applied: Sequence[sitk.Image], values: Mapping[str, int]) -> sitk.Image:

@@ -500,4 +500,4 @@ def test_what_lies_under_another_class_is_no_correction_of_either(here):
     assert here.known(applied=top, strokes=strokes).changed == (BALL,)  # as it was kept
     known = here.known(applied=top, strokes=strokes, beneath=beneath)
     assert known.changed == () and np.array_equal(here.on_volume(known.strokes), here.on_volume(strokes))
-    assert contradicted(known.codes, top) and not contradicted(known.codes, top, *beneath)
+    assert contradicted(known.codes, [top]) and not contradicted(known.codes, [top, *beneath])
