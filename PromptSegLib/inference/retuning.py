@@ -63,19 +63,20 @@ def retuned(result: Segmentation, example: Example, accepted: Optional[sitk.Imag
     voxel = float(np.prod(native.spacing)) / 1000
     added, removed = (float((differs & (each > 0)).sum()) * voxel for each in (other, mine))
     keeps = bool(contradictions(accepted_numbers, painted).any())
+    if keeps:
+        note = Sentence(
+            "The prompts would also add {added} ml and remove {removed} ml that nobody corrected: "
+            "uncheck Keep previous to see that.",
+            added=f"{added:.1f}",
+            removed=f"{removed:.1f}",
+        )
+        return Retuned(replace(kept, notes=(*result.notes, note)), result.labels)
     note = Sentence(
-        "The prompts would also add {added} ml and remove {removed} ml that nobody corrected: "
-        "uncheck Keep previous to see that."
-        if keeps
-        else "Nothing was corrected. The prompts add {added} ml and remove {removed} ml: "
-        "check Keep previous to leave that.",
+        "Nothing was corrected. The prompts add {added} ml and remove {removed} ml: check Keep previous to leave that.",
         added=f"{added:.1f}",
         removed=f"{removed:.1f}",
     )
-    notes = (*result.notes, note)
-    if keeps:
-        return Retuned(replace(kept, notes=notes), result.labels)
-    return Retuned(replace(result, notes=notes), kept.labels, keeps=False)
+    return Retuned(replace(result, notes=(*result.notes, note)), kept.labels, keeps=False)
 
 
 def keep_accepted(

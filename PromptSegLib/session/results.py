@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Callable, Optional
 
-import numpy as np
 import SimpleITK as sitk
 
-from ..errors import PromptSegError, Sentence
+from ..errors import Sentence
 from ..inference.cleaning import clean
 from ..inference.result import Segmentation
 from ..prompts.store import Prompts
-from ..scene import scene_nodes, slice_views
+from ..scene import scene_nodes
 from ..scene.preview import Preview
 from ..scene.segmentations import segments, show_surfaces
 from ..scene.slice_views import center_3d
@@ -34,6 +33,7 @@ class Results:
     :ivar result: what waits for Apply or Discard, grown from strokes, early or final; None for nothing.
     :ivar applied: what was applied to segmentations.
     :ivar background: makes what is remembered of results that were applied, which does not take long.
+    :ivar cleaning: cleans results up, which may.
     :param on_applied: hears of a segmentation and its volume when what was applied is remembered.
     """
 
@@ -48,33 +48,12 @@ class Results:
     ):
         self._scene, self._parameters, self._actions = scene, parameters, actions
         self._on_applied, self.applied = on_applied, applied
-        self.background, self._cleaning = Background(), Background()
+        self.background = Background()
+        self.cleaning = CleanUp(scene, parameters, self._show)
         self._writer = Writer(scene, parameters, history, applied, self._remember)
         self._preview = Preview()
-        self._wanted: Optional[Result] = None  # what a thread cleans up
         self._parked: dict[tuple[str, str], Result] = {}  # by the IDs of their segmentation and volume
         self.result: Optional[Result] = None
-
-    @property
-    def working(self) -> bool:
-        """Whether :meth:`poll` has something to wait for."""
-        return self.background.working or self._cleaning.working
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether what is shown is about to be replaced by a result that a thread cleans up."""
-        return self._wanted is not None
-
-    def poll(self) -> Optional[Notice]:
-        """Take up what threads have done; gives a notice when there is something to say."""
-        told = self.background.poll()
-        return self._cleaning.poll() or told
-
-    def finish(self) -> None:
-        """Wait for what is applied without a preview, and for what is remembered in the scene."""
-        self._wanted = None
-        self._cleaning.finish()
-        self.background.finish()
 
     @property
     def shown(self) -> Optional[Segmentation]:
@@ -96,13 +75,7 @@ class Results:
         their segments are now."""
         if self.result is None or self.shows is Shows.FINAL:  # these were said when it came
             return ()
-        return self._remarks_of(self.result)
-
-    @staticmethod
-    def _remarks_of(result: Result) -> tuple[str, ...]:
-        request = result.request
-        new = prompts_list.renamed_since(result.job.segmentation, request.segment_ids, request.numbers)
-        return tuple(each.renamed(new) if isinstance(each, Sentence) else each for each in result.raw.notes)
+        return _remarks_of(self.result)
 
     def before(self, segmentation: Any) -> Optional[AppliedResult]:
         """What was applied to a segmentation last, with the prompts that it goes on with; None for nothing."""
@@ -124,8 +97,8 @@ class Results:
         classes = tuple(info for info in reply.result.classes if info.name in active.request.classes)
         mine = replace(reply.result, classes=classes)
         result = Result(active, active.request, mine, mine, prompts, final, reply.other, reply.keeps)
-        if final and _cleans(self._parameters):
-            self._clean(result)
+        if final and self.cleaning.chosen:
+            self.cleaning.start(result)
             return None
         return self._show(result)
 
@@ -133,7 +106,7 @@ class Results:
         """The clean-up choices changed: show the result with them."""
         with self._actions.doing():
             if self.result is not None and self.result.final:
-                self._clean(self.result)
+                self.cleaning.start(self.result)
 
     def keep_previous(self, keeps: bool) -> None:
         """Whether a retuning leaves what nobody corrected; else the preview shows what it adds and removes."""
@@ -144,8 +117,8 @@ class Results:
                 return
             raw = replace(result.raw, labels=result.other)
             turned = replace(result, raw=raw, shown=raw, other=result.raw.labels, keeps=keeps)
-            if _cleans(self._parameters):
-                self._clean(turned)
+            if self.cleaning.chosen:
+                self.cleaning.start(turned)
             else:
                 self._show(turned)
 
@@ -170,8 +143,8 @@ class Results:
 
     def drop_of(self, active: ActiveJob) -> None:
         """As :meth:`drop`, of what came of a job; what else is shown stays."""
-        if self._wanted is not None and self._wanted.active is active:
-            self._wanted = None
+        if self.cleaning.wanted is not None and self.cleaning.wanted.active is active:
+            self.cleaning.wanted = None
         if self.result is not None and self.result.active is active:
             self.drop()
 
@@ -184,17 +157,17 @@ class Results:
     def drop(self) -> None:
         """Forget the result and take its preview away."""
         made = self.result.job.made if self.result is not None else None
-        self.result = self._wanted = None
+        self.result = self.cleaning.wanted = None
         self._preview.remove()
         if scene_nodes.alive(self._scene, made) and not segments(made):
             scene_nodes.remove(made)
 
     def park(self) -> bool:
         """Let the result wait while its segmentation is not looked at; whether there is one."""
-        result = self._wanted or self.result
+        result = self.cleaning.wanted or self.result
         if result is not None and scene_nodes.alive(self._scene, result.job.segmentation):
             self._parked[result.job.segmentation.GetID(), result.job.volume.GetID()] = result
-        self.result = self._wanted = None
+        self.result = self.cleaning.wanted = None
         self._preview.remove()
         return result is not None
 
@@ -207,12 +180,12 @@ class Results:
             return None
         if result.job.tag != current_tag(segmentation):
             return Notice("Another result was applied meanwhile; the one that waited here was dropped, tune again.")
-        if result.final and _cleans(self._parameters):
-            self._clean(result)
+        if result.final and self.cleaning.chosen:
+            self.cleaning.start(result)
         else:
             self._show(replace(result, shown=result.raw))
         waited = "This preview waited here. Apply takes it into the segmentation, Discard forgets it."
-        return Notice(" ".join([waited, *(self._remarks_of(result) if result.final else ())]))
+        return Notice(" ".join([waited, *(_remarks_of(result) if result.final else ())]))
 
     def removed(self, node: Any) -> None:
         """A node is no longer in the scene: nothing waits for it."""
@@ -224,7 +197,7 @@ class Results:
     def closing(self) -> None:
         """Drop the result, and whatever a thread is at: the scene is going."""
         self.background.drop()
-        self._cleaning.drop()
+        self.cleaning.drop()
         self._parked.clear()
         self.drop()
 
@@ -250,31 +223,6 @@ class Results:
         self.result = result
         return None
 
-    def _clean(self, result: Result) -> None:
-        """Clean up in a thread, then show."""
-        chosen, raw, job = self._parameters, result.raw, result.job
-        largest, fill, smooth = chosen.largestComponent, chosen.fillHoles, chosen.smoothing
-
-        def work() -> sitk.Image:
-            painted, never = stroke_constraints(result.request.known, result.request.numbers, raw)
-            return clean(raw.labels, [info.value for info in raw.classes], largest, fill, smooth, painted, never)
-
-        def wanted() -> bool:
-            there = scene_nodes.alive(self._scene, job.volume) and scene_nodes.alive(self._scene, job.segmentation)
-            # What nobody looks at is applied at once, so nobody has turned away from it.
-            return job.direct or (self._wanted is result and there)
-
-        def then(labels: sitk.Image) -> Optional[Notice]:
-            if not wanted():
-                return None
-            if not job.direct:
-                self._wanted = None
-            return self._show(replace(result, shown=replace(raw, labels=labels)))
-
-        if not job.direct:
-            self._wanted = result
-        self._cleaning.start(work, then, wanted)
-
     def _remember(self, tag: str, segmentation: Any, volume: Any, work: Callable[[], AppliedResult]) -> None:
         """Let a thread make what is remembered of a result that was applied."""
 
@@ -287,127 +235,73 @@ class Results:
         self.background.start(work, then)
 
 
-def _cleans(parameters: Any) -> bool:
-    """Whether any clean-up is chosen."""
-    return bool(parameters.largestComponent or parameters.fillHoles or parameters.smoothing > 0)
+def _remarks_of(result: Result) -> tuple[str, ...]:
+    """What there is to say of a result; classes are called as their segments are now."""
+    request = result.request
+    new = prompts_list.renamed_since(result.job.segmentation, request.segment_ids, request.numbers)
+    return tuple(each.renamed(new) if isinstance(each, Sentence) else each for each in result.raw.notes)
 
 
-class UncertaintyNavigator:
-    """Of the last result of a volume: the places where the network is unsure, and the map of it."""
+class CleanUp:
+    """Cleans results up as the user wants it, in a thread: of what is looked at, the last; of what is not, all.
 
-    def __init__(self, scene: Any, actions: Actions):
-        self._scene, self._actions = scene, actions
-        self._volume: Any = None
-        self._points = np.zeros((0, 3))  # voxel indices: they stay true when the volume is moved
-        self._classes: tuple[str, ...] = ()  # that they are about
-        self._at = -1
-        self._replaced: dict[str, dict[str, Optional[str]]] = {}  # by the ID of the volume, until there is an Apply
-        self.shown = False
+    :param show: gets each result when it is clean.
+    :ivar wanted: what is looked at and not clean yet; None for nothing.
+    """
 
-    def remember(
-        self,
-        volume: Any,
-        points: tuple[tuple[float, float, float], ...],
-        uncertainty: sitk.Image,
-        classes: tuple[str, ...] = (),
-    ) -> None:
-        """Take what came with a result; a map that is shown follows it."""
-        self._volume, self._points = volume, slice_views.in_volume(volume, points)
-        self._at, self._classes = -1, classes
-        self._replaced.setdefault(volume.GetID(), slice_views.kept(volume))
-        slice_views.keep_places(volume, self._points, uncertainty, classes)
-        if self.shown:
-            slice_views.show_map(self._scene, volume, uncertainty)
+    def __init__(self, scene: Any, parameters: Any, show: Callable[[Result], Optional[Notice]]):
+        self._scene, self._parameters, self._show_clean = scene, parameters, show
+        self._background = Background()
+        self.wanted: Optional[Result] = None
 
-    def settle(self, volume: Any) -> None:
-        """The result of a volume was applied."""
-        self._replaced.pop(volume.GetID() or "", None)
+    @property
+    def chosen(self) -> bool:
+        """Whether the user wants any."""
+        chosen = self._parameters
+        return bool(chosen.largestComponent or chosen.fillHoles or chosen.smoothing > 0)
 
-    def take_back(self, volume: Any) -> None:
-        """The result of a volume was discarded: what came with the one before is kept again, and shown."""
-        before = self._replaced.pop(volume.GetID(), None) if volume is not None else None
-        if before is None:
-            return
-        slice_views.put_back(volume, before)
-        shown = self.shown
-        self.forget(volume)
-        if shown and self.has_map(volume):
-            self.show(True)
+    @property
+    def working(self) -> bool:
+        """Whether :meth:`poll` has something to wait for."""
+        return self._background.working
 
-    def removed(self, node: Any) -> None:
-        self._replaced.pop(node.GetID() or "", None)
-        self.forget(node)
+    def start(self, result: Result) -> None:
+        """Clean up, then show; nobody waits for it."""
+        chosen, raw = self._parameters, result.raw
+        largest, fill, smooth = chosen.largestComponent, chosen.fillHoles, chosen.smoothing
 
-    def forget(self, volume: Any = None) -> None:
-        """Forget what is known of a volume, or of any."""
-        if volume is None or volume is self._volume:
-            if self.shown and volume is not None:
-                self.show(False)
-            self._volume, self._points, self._at = None, np.zeros((0, 3)), -1
-            self._classes = ()
+        def work() -> sitk.Image:
+            painted, never = stroke_constraints(result.request.known, result.request.numbers, raw)
+            return clean(raw.labels, [info.value for info in raw.classes], largest, fill, smooth, painted, never)
 
-    def any(self, volume: Any) -> bool:
-        """Whether there is a place to look at."""
-        return self._turn_to(volume) and len(self._points) > 0
+        def then(labels: sitk.Image) -> Optional[Notice]:
+            if not self._still_wanted(result):
+                return None
+            if self.wanted is result:
+                self.wanted = None
+            return self._show_clean(replace(result, shown=replace(raw, labels=labels)))
 
-    def has_map(self, volume: Any) -> bool:
-        return self._turn_to(volume) and slice_views.keeps_map(volume)
+        if not result.job.direct:
+            self.wanted = result
+        self._background.start(work, then, lambda: self._still_wanted(result))
 
-    def _turn_to(self, volume: Any) -> bool:
-        """Whether a volume is there; take what is kept with it, where it is another one."""
-        if volume is None:
-            return False
-        if volume is not self._volume and not self.shown:
-            self._volume, self._points = volume, slice_views.kept_places(volume)
-            self._at, self._classes = -1, slice_views.kept_classes(volume)
-        return volume is self._volume
+    def poll(self) -> Optional[Notice]:
+        """Take up what the thread has done; gives a notice when there is something to say."""
+        return self._background.poll()
 
-    def text(self, volume: Any) -> str:
-        """Which place is shown, for the panel; how many there are, before the first is."""
-        if not self.any(volume):
-            return ""
-        count = len(self._points)
-        if self._at < 0:
-            return f"{count} place{'s' if count > 1 else ''}"
-        if len(self._classes) != count:  # of an earlier version
-            return f"Place {self._at + 1} of {count}"
-        return f"Place {self._at + 1} of {count}: {self._classes[self._at]}"
+    def finish(self) -> None:
+        """Wait for what is to be applied without a preview; nobody looks at the rest any more."""
+        self.wanted = None
+        self._background.finish()
 
-    def look_next(self) -> None:
-        """Move the slice views to the next place where the network is unsure."""
-        with self._actions.doing():
-            self._actions.require("look")
-            self._go(1)
+    def drop(self) -> None:
+        """Forget all of it."""
+        self.wanted = None
+        self._background.drop()
 
-    def look_back(self) -> None:
-        """Move the slice views to the place before."""
-        with self._actions.doing():
-            self._actions.require("look")
-            self._go(-1)
-
-    def show_map(self, shown: bool) -> None:
-        """Show or hide the uncertainty over the volume."""
-        with self._actions.doing():
-            if shown:
-                self._actions.require("map")
-            self.show(shown)
-
-    def closing(self) -> None:
-        self.forget()
-        self._replaced.clear()
-        self.shown = False
-
-    def _go(self, step: int) -> None:
-        self._at = (max(self._at, 0 if step < 0 else -1) + step) % len(self._points)
-        slice_views.point_out(self._scene, slice_views.in_world(self._volume, self._points[self._at])[0].tolist())
-
-    def show(self, shown: bool) -> None:
-        """As :meth:`show_map`; raises :class:`PromptSegError` for a map that is damaged."""
-        if shown and self._volume is not None:
-            kept = slice_views.kept_map(self._volume)  # not as it came: the volume may have moved since
-            if kept is None:
-                raise PromptSegError("The map that was saved is damaged; tune or segment again for another.")
-            slice_views.show_map(self._scene, self._volume, kept)
-        elif self.shown:
-            slice_views.hide_map(self._scene)
-        self.shown = shown
+    def _still_wanted(self, result: Result) -> bool:
+        job = result.job
+        if job.direct:  # nobody looks at it, so nobody has turned away from it
+            return True
+        there = scene_nodes.alive(self._scene, job.volume) and scene_nodes.alive(self._scene, job.segmentation)
+        return self.wanted is result and there

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any, Callable, Mapping, Optional, Sequence
 
@@ -11,18 +10,15 @@ from ..prompts.store import Prompts
 from ..scene import node_references, scene_nodes, segment_snapshot
 from ..scene.roles import Role
 from ..scene.segmentations import check_writable, segments
-from ..worker.carrier import Carrier
-from ..worker.client import GONE, Event
-from . import prompts as prompts_list
 from .actions import Actions, Level, Notice, unexpected
-from .applied import current_tag, take_learned, take_model
+from .applied import current_tag
 from .applying import Result, repainted
-from .engine import Engine, map_of, model_and_device, prompts_of, reply_of
+from .engine import Engine, model_and_device
 from .growing import Growing
 from .inputs import Inputs, Plan, image_of
-from .job import FOR_OTHERS, ActiveJob, Future, Job, JobKind, State, StateMachine
+from .job import ActiveJob, Future, Job, JobKind, State, StateMachine
 from .job_requests import Request, request_of
-from .results import Results, UncertaintyNavigator
+from .results import Results
 
 CANCELLED = "Cancelled; nothing was changed."
 
@@ -32,6 +28,7 @@ class JobRunner:
 
     :param on_begun: hears of the segmentation and the volume of each job.
     :ivar active: the job; None without one.
+    :ivar written: how many volumes of the last batch have their results.
     :ivar curve: (share, loss, agreement) of the last tuning.
     """
 
@@ -45,16 +42,14 @@ class JobRunner:
         engine: Engine,
         growing: Growing,
         results: Results,
-        uncertainty: UncertaintyNavigator,
         on_begun: Callable[[Any, Any], None],
     ):
         self._scene, self._parameters, self._actions, self._inputs = scene, parameters, actions, inputs
         self._machine, self._engine, self._growing, self._results = machine, engine, growing, results
-        self._uncertainty, self._on_begun = uncertainty, on_begun
+        self._on_begun = on_begun
         self._queue: list[Callable[[], None]] = []
-        self._stale = False  # whether something was reported since the listeners were told
         self._strokes_left = False  # whether something was painted meanwhile that is to be grown once the job is over
-        self._written, self._of = 0, 0  # volumes that have their results directly, and of how many
+        self.written, self._of = 0, 0
         self.active: Optional[ActiveJob] = None
         self.curve: tuple[tuple[float, float, float], ...] = ()
 
@@ -80,7 +75,7 @@ class JobRunner:
         :param key: of the prompts' row in the list.
         """
         self._queue = [partial(self._segment_one, key, prompts, each) for each in volumes]
-        self._written, self._of = 0, len(volumes)
+        self.written, self._of = 0, len(volumes)
         self.next()
 
     def next(self) -> None:
@@ -106,9 +101,9 @@ class JobRunner:
             if active.request is not None and active.request.notes:
                 self._actions.notice = Notice(" ".join(active.request.notes), Level.WARNING)
         except PromptSegError as error:
-            self._fail(str(error))
+            self.fail(str(error))
         except Exception as error:
-            self._fail(unexpected(error).text)
+            self.fail(unexpected(error).text)
 
     def _segment_one(self, key: str, prompts: Prompts, volume: Any) -> None:
         """Begin to segment one volume."""
@@ -139,8 +134,8 @@ class JobRunner:
         self._queue.clear()
         if self.active is not None:
             self._engine.cancel(self.active)
-            self._forget_made(self.active.job)
-            self._end(notice)
+            self.forget_made(self.active.job)
+            self.end(notice)
 
     def cancel(self, said: str) -> None:
         """As :meth:`stop`, and what it has shown goes; where volumes of a batch have their results, that is said."""
@@ -152,11 +147,11 @@ class JobRunner:
 
     def stopped(self) -> str:
         """What is to be said where volumes of a batch have their results already; "" where nothing was changed."""
-        if not self._written or self.active is None or self.active.job.kind is not JobKind.SEGMENT:
+        if not self.written or self.active is None or self.active.job.kind is not JobKind.SEGMENT:
             return ""
         return Sentence(
             "Stopped after {written} of {count} volumes; those have their results.",
-            written=self._written,
+            written=self.written,
             count=self._of,
         )
 
@@ -206,7 +201,7 @@ class JobRunner:
         stopped = "What prompts for other volumes were learning from is no longer there, so that was stopped."
         self._actions.notice = Notice(stopped if job.kind is JobKind.LEARN else gone)
 
-    def _fail(self, message: str, keep: bool = False) -> None:
+    def fail(self, message: str, keep: bool = False) -> None:
         """The job has come to nothing: the scene is as it was before it.
 
         :param keep: leave the preview, which is as good as it was: what went wrong has nothing to do with it.
@@ -215,10 +210,10 @@ class JobRunner:
         if self.active is not None:
             if not keep:
                 self._take_back(self.active)
-            self._forget_made(self.active.job)
-        self._end(Notice(message, Level.ERROR))
+            self.forget_made(self.active.job)
+        self.end(Notice(message, Level.ERROR))
 
-    def _end(self, notice: Notice) -> None:
+    def end(self, notice: Notice) -> None:
         if self.active is not None:
             self._machine.to(State.IDLE)
             if self.active.job.kind is JobKind.TUNE:
@@ -226,51 +221,12 @@ class JobRunner:
         self.active, self._actions.notice = None, notice
         self._actions.changed()
 
-    def _forget_made(self, job: Job) -> None:
+    def forget_made(self, job: Job) -> None:
         """A segmentation that was made for a job goes when nothing has come of it."""
         if self._results.result is None and scene_nodes.alive(self._scene, job.made) and not segments(job.made):
             scene_nodes.remove(job.made)
 
-    # What the worker says
-
-    def take(self, worker: Carrier, event: Event) -> None:
-        """What the worker said, where it is of the job."""
-        active = self.active
-        if active is None or active.worker is not worker:
-            return
-        try:
-            self._take(active, event)
-        except Exception as error:  # a bug of ours: the job has come to nothing, but it has ended
-            if self.active is active:
-                self._engine.cancel(active)
-                self._fail(unexpected(error).text)
-
-    def _take(self, active: ActiveJob, event: Event) -> None:
-        if event.kind == GONE:
-            self._fail(event.message or "The worker ended; nothing is lost, click again.", keep=True)
-        elif active.number != event.job:
-            return
-        elif event.kind == "report":
-            active.report(event.values)
-            self._stale = True
-        elif event.kind == "done" and active.job.kind in FOR_OTHERS:
-            self._keep(active, event)
-        elif event.kind in ("preview", "done"):
-            self._engine.device = str(event.values.get("device", self._engine.device))
-            self._show(active, event)
-        elif event.kind in ("refused", "failed") and active.job.direct:  # the next volume may be better
-            self._forget_made(active.job)
-            self._end(Notice(f"'{active.job.volume.GetName()}' was left out: {event.message}", Level.ERROR))
-        elif event.kind in ("refused", "failed"):
-            self._fail(event.message, keep=event.kind == "failed")
-        elif event.kind == "cancelled":
-            self._end(Notice(CANCELLED))
-
-    def tell_reports(self) -> None:
-        """Tell the listeners of what was reported, once, however much it was."""
-        if self._stale:
-            self._stale = False
-            self._actions.changed()
+    # What is painted meanwhile
 
     def has_left_strokes(self) -> bool:
         """Whether something that was painted during a job is to be grown now; True once."""
@@ -301,86 +257,11 @@ class JobRunner:
             ids = [each.id for each in segments(segmentation) if each.role in roles]
             active.missed = bool(repainted(job.painting, segment_snapshot.look(segmentation, job.volume, ids)))
             if active.missed and self.active is None:
-                self._actions.notice = _with_missed(active.said, tune_text)
+                self._actions.notice = with_missed(active.said, tune_text)
         return True
 
-    def _keep(self, active: ActiveJob, event: Event) -> None:
-        """Prompts for other volumes came, or a model of its own."""
-        active.note = str(event.values.get("note", ""))
-        try:
-            if active.job.kind is JobKind.LEARN:
-                told = take_learned(self._scene, active.job.segmentation, active.job.tag, event)
-            else:
-                told = take_model(event)
-        except PromptSegError as error:
-            self._fail(str(error), keep=True)
-            return
-        self._end(active.told(" ".join(told)))
 
-    def _show(self, active: ActiveJob, event: Event) -> None:
-        """A preview or the result came."""
-        job = active.job
-        if not _same_voxels(job):
-            self._engine.cancel(active)
-            if not job.direct:
-                self._results.drop()  # what was grown is of the old voxels, too
-            active.grown, name = None, job.volume.GetName()
-            self._fail(
-                Sentence("The voxels of '{volume}' changed meanwhile; click again for the new ones.", volume=name)
-            )
-            return
-        prompts = prompts_of(event) if "prompts" in event.arrays else job.prompts
-        reply, final = reply_of(event), event.kind == "done"
-        raw = reply.result
-        active.note = str(event.values.get("note", ""))
-        if final:
-            if job.volume is self._inputs.volume:
-                self._uncertainty.remember(
-                    job.volume, raw.places, map_of(event), _called_as_now(active, raw.place_classes)
-                )
-            text = _done(job, time.monotonic() - active.began)
-            active.said = active.told(" ".join([text, *raw.notes]))
-            said = active.said
-            if active.missed:
-                said = _with_missed(said, "Retune" if current_tag(job.segmentation) else "Tune prompts")
-            self._end(Notice() if job.direct else said)
-            self._written += job.direct
-        arrived = self._results.arrive(active, reply, prompts, final)
-        self._actions.notice = arrived or self._actions.notice
-        self._actions.changed()
-
-
-def _with_missed(said: Notice, tune_text: str) -> Notice:
+def with_missed(said: Notice, tune_text: str) -> Notice:
     """What is said of a result, once something was painted that it does not know of."""
     again = Sentence("{tune} to include the new strokes.", tune=tune_text)
     return Notice(f"{said.text} {again}" if said.text else again, said.level)
-
-
-def _done(job: Job, seconds: float) -> str:
-    """What is said of a result that waits."""
-    if job.kind is JobKind.SEGMENT:
-        return Sentence(
-            "Segmented '{volume}' in {seconds:.0f} s. Apply takes the preview, Discard forgets it.",
-            volume=job.volume.GetName(),
-            seconds=seconds,
-        )
-    return Sentence(
-        "Done in {seconds:.0f} s. Apply takes the preview into the segmentation, Discard forgets it.", seconds=seconds
-    )
-
-
-def _same_voxels(job: Job) -> bool:
-    """Whether the volume has the voxels that it had at the click."""
-    try:
-        return image_of(job.volume).key == job.image_key
-    except PromptSegError:
-        return False
-
-
-def _called_as_now(active: ActiveJob, classes: Sequence[str]) -> tuple[str, ...]:
-    """The names of classes, of those whose segments were renamed while the job ran the new ones."""
-    request = active.request
-    if request is None:
-        return tuple(classes)
-    new = prompts_list.renamed_since(active.job.segmentation, request.segment_ids, request.numbers)
-    return tuple(new.get(name, name) for name in classes)

@@ -14,6 +14,7 @@ from ..scene.history import History
 from ..worker.carrier import Carrier
 from . import prompts as prompts_list
 from .actions import GROWN_FROM_CORRECTIONS, WORDS, ActionContext, Actions, Notice, Shows, View
+from .answers import Answers
 from .applied import SPECIALIZING_STOPPED, AppliedResults, check_model_name, current_tag, is_learned, model_offer
 from .applying import with_spoilers
 from .editing import SegmentEdits, UndoHistory
@@ -23,8 +24,9 @@ from .inputs import Inputs, Parameters, image_of, plan_learning, plan_tuning
 from .job import FOR_OTHERS, Job, JobKind, State, StateMachine
 from .job_requests import learning_of, model_of, request_of
 from .recovery import Recovery, Rescue
-from .results import Results, UncertaintyNavigator
+from .results import Results
 from .runner import CANCELLED, JobRunner
+from .uncertainty import UncertaintyNavigator
 
 _YIELD = 0.002  # seconds given to other threads at each poll: the application's own loop may hold Python's lock
 
@@ -52,6 +54,7 @@ class Session:
     :ivar rescue: what a killed application has left.
     :ivar growing: what happens by itself while the user paints.
     :ivar jobs: what the user asked for.
+    :ivar answers: what the worker says of it.
     """
 
     def __init__(
@@ -79,10 +82,17 @@ class Session:
             on_changed=lambda segmentation: self.rescue.note_strokes(segmentation, self.inputs.volume),
         )
         self.segments = SegmentEdits(self.inputs, self.history, self.actions)
-        self.results = Results(scene, parameters, self.actions, self.history, applied, self._applied)
+
+        def remembered(segmentation: Any, volume: Any) -> None:
+            self.rescue.note(segmentation, volume)
+            self.uncertainty.settle(volume)
+
+        self.results = Results(scene, parameters, self.actions, self.history, applied, remembered)
         own = (parameters, self.actions, self.inputs, self._machine, self.engine)
         self.growing = Growing(*own, self.results)
-        self.jobs = JobRunner(scene, *own, self.growing, self.results, self.uncertainty, self.rescue.note)
+        self.jobs = JobRunner(scene, *own, self.growing, self.results, self.rescue.note)
+        shown = (self.results, self.uncertainty)
+        self.answers = Answers(scene, self.actions, self.inputs, self.engine, *shown, self.jobs)
         self._watch = SceneWatch(
             scene,
             (self.growing, self.jobs, self.results, self.rescue, self.uncertainty, self.history),
@@ -97,7 +107,8 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether :meth:`poll` has something to wait for."""
-        return bool(self.jobs.busy or self.growing.busy or self.engine.stopping or self.results.working)
+        threads = self.results.background.working or self.results.cleaning.working
+        return bool(self.jobs.busy or self.growing.busy or self.engine.stopping or threads)
 
     def view(self) -> View:
         """What the panel shows now."""
@@ -242,17 +253,17 @@ class Session:
         if self.busy:
             time.sleep(_YIELD)
         with self.actions.doing(quiet=True):
-            self.actions.notice = self.results.poll() or self.actions.notice
+            self.actions.notice = self.results.background.poll() or self.results.cleaning.poll() or self.actions.notice
             self.jobs.step()
             self.growing.step()
             for worker, event in self.engine.poll():
                 with self.actions.doing(quiet=True):  # the others are still to be taken
                     self.growing.take(worker, event)
-                    self.jobs.take(worker, event)
+                    self.answers.take(worker, event)
             self.jobs.next()
         if self.jobs.has_left_strokes():
             self.painted()
-        self.jobs.tell_reports()
+        self.answers.tell_reports()
         self.rescue.step()
         return self.busy
 
@@ -262,7 +273,8 @@ class Session:
         self.jobs.abandon()
         self.growing.stop()
         with contextlib.suppress(PromptSegError):
-            self.results.finish()  # what was applied is remembered in the scene
+            self.results.cleaning.finish()
+            self.results.background.finish()  # what was applied is remembered in the scene
         self.results.closing()
         with contextlib.suppress(PromptSegError):
             self.uncertainty.show(False)
@@ -280,7 +292,7 @@ class Session:
             self.jobs.active is not None,
             result is not None,
             result is not None and result.other is not None,
-            self.results.unfinished,
+            self.results.cleaning.wanted is not None,
             self.uncertainty,
             self.history.of(segmentation) if segmentation is not None else None,
         )
@@ -290,11 +302,6 @@ class Session:
         active, result = self.jobs.active, self.results.result
         if active is not None and result is not None and (result.active is active or active.job.kind is JobKind.TUNE):
             self.jobs.stop(Notice())
-
-    def _applied(self, segmentation: Any, volume: Any) -> None:
-        """What was applied is remembered."""
-        self.rescue.note(segmentation, volume)
-        self.uncertainty.settle(volume)
 
     def _leave(self, other_volume: bool) -> None:
         """Stop and forget what belongs to the present volume and segmentation.

@@ -16,6 +16,7 @@ from PySide6 import QtCore, QtGui
 from harness import slicer_stand_in as stand_in
 from harness.mrml_fixtures import add_volume, content, mask_of, paint_strokes
 from harness.panel_fixtures import finish, process, said, tune
+from harness.scene_nodes import segments_by_name
 from harness.session_harness import BRIEF, LONG
 from harness.slicer_stand_in import FileDialog
 from PromptSegLib.scene import node_references
@@ -33,8 +34,8 @@ def test_disabled_buttons_say_why(app, widget):
     for name, reason in (
         ("tuneButton", "Choose a volume first."),
         ("segmentButton", "Choose a volume first."),
-        ("applyButton", "There is no preview; tune first."),
-        ("discardButton", "There is no preview; tune first."),
+        ("applyButton", "There is no preview; paint some voxels or tune first."),
+        ("discardButton", "There is no preview; paint some voxels or tune first."),
         ("undoButton", "Choose a segmentation first."),
         ("newSegmentationButton", "Choose a volume first."),
         ("lookButton", "Tune or segment first."),
@@ -113,6 +114,23 @@ def test_what_is_painted_is_shown_while_painting(ready):
     ui.applyButton.click()
     finish(widget)
     assert said(widget).startswith("Applied ball, rod.")
+
+
+@pytest.mark.parametrize("what", ["removed", "role", "unpainted"])
+def test_what_is_painted_is_grown_anew_when_it_means_something_else(ready, monkeypatch, what):
+    """No voxel is painted by any of these."""
+    widget, _volume, segmentation, _reference = ready
+    finish(widget)
+    told: list[str] = []
+    monkeypatch.setattr(widget.panel.session, "painted", lambda: told.append(what))
+    process(lambda: widget.panel._segments_watch._object is segmentation)
+    if what == "removed":
+        segmentation.GetSegmentation().RemoveSegment(segments_by_name(segmentation)["rod"])
+    elif what == "role":
+        widget.panel.segments._role_chosen(segments_by_name(segmentation)["rod"], "ignore")
+    else:
+        widget.panel.parameters.unpainted = "slices"
+    process(lambda: bool(told))
 
 
 def test_strokes_before_a_rest_are_kept_for_recovery(ready, monkeypatch):

@@ -32,7 +32,7 @@ from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.scene import node_references, scene_nodes, slice_views, stored_results
 from PromptSegLib.scene.placement import to_array, volume_to_world
-from PromptSegLib.session import applied, engine, runner
+from PromptSegLib.session import answers, applied, engine
 from PromptSegLib.session.session import Session
 from PromptSegLib.worker.client import Event, Worker
 from PromptSegLib.worker.contract import Reply
@@ -387,7 +387,7 @@ def test_what_there_is_to_say_of_a_result_reaches_the_user(desk, monkeypatch):
         reply = engine.reply_of(event)
         return replace(reply, result=replace(reply.result, notes=(sentence,)))
 
-    monkeypatch.setattr(runner, "reply_of", said)
+    monkeypatch.setattr(answers, "reply_of", said)
     desk.tune()
     assert desk.notice.endswith(f"Discard forgets it. {sentence}")
 

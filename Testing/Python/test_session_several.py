@@ -323,7 +323,7 @@ def test_nobody_waits_for_a_clean_up(session_with, monkeypatch):
     monkeypatch.setattr(results_module, "clean", slow)
     session.parameters.fillHoles = True
     session.painted()
-    run(session, until=lambda _: session.results.unfinished)
+    run(session, until=lambda _: session.results.cleaning.wanted)
     ball = mask_of(session.inputs.segmentation, session.inputs.volume, "ball")
     paint(session.inputs.segmentation, session.inputs.volume, box_in(ball).astype(np.uint8), {"ball": 1}, "erase")
     session.painted()  # would wait for good
@@ -331,7 +331,7 @@ def test_nobody_waits_for_a_clean_up(session_with, monkeypatch):
     assert session.view().reasons["apply"] and not session.view().reasons["discard"]
     session.tune()
     run(session, until=lambda _: not session.view().busy)
-    assert session.results.unfinished and len(made) == 1
+    assert session.results.cleaning.wanted and len(made) == 1
     go.set()
     run(session)
     assert waiting(session) == "Result" and not session.view().reasons["apply"]
@@ -344,7 +344,7 @@ def test_a_result_that_is_being_cleaned_waits_as_it_will_be(session_with, monkey
     monkeypatch.setattr(results_module, "clean", lambda labels, *rest: (go.wait(60), labels)[1])
     session.parameters.fillHoles = True
     session.tune()
-    run(session, until=lambda _: session.results.unfinished)
+    run(session, until=lambda _: session.results.cleaning.wanted)
     session.inputs.choose_volume(another(session)[0])
     go.set()
     run(session)
