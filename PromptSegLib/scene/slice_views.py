@@ -17,7 +17,8 @@ from .placement import RAS_LPS, image_to_world, label_of, node_to_world, to_arra
 from .stored_results import Place, decoded, encoded, moved
 
 _MAP = "PromptSeg.Map"
-_PLACES, _UNCERTAINTY, _ABOUT = "PromptSeg.Places", "PromptSeg.Uncertainty", "PromptSeg.PlaceClasses"
+_PLACES, _UNCERTAINTY = "PromptSeg.Places", "PromptSeg.Uncertainty"
+_ABOUT, _SEGMENTS = "PromptSeg.PlaceClasses", "PromptSeg.PlaceSegments"
 _BEFORE = "PromptSeg.Before"  # on a composite node: its foreground's opacity and ID before the map
 _COLORS = "PromptSeg warm"
 _OPACITY = 0.5
@@ -106,7 +107,13 @@ def in_world(volume_node, indices: Sequence[Sequence[float]]) -> np.ndarray:
     return np.asarray(indices, float).reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def keep_places(volume_node, indices: np.ndarray, uncertainty: sitk.Image, classes: Sequence[str] = ()) -> None:
+def keep_places(
+    volume_node,
+    indices: np.ndarray,
+    uncertainty: sitk.Image,
+    classes: Sequence[str] = (),
+    segment_ids: Sequence[str] = (),
+) -> None:
     """Keep with a volume where to look, voxel indices (n, 3), at what, and the map (uint8): they are saved with the
     scene."""
     what = Place(node_to_world(volume_node), volume_to_world(volume_node))
@@ -115,13 +122,14 @@ def keep_places(volume_node, indices: np.ndarray, uncertainty: sitk.Image, class
         volume_node.SetAttribute(_PLACES, json.dumps(np.round(indices, 2).tolist()))
         volume_node.SetAttribute(_UNCERTAINTY, encoded(uncertainty, what))
         volume_node.SetAttribute(_ABOUT, json.dumps(list(classes)))
+        volume_node.SetAttribute(_SEGMENTS, json.dumps(list(segment_ids)))
     finally:
         volume_node.EndModify(was_modifying)
 
 
 def kept(volume_node) -> dict[str, Optional[str]]:
     """All that :func:`keep_places` kept, for :func:`put_back`."""
-    return {name: volume_node.GetAttribute(name) for name in (_PLACES, _UNCERTAINTY, _ABOUT)}
+    return {name: volume_node.GetAttribute(name) for name in (_PLACES, _UNCERTAINTY, _ABOUT, _SEGMENTS)}
 
 
 def put_back(volume_node, before: Mapping[str, Optional[str]]) -> None:
@@ -145,8 +153,17 @@ def kept_places(volume_node) -> np.ndarray:
 
 def kept_classes(volume_node) -> tuple[str, ...]:
     """What :func:`keep_places` kept of what the places are about; none where it is damaged."""
+    return _texts(volume_node.GetAttribute(_ABOUT))
+
+
+def kept_segments(volume_node) -> tuple[str, ...]:
+    """The IDs of the segments of :func:`kept_classes`; none where they are not known."""
+    return _texts(volume_node.GetAttribute(_SEGMENTS))
+
+
+def _texts(kept_text: Optional[str]) -> tuple[str, ...]:
     try:
-        found = json.loads(volume_node.GetAttribute(_ABOUT) or "[]")
+        found = json.loads(kept_text or "[]")
     except (ValueError, RecursionError):
         return ()
     return tuple(found) if isinstance(found, list) and all(isinstance(each, str) for each in found) else ()

@@ -107,9 +107,10 @@ class Answers:
         active.note = str(event.values.get("note", ""))
         if final:
             if job.volume is self._inputs.volume:
-                self._uncertainty.remember(
-                    job.volume, raw.places, map_of(event), _called_as_now(active, raw.place_classes)
-                )
+                called = _called_as_now(active, raw.place_classes)
+                ids = active.request.segment_ids if active.request is not None else {}
+                about = tuple(ids.get(name, "") for name in raw.place_classes)
+                self._uncertainty.remember(job.volume, raw.places, map_of(event), called, about)
             text = _done(job, time.monotonic() - active.began)
             active.said = active.told(" ".join([text, *raw.notes]))
             said = active.said

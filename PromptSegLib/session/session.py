@@ -131,7 +131,7 @@ class Session:
             doing=active.doing if active else "",
             frame=slice_views.sequence_frame_name(self.parameters.volume) if volume is not None else "",
             device=self.engine.device,
-            look=self.uncertainty.text(volume),
+            look=self.uncertainty.text(volume, segmentation),
             map_shown=self.uncertainty.shown,
             keeps=result is None or result.keeps,
             recovery=self.rescue.text,

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 from ..errors import PromptSegError
 from ..scene import slice_views
+from ..scene.segmentations import segments
 from .actions import Actions
 
 
@@ -20,6 +21,7 @@ class UncertaintyNavigator:
         self._volume: Any = None
         self._points = np.zeros((0, 3))  # voxel indices: they stay true when the volume is moved
         self._classes: tuple[str, ...] = ()  # that they are about
+        self._segments: tuple[str, ...] = ()  # the IDs of their segments
         self._at = -1
         self._replaced: dict[str, dict[str, Optional[str]]] = {}  # by the ID of the volume, until there is an Apply
         self.shown = False
@@ -30,12 +32,16 @@ class UncertaintyNavigator:
         points: tuple[tuple[float, float, float], ...],
         uncertainty: sitk.Image,
         classes: tuple[str, ...] = (),
+        segment_ids: tuple[str, ...] = (),
     ) -> None:
-        """Take what came with a result; a map that is shown follows it."""
+        """Take what came with a result; a map that is shown follows it.
+
+        :param classes: what each place is about; ``segment_ids``: of their segments, which may be renamed.
+        """
         self._volume, self._points = volume, slice_views.in_volume(volume, points)
-        self._at, self._classes = -1, classes
+        self._at, self._classes, self._segments = -1, classes, segment_ids
         self._replaced.setdefault(volume.GetID(), slice_views.kept(volume))
-        slice_views.keep_places(volume, self._points, uncertainty, classes)
+        slice_views.keep_places(volume, self._points, uncertainty, classes, segment_ids)
         if self.shown:
             slice_views.show_map(self._scene, volume, uncertainty)
 
@@ -64,7 +70,7 @@ class UncertaintyNavigator:
             if self.shown and volume is not None:
                 self.show(False)
             self._volume, self._points, self._at = None, np.zeros((0, 3)), -1
-            self._classes = ()
+            self._classes = self._segments = ()
 
     def any(self, volume: Any) -> bool:
         """Whether there is a place to look at."""
@@ -80,10 +86,14 @@ class UncertaintyNavigator:
         if volume is not self._volume and not self.shown:
             self._volume, self._points = volume, slice_views.kept_places(volume)
             self._at, self._classes = -1, slice_views.kept_classes(volume)
+            self._segments = slice_views.kept_segments(volume)
         return volume is self._volume
 
-    def text(self, volume: Any) -> str:
-        """Which place is shown, for the panel; how many there are, before the first is."""
+    def text(self, volume: Any, segmentation: Any = None) -> str:
+        """Which place is shown, for the panel; how many there are, before the first is.
+
+        :param segmentation: whose segments the places are about.
+        """
         if not self.any(volume):
             return ""
         count = len(self._points)
@@ -91,7 +101,11 @@ class UncertaintyNavigator:
             return f"{count} place{'s' if count > 1 else ''}"
         if len(self._classes) != count:  # of an earlier version
             return f"Place {self._at + 1} of {count}"
-        return f"Place {self._at + 1} of {count}: {self._classes[self._at]}"
+        name = self._classes[self._at]
+        if segmentation is not None and len(self._segments) == count:
+            now = {each.id: each.name for each in segments(segmentation)}
+            name = now.get(self._segments[self._at], name)
+        return f"Place {self._at + 1} of {count}: {name}"
 
     def look_next(self) -> None:
         """Move the slice views to the next place where the network is unsure."""

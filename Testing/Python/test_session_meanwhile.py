@@ -82,6 +82,10 @@ def test_where_to_look_next_knows_the_new_names(desk):
     rename(desk, "rod", "stick")
     run(desk.session)
     assert kept_classes(desk.volume) and set(kept_classes(desk.volume)) <= {"sphere", "stick"}
+    desk.session.uncertainty.look_next()
+    told = desk.session.view().look.partition(": ")[2]
+    rename(desk, told, "renamed since")
+    assert desk.session.view().look.endswith(": renamed since")
 
 
 def test_names_that_were_exchanged_while_it_ran(desk):
