@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import sys
 
-_TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
-_KEPT = 512 * 2**20  # bytes of freed memory that stay with the process
-_LARGE = 2**30  # bytes from which on an allocation is a mapping of its own
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+KEPT = 512 * 2**20  # bytes
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, for its next tensors (glibc; elsewhere nothing is done).
+def keep_freed_memory(kept: int = KEPT) -> bool:
+    """Let glibc keep what this process frees for its next tensors, which are as large; whether it does.
 
-    By default glibc maps memory anew for whatever is large, and the system clears each page of it: a third of the
-    processor time of the growing network (docs/benchmarks.md#memory-that-is-kept). Only for processes of our own.
+    Otherwise every large map is given back to the system, and each of its pages is asked for and cleared anew: a third
+    of the processor time of the growing network (docs/benchmarks.md#memory-that-is-kept). For processes of our own.
+
+    :param kept: bytes at the end of the heap that are not given back.
     """
     if not sys.platform.startswith("linux"):
-        return
-    with contextlib.suppress(AttributeError, OSError):  # musl has no mallopt
-        library = ctypes.CDLL(None)
-        library.mallopt(_MMAP, _LARGE)
-        library.mallopt(_TRIM, _KEPT)
+        return False
+    try:
+        ask = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library
+        return False
+    # No mappings at all: versions of glibc differ in how large a threshold for them may be.
+    done = True
+    for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, kept), (_TOP_PAD, 2**26)):
+        done = bool(ask(name, value)) and done
+    return done

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from ..errors import PromptSegError
+from ..memory import keep_freed_memory
 from ..models import catalogue
 
 
@@ -23,7 +24,6 @@ def pretrain(options: argparse.Namespace) -> None:
     import torch
 
     from ..models.backbone import choose_device
-    from ..pretraining.process import keep_memory
     from ..pretraining.publish import publish, register
     from ..pretraining.run import Pretraining
 
@@ -43,7 +43,7 @@ def pretrain(options: argparse.Namespace) -> None:
                 error=str(error).splitlines()[0][:100],
             ) from error
     if device == "cpu":
-        keep_memory()
+        keep_freed_memory(2**31 - 1)  # it holds what its largest step took until it ends
     output = Path(options.output or recipe.name)
 
     def log(line: str) -> None:

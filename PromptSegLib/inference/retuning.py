@@ -54,6 +54,9 @@ def retuned(result: Segmentation, example: Example, accepted: Optional[sitk.Imag
         numbers_of(accepted, native, lookup),
     )
     asked = [1 + index for index, info in enumerate(infos) if info.name in wanted]
+    for number in asked:  # of a new structure nothing was accepted: it is where it takes nothing from another one
+        if not (accepted_numbers == number).any():
+            local[(full == number) & (local == 0)] = number
     before, mine, other = (np.where(np.isin(each, asked), each, 0) for each in (accepted_numbers, local, full))
     differs = mine != other
     small = differs.sum() <= _MUCH * max(int((before > 0).sum()), 1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
-import sys
 import threading
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator
@@ -29,25 +27,6 @@ def new_scaler(device: torch.device, enabled: bool) -> Any:
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler(device.type, enabled=enabled)
     return torch.cuda.amp.GradScaler(enabled=enabled)  # torch < 2.3
-
-
-def keep_memory() -> bool:
-    """Let glibc keep what is freed for the next step, which asks for the same again; whether it does.
-
-    Otherwise every large map is given back to the system, and each of its pages is asked for and cleared anew. For a
-    process that does nothing but train: it holds what its largest step took until it ends.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h
-    try:
-        ask = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
-        return False
-    kept = True
-    for name, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
-        kept = bool(ask(name, value)) and kept
-    return kept
 
 
 @contextmanager

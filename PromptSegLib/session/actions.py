@@ -145,7 +145,7 @@ class ActionContext:
     """What there is, for the panel's actions; nodes are None where they are not chosen or gone.
 
     :param choice: whether the result is there with and without what nobody corrected.
-    :param unfinished: whether the result is still being cleaned up.
+    :param unfinished: whether the result is still being cleaned up; ``writing``: whether those of other volumes are.
     """
 
     parameters: Any
@@ -155,6 +155,7 @@ class ActionContext:
     result: bool
     choice: bool
     unfinished: bool
+    writing: bool
     uncertainty: Uncertainty
     history: Any
 
@@ -228,7 +229,7 @@ def disabled_reason(action: str, now: ActionContext) -> str:
     if action == "apply" and now.unfinished:
         return "The result is still being cleaned up; wait a moment."
     if action in ("apply", "discard"):
-        return "" if now.result or now.unfinished else "There is no preview; paint some voxels or tune first."
+        return "" if now.result else "There is no preview; paint some voxels or tune first."
     if action == "keep":
         return "" if now.choice else "No retuning is shown that would change much that nobody corrected."
     if action in ("undo", "redo"):
@@ -263,6 +264,8 @@ def _no_history(action: str, now: ActionContext) -> str:
 def _no_job(now: ActionContext) -> str:
     if now.running:
         return "A job is running; cancel it first, or wait until it is done."
+    if now.writing:
+        return "Results of other volumes are still being cleaned up; wait a moment."
     if now.volume is None:
         return "Choose a volume first."
     entry = _entry(now.parameters.model)

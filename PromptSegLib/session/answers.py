@@ -15,7 +15,7 @@ from .engine import Engine, map_of, prompts_of, reply_of
 from .inputs import Inputs, image_of
 from .job import FOR_OTHERS, ActiveJob, Job, JobKind
 from .results import Results
-from .runner import CANCELLED, JobRunner, with_missed
+from .runner import CANCELLED, JobRunner, with_missed, with_more
 from .uncertainty import UncertaintyNavigator
 
 
@@ -64,7 +64,8 @@ class Answers:
             self._show(active, event)
         elif event.kind in ("refused", "failed") and active.job.direct:  # the next volume may be better
             self._runner.forget_made(active.job)
-            self._runner.end(Notice(f"'{active.job.volume.GetName()}' was left out: {event.message}", Level.ERROR))
+            left_out = Notice(f"'{active.job.volume.GetName()}' was left out: {event.message}", Level.ERROR)
+            self._runner.end(with_more(self._of_batch(), left_out))
         elif event.kind in ("refused", "failed"):
             self._runner.fail(event.message, keep=event.kind == "failed")
         elif event.kind == "cancelled":
@@ -75,6 +76,11 @@ class Answers:
         if self._stale:
             self._stale = False
             self._actions.changed()
+
+    def _of_batch(self) -> Notice:
+        """What there is to say of volumes of a batch that were left out so far."""
+        told = self._actions.notice
+        return told if told.level == Level.ERROR else Notice()
 
     def _keep(self, active: ActiveJob, event: Event) -> None:
         """Prompts for other volumes came, or a model of its own."""
@@ -116,10 +122,10 @@ class Answers:
             said = active.said
             if active.missed:
                 said = with_missed(said, "Retune" if current_tag(job.segmentation) else "Tune prompts")
-            self._runner.end(Notice() if job.direct else said)
-            self._runner.written += job.direct
+            self._runner.end(self._of_batch() if job.direct else said)
         arrived = self._results.arrive(active, reply, prompts, final)
-        self._actions.notice = arrived or self._actions.notice
+        if arrived is not None:
+            self._actions.notice = with_more(self._of_batch(), arrived)
         self._actions.changed()
 
 

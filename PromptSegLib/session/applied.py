@@ -48,7 +48,7 @@ class AppliedResult:
     :param unlinked: whether the segmentation went on with no prompts then. Without them, and where it is not so, that
         is not known: the scene does not keep it.
     :param beneath: as ``applied``, what classes have where it says another one: segments may overlap.
-    :param texts: the voxels of both images as the scene keeps them, where a thread has made that of them.
+    :param texts: the voxels of the images as the scene keeps them, where a thread has made that of them.
     """
 
     applied: sitk.Image

@@ -11,7 +11,7 @@ from typing import Any, Optional
 from ..errors import PromptSegError
 from ..worker.carrier import Carrier
 from ..worker.client import GONE, Event
-from .actions import Actions, Level, Notice, Shows
+from .actions import Actions, Level, Notice
 from .engine import Engine, model_and_device, reply_of
 from .inputs import Inputs, Plan, image_of, plan_tuning
 from .job import ActiveJob, Future, Job, JobKind, State, StateMachine
@@ -117,7 +117,8 @@ class Growing:
     def drop(self) -> None:
         """Forget what was grown, and what is growing."""
         self.stop()
-        if self._results.shows is Shows.GROWN:
+        waiting = self._results.waiting
+        if waiting is not None and waiting.job.kind is JobKind.GROW:
             self._results.drop()
             self._actions.changed()
 

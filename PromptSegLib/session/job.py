@@ -278,11 +278,13 @@ class ActiveJob:
     :ivar missed: whether something was painted since the click.
     :ivar grown: what was shown at the click, grown from strokes.
     :ivar said: what was said of its result.
+    :ivar regrows: whether segments went, or got other roles, since the click.
+    :ivar written: whether its result was applied without a preview.
     """
 
     def __init__(self, job: Job, assembly: Future, grown: Any = None):
         self.job, self.assembly, self.grown = job, assembly, grown
-        self.said = Notice()
+        self.said, self.regrows, self.written = Notice(), False, False
         self.request: Optional[Request] = None
         self.worker: Optional[Carrier] = None
         self.number = 0

@@ -6,7 +6,7 @@ The preview is cleaned up as the user wants it; places to look at and the map of
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import SimpleITK as sitk
 
@@ -20,7 +20,7 @@ from ..scene.segmentations import segments, show_surfaces
 from ..scene.slice_views import center_3d
 from ..worker.contract import Reply
 from . import prompts as prompts_list
-from .actions import Actions, Notice, Shows
+from .actions import Actions, Level, Notice, Shows
 from .applied import AppliedResult, AppliedResults, current_tag
 from .applying import Result, Writer, stroke_constraints, with_differences
 from .editing import UndoHistory
@@ -54,6 +54,11 @@ class Results:
         self._preview = Preview()
         self._parked: dict[tuple[str, str], Result] = {}  # by the IDs of their segmentation and volume
         self.result: Optional[Result] = None
+
+    @property
+    def waiting(self) -> Optional[Result]:
+        """:attr:`result`, or what a thread cleans up to take its place."""
+        return self.cleaning.wanted or self.result
 
     @property
     def shown(self) -> Optional[Segmentation]:
@@ -105,14 +110,14 @@ class Results:
     def clean_up(self) -> None:
         """The clean-up choices changed: show the result with them."""
         with self._actions.doing():
-            if self.result is not None and self.result.final:
-                self.cleaning.start(self.result)
+            if self.waiting is not None and self.waiting.final:
+                self.cleaning.start(self.waiting)
 
     def keep_previous(self, keeps: bool) -> None:
         """Whether a retuning leaves what nobody corrected; else the preview shows what it adds and removes."""
         with self._actions.doing():
             self._actions.require("keep")
-            result = self.result
+            result = self.waiting
             if result is None or result.other is None or result.keeps == keeps:
                 return
             raw = replace(result.raw, labels=result.other)
@@ -130,16 +135,7 @@ class Results:
             if self._preview.visible_3d != wanted:
                 self._preview.visible_3d = wanted
                 if wanted:
-                    self._turn_views()
-
-    def _turn_views(self) -> None:
-        """Turn the 3D views to what they are to show; once: later, the user has turned them as he wants."""
-        segmentation, there = self._parameters.segmentation, self._preview.node
-        if there is None and scene_nodes.alive(self._scene, segmentation) and segments(segmentation):
-            show_surfaces(segmentation)
-            there = segmentation
-        if there is not None:
-            center_3d(self._scene, there)
+                    _turn_views(self._scene, self._parameters.segmentation, self._preview.node)
 
     def drop_of(self, active: ActiveJob) -> None:
         """As :meth:`drop`, of what came of a job; what else is shown stays."""
@@ -156,7 +152,7 @@ class Results:
 
     def drop(self) -> None:
         """Forget the result and take its preview away."""
-        made = self.result.job.made if self.result is not None else None
+        made = self.waiting.job.made if self.waiting is not None else None
         self.result = self.cleaning.wanted = None
         self._preview.remove()
         if scene_nodes.alive(self._scene, made) and not segments(made):
@@ -164,7 +160,7 @@ class Results:
 
     def park(self) -> bool:
         """Let the result wait while its segmentation is not looked at; whether there is one."""
-        result = self.cleaning.wanted or self.result
+        result = self.waiting
         if result is not None and scene_nodes.alive(self._scene, result.job.segmentation):
             self._parked[result.job.segmentation.GetID(), result.job.volume.GetID()] = result
         self.result = self.cleaning.wanted = None
@@ -191,7 +187,7 @@ class Results:
         """A node is no longer in the scene: nothing waits for it."""
         for key in [key for key, each in self._parked.items() if each.job.is_about(node)]:
             del self._parked[key]
-        if self.result is not None and self.result.job.is_about(node):
+        if self.waiting is not None and self.waiting.job.is_about(node):
             self.drop()
 
     def closing(self) -> None:
@@ -213,7 +209,9 @@ class Results:
 
     def _show(self, result: Result) -> Optional[Notice]:
         if result.job.direct:
-            return self._writer.write(result)
+            told = self._writer.write(result)
+            result.active.written = True
+            return told
         self._preview.opacity = self._parameters.opacity
         self._preview.visible_3d = bool(self._parameters.show3D)
         seen = result.shown
@@ -235,6 +233,16 @@ class Results:
         self.background.start(work, then)
 
 
+def _turn_views(scene: Any, segmentation: Any, preview: Any) -> None:
+    """Turn the 3D views to what they are to show; once: later, the user has turned them as he wants."""
+    there = preview
+    if there is None and scene_nodes.alive(scene, segmentation) and segments(segmentation):
+        show_surfaces(segmentation)
+        there = segmentation
+    if there is not None:
+        center_3d(scene, there)
+
+
 def _remarks_of(result: Result) -> tuple[str, ...]:
     """What there is to say of a result; classes are called as their segments are now."""
     request = result.request
@@ -247,11 +255,12 @@ class CleanUp:
 
     :param show: gets each result when it is clean.
     :ivar wanted: what is looked at and not clean yet; None for nothing.
+    :ivar direct: how many results wait for it that nobody looks at.
     """
 
     def __init__(self, scene: Any, parameters: Any, show: Callable[[Result], Optional[Notice]]):
         self._scene, self._parameters, self._show_clean = scene, parameters, show
-        self._background = Background()
+        self._background, self.direct = Background(), 0
         self.wanted: Optional[Result] = None
 
     @property
@@ -270,17 +279,26 @@ class CleanUp:
         chosen, raw = self._parameters, result.raw
         largest, fill, smooth = chosen.largestComponent, chosen.fillHoles, chosen.smoothing
 
-        def work() -> sitk.Image:
-            painted, never = stroke_constraints(result.request.known, result.request.numbers, raw)
-            return clean(raw.labels, [info.value for info in raw.classes], largest, fill, smooth, painted, never)
+        def work() -> Union[sitk.Image, Exception]:
+            try:
+                painted, never = stroke_constraints(result.request.known, result.request.numbers, raw)
+                return clean(raw.labels, [info.value for info in raw.classes], largest, fill, smooth, painted, never)
+            except Exception as error:  # a lack of memory, most likely
+                return error
 
-        def then(labels: sitk.Image) -> Optional[Notice]:
+        def then(labels: Union[sitk.Image, Exception]) -> Optional[Notice]:
+            self.direct -= result.job.direct
             if not self._still_wanted(result):
                 return None
             if self.wanted is result:
                 self.wanted = None
+            if isinstance(labels, Exception):
+                told = self._show_clean(replace(result, shown=raw))
+                text = Sentence("The result could not be cleaned up ({error}); it is as it came.", error=repr(labels))
+                return Notice(f"{told.text} {text}" if told is not None else text, Level.WARNING)
             return self._show_clean(replace(result, shown=replace(raw, labels=labels)))
 
+        self.direct += result.job.direct
         if not result.job.direct:
             self.wanted = result
         self._background.start(work, then, lambda: self._still_wanted(result))
@@ -296,7 +314,7 @@ class CleanUp:
 
     def drop(self) -> None:
         """Forget all of it."""
-        self.wanted = None
+        self.wanted, self.direct = None, 0
         self._background.drop()
 
     def _still_wanted(self, result: Result) -> bool:

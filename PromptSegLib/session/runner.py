@@ -28,7 +28,6 @@ class JobRunner:
 
     :param on_begun: hears of the segmentation and the volume of each job.
     :ivar active: the job; None without one.
-    :ivar written: how many volumes of the last batch have their results.
     :ivar curve: (share, loss, agreement) of the last tuning.
     """
 
@@ -49,7 +48,8 @@ class JobRunner:
         self._on_begun = on_begun
         self._queue: list[Callable[[], None]] = []
         self._strokes_left = False  # whether something was painted meanwhile that is to be grown once the job is over
-        self.written, self._of = 0, 0
+        self._batch: list[ActiveJob] = []  # what was begun of the last batch, of so many volumes
+        self._of = 0
         self.active: Optional[ActiveJob] = None
         self.curve: tuple[tuple[float, float, float], ...] = ()
 
@@ -75,17 +75,21 @@ class JobRunner:
         :param key: of the prompts' row in the list.
         """
         self._queue = [partial(self._segment_one, key, prompts, each) for each in volumes]
-        self.written, self._of = 0, len(volumes)
+        self._batch, self._of = [], len(volumes)
+        self._actions.notice = Notice()
         self.next()
 
     def next(self) -> None:
         """Begin the next job that waits, if any."""
         while self.active is None and self._queue:
-            begin = self._queue.pop(0)
+            begin, before = self._queue.pop(0), self._actions.notice
             try:
                 begin()
             except PromptSegError as error:
                 self._actions.notice = Notice(str(error), Level.ERROR)
+            if before.level == Level.ERROR:  # a volume was left out
+                self._actions.notice = with_more(before, self._actions.notice)
+            self._batch += [self.active] if self.active is not None else []
 
     def step(self) -> None:
         """Send the job when it is put together and the worker is free."""
@@ -143,24 +147,26 @@ class JobRunner:
         if active is None:
             return
         self.stop(Notice(self.stopped() or said))
+        self._strokes_left |= active.missed
         self._take_back(active)
 
     def stopped(self) -> str:
         """What is to be said where volumes of a batch have their results already; "" where nothing was changed."""
-        if not self.written or self.active is None or self.active.job.kind is not JobKind.SEGMENT:
+        written = sum(each.written for each in self._batch)
+        if not written or self.active is None or self.active.job.kind is not JobKind.SEGMENT:
             return ""
         return Sentence(
             "Stopped after {written} of {count} volumes; those have their results.",
-            written=self.written,
+            written=written,
             count=self._of,
         )
 
     def _take_back(self, active: ActiveJob) -> None:
         """Nothing comes of a job: what it has shown goes, and what was there before it is shown again."""
         self._results.drop_of(active)
-        if active.grown is not None and not active.missed:
+        if active.grown is not None and not (active.missed or active.regrows):
             self._results.show_again(active.grown)
-        self._strokes_left |= active.missed
+        self._strokes_left |= active.regrows
 
     def closing(self) -> None:
         """The scene is about to be closed."""
@@ -179,13 +185,13 @@ class JobRunner:
         if self.active is not None and self.active.job.is_about(node):
             text = Sentence("'{node}' was removed, so the job was stopped.", node=node.GetName())
             self.stop(Notice(text, Level.WARNING))
-        elif self.active is None and self._results.result is not None and self._results.result.job.is_about(node):
+        elif self.active is None and self._results.waiting is not None and self._results.waiting.job.is_about(node):
             self._actions.notice = Notice()  # it was about what is gone
 
     def result_turned(self, segmentation: Any) -> None:
         """Another result is in force in a segmentation: what is there to improve the one before has come to nothing."""
         tag = current_tag(segmentation)
-        waiting = self._results.result
+        waiting = self._results.waiting
         if waiting is not None and waiting.job.kind is JobKind.GROW and waiting.job.tag != tag:
             self._growing.drop()  # the next comes by itself
             waiting = None
@@ -208,6 +214,7 @@ class JobRunner:
         """
         self._queue.clear()
         if self.active is not None:
+            self._strokes_left |= self.active.missed
             if not keep:
                 self._take_back(self.active)
             self.forget_made(self.active.job)
@@ -223,7 +230,7 @@ class JobRunner:
 
     def forget_made(self, job: Job) -> None:
         """A segmentation that was made for a job goes when nothing has come of it."""
-        if self._results.result is None and scene_nodes.alive(self._scene, job.made) and not segments(job.made):
+        if self._results.waiting is None and scene_nodes.alive(self._scene, job.made) and not segments(job.made):
             scene_nodes.remove(job.made)
 
     # What is painted meanwhile
@@ -242,7 +249,7 @@ class JobRunner:
 
         :param tune_text: what the button says that tunes.
         """
-        waiting = self._results.result
+        waiting = self._results.waiting
         active = self.active
         if active is None and waiting is not None and waiting.job.kind is not JobKind.GROW:
             active = waiting.active
@@ -256,6 +263,7 @@ class JobRunner:
             # Also those that are empty now: something may have been there.
             ids = [each.id for each in segments(segmentation) if each.role in roles]
             active.missed = bool(repainted(job.painting, segment_snapshot.look(segmentation, job.volume, ids)))
+            active.regrows = any(each not in ids and not job.painting.empty(each) for each in job.painting.segments)
             if active.missed and self.active is None:
                 self._actions.notice = with_missed(active.said, tune_text)
         return True
@@ -263,5 +271,11 @@ class JobRunner:
 
 def with_missed(said: Notice, tune_text: str) -> Notice:
     """What is said of a result, once something was painted that it does not know of."""
-    again = Sentence("{tune} to include the new strokes.", tune=tune_text)
-    return Notice(f"{said.text} {again}" if said.text else again, said.level)
+    return with_more(said, Notice(Sentence("{tune} to include the new strokes.", tune=tune_text)))
+
+
+def with_more(notice: Notice, more: Notice) -> Notice:
+    """Both sentences, with the level of the first."""
+    if not (notice.text and more.text):
+        return notice if notice.text else more
+    return Notice(f"{notice.text} {more.text}", notice.level)

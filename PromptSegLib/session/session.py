@@ -116,7 +116,7 @@ class Session:
         active, segmentation, volume = self.jobs.active, self.inputs.segmentation, self.inputs.volume
         tuned = segmentation is not None and current_tag(segmentation) and prompt_nodes.linked(segmentation) is not None
         tuning = active is not None and active.job.kind is JobKind.TUNE
-        result, shows = self.results.result, self.results.shows
+        result, shows = self.results.waiting, self.results.shows
         return View(
             busy=active is not None,
             tune_text="Cancel" if active is not None else "Retune" if tuned else "Tune prompts",
@@ -217,7 +217,8 @@ class Session:
         """Stop the job; the scene is as it was before it. Takes effect at once."""
         with self.actions.doing():
             self.jobs.cancel(SPECIALIZING_STOPPED if self.state is State.SPECIALIZING else CANCELLED)
-            if self.results.shows is not Shows.FINAL:
+            waiting = self.results.waiting
+            if waiting is None or waiting.job.kind is JobKind.GROW:
                 self.uncertainty.take_back(self.inputs.volume)
 
     # The result
@@ -242,8 +243,10 @@ class Session:
             self.actions.require("discard")
             self._stop_what_is_shown()
             self.growing.discard()
+            dropped = self.results.waiting
             self.results.drop()
-            self.uncertainty.take_back(self.inputs.volume)
+            if dropped is not None and dropped.job.kind is not JobKind.GROW:  # what is grown has no places
+                self.uncertainty.take_back(self.inputs.volume)
             self.actions.notice = Notice("Discarded; nothing was changed.")
 
     # The worker
@@ -284,7 +287,7 @@ class Session:
     # Inside
 
     def _context(self) -> ActionContext:
-        segmentation, result = self.inputs.segmentation, self.results.result
+        segmentation, result = self.inputs.segmentation, self.results.waiting
         return ActionContext(
             self.parameters,
             self.inputs.volume,
@@ -293,13 +296,14 @@ class Session:
             result is not None,
             result is not None and result.other is not None,
             self.results.cleaning.wanted is not None,
+            bool(self.results.cleaning.direct),
             self.uncertainty,
             self.history.of(segmentation) if segmentation is not None else None,
         )
 
     def _stop_what_is_shown(self) -> None:
         """End the job whose preview is shown; one that has to do with other volumes goes on."""
-        active, result = self.jobs.active, self.results.result
+        active, result = self.jobs.active, self.results.waiting
         if active is not None and result is not None and (result.active is active or active.job.kind is JobKind.TUNE):
             self.jobs.stop(Notice())
 

@@ -106,6 +106,17 @@ def test_without_a_correction_the_new_is_shown_and_the_old_is_the_choice(case):
     assert "check Keep previous" in both.shown.notes[0]
 
 
+def test_a_new_structure_is_not_cut_to_what_was_painted_of_it(case):
+    """Nothing of it was accepted; it takes nothing from what was."""
+    full = reference_of(case)
+    full[:2, :4, :4] = CLASSES["rod"]  # a second part, in which nothing is painted
+    accepted = np.where(full == CLASSES["ball"], full, 0)
+    both = retuned(
+        Segmentation(image_like(full, case.image), INFOS), case, image_like(accepted, case.image), list(CLASSES)
+    )
+    assert both.keeps and np.array_equal(sitk.GetArrayFromImage(both.shown.labels), full)
+
+
 def test_what_is_added_and_removed_is_seen(case):
     before, after = reference_of(case), reference_of(case)
     after[before == CLASSES["ball"]] = 0

@@ -17,6 +17,7 @@ from harness.scene_nodes import segments_by_name, volume_from_image
 from harness.session_harness import reported
 from PromptSegLib.annotation.classes import describe
 from PromptSegLib.gui import volume_list
+from PromptSegLib.imaging.geometry import Grid
 from PromptSegLib.inference.result import Segmentation
 from PromptSegLib.models import catalogue
 from PromptSegLib.scene import node_references
@@ -24,16 +25,18 @@ from PromptSegLib.session import results as results_module
 from PromptSegLib.session.actions import Notice
 from PromptSegLib.session.job import Background, State
 from PromptSegLib.worker import contract
+from PromptSegLib.worker.client import GONE
 from PromptSegLib.worker.contract import Reply
 
 
 def answer(request) -> Reply:
     """What is painted of each class, and prompts of them where it was a tuning."""
     if isinstance(request, contract.Segment):
-        grid = request.strokes.grid if request.strokes else None
+        grid = request.strokes.grid if request.strokes else Grid((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+        voxels = request.strokes.voxels if request.strokes else np.ones((4, 4, 4))
         infos = tuple(describe(name, value) for name, value in request.prompts.values.items())
-        assert grid is not None
-        return Reply(Segmentation(grid.image(request.strokes.voxels.astype(np.uint8)), infos))
+        unsure = grid.image(np.zeros(voxels.shape, np.float32))
+        return Reply(Segmentation(grid.image(voxels.astype(np.uint8)), infos, None, unsure))
     example = request.example if isinstance(request, contract.Grow) else request.examples[0]
     voxels = np.where(np.isin(example.voxels, list(request.classes.values())), example.voxels, 0).astype(np.uint8)
     infos = tuple(describe(name, value) for name, value in request.classes.items())
@@ -351,6 +354,143 @@ def test_a_result_that_is_being_cleaned_waits_as_it_will_be(session_with, monkey
     session.inputs.choose_volume(here)
     run(session)
     assert waiting(session) == "Result"
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Clean-ups that wait until they may go on; what each was asked for."""
+    go, asked = threading.Event(), []
+
+    def slow(labels, values, *chosen):
+        asked.append(chosen[:3])
+        go.wait(60)
+        return labels
+
+    monkeypatch.setattr(results_module, "clean", slow)
+    yield go, asked
+    go.set()
+
+
+def tuned_session(session_with, script=at_once):
+    """With a result that was applied, and clean-up chosen."""
+    session, worker = session_with(script)
+    session.tune()
+    run(session)
+    session.apply()
+    run(session)
+    session.parameters.fillHoles = True
+    (key,) = [row.key for row in session.view().prompts if row.current]
+    return session, worker, key
+
+
+def cleaning(session) -> bool:
+    return session.results.cleaning.wanted is not None and not session.view().busy
+
+
+def erase_some(session) -> None:
+    segmentation, volume = session.inputs.segmentation, session.inputs.volume
+    paint(segmentation, volume, box_in(mask_of(segmentation, volume, "ball")).astype(np.uint8), {"ball": 1}, "erase")
+
+
+def test_a_stroke_loses_no_result_that_is_being_cleaned(session_with, held):
+    session, worker, key = tuned_session(session_with)
+    session.segment(key)
+    erase_some(session)
+    session.painted()
+    run(session, until=cleaning)
+    session.poll()
+    session.painted()
+    held[0].set()
+    run(session)
+    assert waiting(session) == "Result" and not grown(worker)
+
+
+def test_clean_up_choices_count_while_it_cleans_up(session_with, held):
+    session, _worker, key = tuned_session(session_with)
+    session.segment(key)
+    run(session, until=cleaning)
+    session.parameters.fillHoles, session.parameters.largestComponent = False, True
+    session.results.clean_up()
+    held[0].set()
+    run(session)
+    assert held[1] == [(False, True, 0.0), (True, False, 0.0)] and waiting(session) == "Result"
+
+
+def test_a_clean_up_that_fails_leaves_the_result_as_it_came(session_with, monkeypatch):
+    def broken(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr(results_module, "clean", broken)
+    session, _worker, key = tuned_session(session_with)
+    session.segment(key)
+    run(session)
+    assert waiting(session) == "Result" and not session.view().reasons["apply"]
+    assert "could not be cleaned up" in session.view().notice.text
+
+
+@pytest.mark.parametrize("what", ["undo", "live off", "volume removed"])
+def test_what_is_being_cleaned_goes_with_what_it_belongs_to(session_with, held, what):
+    session, worker, key = tuned_session(session_with)
+    if what == "live off":
+        erase_some(session)
+        session.painted()
+    else:
+        session.segment(key)
+    run(session, until=cleaning)
+    if what == "undo":
+        session.history.undo()
+    elif what == "live off":
+        session.parameters.live = False
+        session.live_changed()
+    else:
+        session.scene.RemoveNode(session.inputs.volume)
+    held[0].set()
+    run(session)
+    assert not waiting(session) and session.view().reasons["apply"].startswith("There is no preview")
+
+
+def test_a_segmentation_that_was_made_for_a_result_goes_with_it(session_with, held):
+    session, _worker, key = tuned_session(session_with)
+    other, _reference = another(session)
+    session.inputs.choose_volume(other)
+    before = nodes_of(session.scene)
+    session.segment(key)
+    run(session, until=cleaning)
+    assert len(nodes_of(session.scene)) > len(before)
+    session.discard()
+    held[0].set()
+    run(session)
+    assert [node[2] for node in nodes_of(session.scene) if node not in before] == []
+
+
+def test_a_worker_that_ends_loses_no_stroke_for_growing(session_with):
+    def script(request):
+        gone = [("report", 0.5), *[("report", 0.6)] * 3, (GONE, "It ended.")]
+        return gone if isinstance(request, contract.Tune) else at_once(request)
+
+    session, worker = session_with(script)
+    session.painted()
+    run(session)
+    session.tune()
+    run(session, until=reported)
+    erase_some(session)
+    session.painted()
+    run(session, until=lambda _: grown(worker) == 2)
+    assert not session.view().busy
+
+
+def test_cancel_brings_back_nothing_of_a_segment_that_is_gone(session_with):
+    session, worker = session_with(never_done)
+    session.painted()
+    run(session)
+    session.tune()
+    run(session, until=lambda _: session.view().busy and session.view().share > 0)
+    segmentation = session.inputs.segmentation
+    segmentation.GetSegmentation().RemoveSegment(segments_by_name(segmentation)["rod"])
+    session.painted()
+    session.cancel()
+    run(session)
+    assert [each.name for each in session.results.shown.classes] == ["ball"] and grown(worker) == 2
 
 
 def test_work_in_the_background_keeps_its_order_and_leaves_out_what_is_not_wanted():
