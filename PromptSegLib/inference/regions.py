@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Collection, Optional, Sequence
 
 import numpy as np
@@ -9,12 +10,14 @@ import SimpleITK as sitk
 from scipy.ndimage import label as numbered_parts
 from scipy.special import logit
 
+from ..annotation.labels import UNKNOWN
 from ..errors import Sentence
 from ..growing.grow import Grown, Region, grow_regions
 from ..growing.guard import Verdict
 from ..growing.model import growing_network
 from ..growing.network import GrowingNet
 from ..imaging.geometry import Grid
+from ..models.matching import KNOWN
 from ..progress import ProgressHandle
 from .class_margins import Probabilities
 from .held_back import agreement_notes
@@ -65,6 +68,26 @@ def grown_regions(
                     region.logits = (region.logits + logit(np.clip(shares, _SURE, 1 - _SURE))) / 2
             _drop_small_parts(region, region.place.strokes(painted) == index)
     return grown
+
+
+def agrees_with_strokes(shares: np.ndarray, painted: np.ndarray, index: int) -> bool:
+    """Whether what a network says of a class that it was taught is what was painted of it, in an image that may be
+    of another kind than those that it was taught on; True where nothing is.
+
+    :param shares: probability (z, y, x) of the class.
+    :param painted: what is painted, on the same grid, as :mod:`..annotation.labels` has it.
+    """
+    own, told = painted == index, (painted >= 0) | (painted == UNKNOWN - index)
+    said = (shares > 0.5) & told
+    both = own.sum() + said.sum()
+    return not own.any() or bool(2 * (own & said).sum() >= KNOWN * both)
+
+
+def unaided(grown: Grown, classes: Collection[int]) -> Grown:
+    """What was grown, with a word on classes (from 1) whose evidence was left out."""
+    ways = enumerate(grown.verdicts, 1)
+    alone = (Verdict.LEARNED_ALONE if i in classes and way is Verdict.LEARNED else way for i, way in ways)
+    return replace(grown, verdicts=tuple(alone))
 
 
 def _drop_small_parts(region: Region, strokes: np.ndarray) -> None:

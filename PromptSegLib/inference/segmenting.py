@@ -26,7 +26,7 @@ from .deciding import decided_for_dice, making_of, rows_for_dice
 from .field_of_view import FieldOfView, strokes_on
 from .islands import small_components_suppressed
 from .options import Region, SegmentationOptions
-from .regions import SharedEvidence, grown_regions, notes_of, regions_before_scores
+from .regions import SharedEvidence, agrees_with_strokes, grown_regions, notes_of, regions_before_scores, unaided
 from .resample_to_image import native_slabs
 from .result import Segmentation
 from .uncertainty import body_of, classes_at, entropy, places_to_look
@@ -103,11 +103,13 @@ def _grown(
     view: FieldOfView, painted: np.ndarray, prompts: Prompts, scores: np.ndarray, quick: bool, job: ProgressHandle
 ) -> Optional[Grown]:
     """What was painted (on all of the image), grown with the network's evidence."""
-    count = len(prompts.active)
-    rows = {index: index for index in range(1, count + 1)}
-    known = SharedEvidence(Probabilities(scores), view.volume.grid, rows, _known_classes(prompts))
-    grown = grown_regions(view.image, painted, count, known, quick, job=job.part(0.0, 0.8))
-    return grown.checked(job.part(0.8, 1.0)) if grown is not None else None
+    count, shares, known = len(prompts.active), Probabilities(scores), _known_classes(prompts)
+    assert view.coarse is not None
+    wrong = {index for index in known if not agrees_with_strokes(shares[index], view.coarse, index)}
+    rows = {index: index for index in range(1, count + 1) if index not in wrong}
+    evidence = SharedEvidence(shares, view.volume.grid, rows, known - wrong)
+    grown = grown_regions(view.image, painted, count, evidence, quick, job=job.part(0.0, 0.8))
+    return unaided(grown, wrong).checked(job.part(0.8, 1.0)) if grown is not None else None
 
 
 def _result(

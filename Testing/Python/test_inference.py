@@ -10,12 +10,18 @@ import SimpleITK as sitk
 
 import PromptSegLib as ps
 from harness.tiny_model import BACKGROUND, CLASSES, example, painted, phantom, tiny_backbone
+from PromptSegLib.annotation.classes import describe
+from PromptSegLib.annotation.example import Example
+from PromptSegLib.annotation.labels import UNKNOWN, excluded_label
 from PromptSegLib.imaging.geometry import Grid, upright_grid
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference import class_margins as margins_module
 from PromptSegLib.inference import resample_to_image as native_module
 from PromptSegLib.inference.class_margins import Probabilities, class_margins
+from PromptSegLib.inference.field_of_view import FieldOfView
+from PromptSegLib.inference.regions import agrees_with_strokes
 from PromptSegLib.inference.resample_to_image import labels_on_native, native_slabs, winner
+from PromptSegLib.inference.stroke_regions import segment_strokes
 from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, starts, steps
 
 pytestmark = pytest.mark.usefixtures("brisk_growing")
@@ -247,3 +253,29 @@ def test_any_intensity_scale_can_be_tuned_and_grown(backbone, scale, offset):
     for value in CLASSES.values():
         both = ((truth == value) & (labels == value)).sum()
         assert 2 * both / ((truth == value).sum() + (labels == value).sum()) > 0.75
+
+
+def test_what_the_network_says_against_the_strokes_counts_for_nothing(tmp_path, monkeypatch):
+    """It was taught these classes, on other images than this one: as CT's organs on an MR."""
+    margins = FieldOfView.margins
+    monkeypatch.setattr(FieldOfView, "margins", lambda *given: np.full_like(margins(*given), -8))
+    backbone, case = tiny_backbone(tmp_path, shipped=True), example()
+    shipped = backbone.shipped
+    assert shipped is not None
+    values = dict(zip(("liver", "spleen"), CLASSES.values()))
+    strokes = sitk.ChangeLabel(case.annotation, {old: shipped.values[name] for name, old in values.items()})
+    case = Example(case.image, strokes, BACKGROUND)
+    found = ps.segment(shipped.only(list(values)), case.image, backbone, strokes=case)
+    alone = segment_strokes(case, [describe(name, shipped.values[name]) for name in values])
+    with_it, without = (sitk.GetArrayFromImage(each.labels) for each in (found, alone))
+    for name in values:
+        mine, other = with_it == shipped.values[name], without == shipped.values[name]
+        assert 2 * (mine & other).sum() > 0.95 * (mine.sum() + other.sum()) > 0
+    assert any("does not fit the painted slices" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("said", "fits"), [([1, 1, 0, 0], True), ([0, 0, 0, 1], False), ([0, 0, 1, 0], False)])
+def test_agreement_with_strokes(said, fits):
+    painted = np.array([1, 1, excluded_label(1), UNKNOWN, 0])
+    assert agrees_with_strokes(np.array([*said, 0.0]), painted, 1) is fits
+    assert agrees_with_strokes(np.array([*said, 0.0]), painted, 2)  # nothing is painted of it
