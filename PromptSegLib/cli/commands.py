@@ -197,14 +197,14 @@ def _segment_one(
             name=path.name,
         )
         result = backbones.segment(prompts, image, classes, strokes, wanted, job)
-    write_segmentation(result, target, path)
-    print(f"{target}  {sum(result.seconds.values()):.1f} s", flush=True)
-    for note in result.notes:
-        print(f"{path.name}: {note}", file=sys.stderr)
     for name, each in (result.probabilities or {}).items():
         write_image(each, outputs.probabilities[path, name], path)
     if outputs.uncertainty and result.uncertainty is not None:
         write_image(result.uncertainty, outputs.uncertainty, path)
+    write_segmentation(result, target, path)  # last: where it is, --resume leaves the image out
+    print(f"{target}  {sum(result.seconds.values()):.1f} s", flush=True)
+    for note in result.notes:
+        print(f"{path.name}: {note}", file=sys.stderr)
     return result.labels
 
 

@@ -14,6 +14,7 @@ from PromptSegLib.cli import sparing
 from PromptSegLib.cli.batch import images_in
 from PromptSegLib.cli.main import main
 from PromptSegLib.errors import PromptSegError
+from PromptSegLib.inference import writing
 
 CLASSES = {"liver": 1, "spleen": 2, "aorta": 3}
 
@@ -97,6 +98,27 @@ def test_resume_of_a_result_that_is_none_is_a_failure_of_that_image_alone(model,
     (out / "case0.seg.nrrd").write_bytes(b"nothing")
     code, _, report = segment(model, images, "--resume", "--report", str(images.parent / "volumes.csv"))
     assert code == 2 and [row["state"] for row in rows_of(report)] == ["failed", "done"]
+
+
+def test_resume_does_not_leave_out_an_image_whose_maps_were_not_written(model, images, monkeypatch):
+    report, shares = ["--report", str(images.parent / "volumes.csv")], images.parent / "shares"
+    (images / "case1.nrrd").unlink()
+    original = writing.write_image
+
+    def full(image, path, source=None):
+        if path.name.startswith("case2_spleen"):
+            raise PromptSegError("Cannot write {path}; check the free disk space.", path=path)
+        original(image, path, source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write_image", full)
+        code, _, table = segment(model, images, "--probabilities", str(shares), *report)
+    assert code == 2 and [row["state"] for row in rows_of(table)] == ["done", "failed"]
+    code, _, _ = segment(model, images, "--probabilities", str(shares), "--resume", *report)
+    assert code == 0 and [row["state"] for row in rows_of(table)] == ["there already", "done"]
+    assert sorted(path.name for path in shares.iterdir()) == sorted(
+        f"case{number}_{name}.nii.gz" for number in (0, 2) for name in CLASSES
+    )
 
 
 def test_ctrl_c_leaves_a_table_of_what_was_done(model, images, monkeypatch, capsys):
