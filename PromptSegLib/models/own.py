@@ -15,6 +15,7 @@ from ..files import atomic_write, check_writable, delete_file
 from . import catalogue
 from .catalogue import PARTIAL_SUFFIX, Entry
 from .folders import model_folders
+from .further import find_further
 
 if TYPE_CHECKING:
     from ..network.punet import PUNet
@@ -36,11 +37,13 @@ def is_own(entry: Entry) -> bool:
 def place_for(name: str) -> Path:
     """Where the weights of a new model of that name go; its folder is made.
 
-    Raises :class:`PromptSegError` for a name that is none or taken, and for a folder that cannot be written.
+    Raises :class:`PromptSegError` for a name that is none or taken, be it by prompts that come along, and for a folder
+    that cannot be written.
     """
     if not is_name(name) or Path(name).name != name or name.startswith(".") or set(name) & set('\\/:*?"<>|'):
         raise PromptSegError("{name} cannot be the name of a model; give letters and digits.", name=repr(name))
-    if any(entry.name == name for entry in catalogue.entries()):
+    entries = catalogue.entries()
+    if any(entry.name == name for entry in entries) or find_further(entries, name):
         raise PromptSegError(
             "There is a model {name} already; give another name, or delete that one first.", name=repr(name)
         )

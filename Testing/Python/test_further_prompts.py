@@ -13,7 +13,8 @@ import SimpleITK as sitk
 import PromptSegLib as ps
 from harness.tiny_model import CLASSES, phantom, tiny_backbone
 from PromptSegLib.cli.main import main
-from PromptSegLib.models import catalogue
+from PromptSegLib.errors import PromptSegError
+from PromptSegLib.models import catalogue, folders, own
 from PromptSegLib.models.further import find_further
 from PromptSegLib.pretraining.source import Source
 from PromptSegLib.specializing import further_prompts as further
@@ -132,7 +133,6 @@ def test_prompts_are_learned_listed_and_segment_by_their_name(listed, data, caps
 def test_they_are_rows_of_the_list_that_stay_as_they_are(listed):
     pytest.importorskip("slicer")
     from harness.scene_files import new_scene
-    from PromptSegLib.errors import PromptSegError
     from PromptSegLib.session import prompts as prompts_list
 
     scene = new_scene()
@@ -143,6 +143,15 @@ def test_they_are_rows_of_the_list_that_stay_as_they_are(listed):
     assert prompts_list.prompts_of(scene, rows[0].key).names == list(NAMES)
     with pytest.raises(PromptSegError, match="stay as they are"):
         prompts_list.node_of(scene, rows[0].key)
+
+
+def test_no_model_of_ones_own_takes_their_name(tmp_path, monkeypatch):
+    """``segment NAME`` takes the prompts that come along."""
+    monkeypatch.setenv(folders.FOLDERS_VARIABLE, str(tmp_path / "models"))
+    name = next(each.name for entry in catalogue.entries() for each in entry.further)
+    with pytest.raises(PromptSegError, match=f"a model '{name}' already"):
+        own.place_for(name)
+    assert not (tmp_path / "models").exists() and own.place_for(f"{name}-2").parent == tmp_path / "models"
 
 
 @pytest.mark.parametrize(
