@@ -27,10 +27,15 @@ def holds(annotation: sitk.Image, value: int) -> bool:
     return bool((sitk.GetArrayViewFromImage(annotation) == value).any())
 
 
-def check_strokes(strokes: Example, classes: Mapping[str, int]) -> None:
-    """Refuse strokes that cannot be meant for their image, or that say nothing of ``classes`` (name -> value)."""
+def check_strokes(strokes: Example, classes: Mapping[str, int], each: bool = False) -> None:
+    """Refuse strokes that cannot be meant for their image, or that say nothing of ``classes`` (name -> value).
+
+    :param each: or of any one of them.
+    """
     check_classes(classes, strokes.background)
-    _check_annotation(strokes, classes, alone=False)
+    known = _check_annotation(strokes, classes, alone=False)
+    if each:
+        _check_painted(classes, known, f"in the annotation of {strokes.name}")
 
 
 def check_classes(classes: Mapping[str, int], background: int | None = None) -> None:
@@ -98,6 +103,18 @@ def check_examples(examples: Sequence[Example], classes: Mapping[str, int]) -> N
         check_image(example.image, example.name)
         known |= _check_annotation(example, classes, alone=len(examples) == 1)
     where = f"in the annotation of {examples[0].name}" if len(examples) == 1 else "in any of the annotations"
+    _check_painted(classes, known, where)
+    if known.sum() < 2:
+        raise PromptSegError(
+            "Only {classes} is painted {where}; paint some background or another class as well, or say "
+            "that the annotation is complete.",
+            classes=next(iter(classes)),
+            where=where,
+        )
+
+
+def _check_painted(classes: Mapping[str, int], known: np.ndarray, where: str) -> None:
+    """Refuse classes of which nothing is known, as :func:`_check_annotation` gives it."""
     missing = [name for name, found in zip(classes, known[1:]) if not found]
     if missing:
         named = f"The class {missing[0]} is" if len(missing) == 1 else f"The classes {', '.join(missing)} are"
@@ -107,13 +124,6 @@ def check_examples(examples: Sequence[Example], classes: Mapping[str, int]) -> N
             named=named,
             where=where,
             what=what,
-        )
-    if known.sum() < 2:
-        raise PromptSegError(
-            "Only {classes} is painted {where}; paint some background or another class as well, or say "
-            "that the annotation is complete.",
-            classes=next(iter(classes)),
-            where=where,
         )
 
 

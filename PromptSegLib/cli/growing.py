@@ -32,7 +32,7 @@ def grow(options: argparse.Namespace) -> None:
         began = time.monotonic()
         image, annotation = read_pair(image_path, options.strokes, tell)
         strokes = Example(image, annotation, options.background, name=image_path.name)
-        check_strokes(strokes, classes)
+        check_strokes(strokes, classes, each=True)
         tell_of_background(strokes)
         from ..growing.model import load_growing
         from ..inference.stroke_regions import segment_strokes

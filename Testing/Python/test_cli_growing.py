@@ -60,6 +60,24 @@ def test_bad_input_is_one_sentence_and_writes_nothing(phantom, tmp_path, capsys)
     assert [each.name for each in tmp_path.iterdir()] == ["empty.nrrd"]
 
 
+def test_a_class_that_is_not_painted_is_refused_as_where_it_is_tuned(phantom, tmp_path, capsys):
+    words = ["--classes", "liver=60", "spleen=300", "tumor=7", "-o", tmp_path / "out.nrrd"]
+    told = refused(capsys, grow(phantom, *words))
+    assert "The classes liver, tumor are not painted in the annotation of scan.nrrd" in told
+    tune = [
+        "tune",
+        "--example",
+        phantom.image,
+        phantom.annotation,
+        "--background",
+        255,
+        "-o",
+        tmp_path / "one.safetensors",
+    ]
+    assert refused(capsys, main([str(word) for word in [*tune, *words[:4]]])) == told
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_background_that_no_stroke_has_is_told(phantom, tmp_path, capsys):
     for value, told in ((255, False), (77, True)):
         out = tmp_path / f"{value}.nrrd"
