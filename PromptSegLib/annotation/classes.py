@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
+from colorsys import hsv_to_rgb
 from dataclasses import asdict, dataclass, replace
 from typing import Collection, Iterable, Mapping, Optional, Sequence, cast
 
@@ -174,11 +176,20 @@ def describe(name: str, value: int, taken: Sequence[ClassInfo] = (), color: Opti
             f"~{category}~SCT^{code}^{meaning}~{_SIDES[side]}~Anatomic codes - DICOM master list~^^~^^"
         )
     else:
-        used = {info.color for info in taken}
-        free = [rgb for rgb in _PALETTE if tuple(part / 255 for part in rgb) not in used]
-        rgb, terminology = (free or list(_PALETTE))[0], ""
+        used = [tuple(round(255 * part) for part in info.color) for info in taken]
+        free = [rgb for rgb in _PALETTE if rgb not in used]
+        rgb, terminology = free[0] if free else _further_color(used), ""
     chosen = tuple(color) if color is not None else tuple(part / 255 for part in rgb)
     return ClassInfo(name, value, cast(tuple[float, float, float], chosen), terminology)
+
+
+def _further_color(used: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
+    """Of colors that are neither gray nor dark, the one that differs most from all that are ``used`` (0..255)."""
+    shades = itertools.product(range(36), (0.45, 0.7, 1.0), (1.0, 0.75, 0.55))
+    rgb = np.rint([np.multiply(255, hsv_to_rgb(hue / 36, depth, light)) for hue, depth, light in shades]).astype(int)
+    apart = ((rgb[:, None] - np.array(used)) ** 2).sum(-1).min(1)
+    red, green, blue = rgb[apart.argmax()].tolist()
+    return red, green, blue
 
 
 def class_infos(
@@ -187,9 +198,9 @@ def class_infos(
     """How each class (name -> value) is shown: as the user has ``chosen``, as it was ``before``, or as its name
     suggests."""
     known = {info.name: info for info in before}
-    others = [info for info in before if info.name not in classes]
+    taken = [*before, *chosen.values()]  # also those of classes whose turn comes later
     infos: list[ClassInfo] = []
     for name, value in classes.items():
-        info = chosen.get(name) or known.get(name) or describe(name, value, [*others, *infos])
+        info = chosen.get(name) or known.get(name) or describe(name, value, [*taken, *infos])
         infos.append(replace(info, name=name, value=value))
     return infos

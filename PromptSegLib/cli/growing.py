@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ..annotation.classes import describe
+from ..annotation.classes import class_infos
 from ..errors import PromptSegError
 from ..prompts.store import parse_classes
 from .commands import progress, tell, tell_of_background
@@ -38,7 +38,7 @@ def grow(options: argparse.Namespace) -> None:
         from ..inference.stroke_regions import segment_strokes
 
         network = load_growing(Path(options.network)) if options.network else None
-        infos = [describe(name, value) for name, value in classes.items()]
+        infos = class_infos(classes, {})
         with progress() as job:
             result, thrift = sparingly(
                 lambda thrift: segment_strokes(

@@ -60,6 +60,12 @@ def test_bad_input_is_one_sentence_and_writes_nothing(phantom, tmp_path, capsys)
     assert [each.name for each in tmp_path.iterdir()] == ["empty.nrrd"]
 
 
+def test_names_that_are_not_known_get_colors_of_their_own(phantom, tmp_path):
+    assert grow(phantom, "--quick", "-o", tmp_path, "--classes", "one=6", "two=300") == 0
+    header = sitk.ReadImage(str(tmp_path / "scan.seg.nrrd"))
+    assert header.GetMetaData("Segment0_Color") != header.GetMetaData("Segment1_Color")
+
+
 def test_a_class_that_is_not_painted_is_refused_as_where_it_is_tuned(phantom, tmp_path, capsys):
     words = ["--classes", "liver=60", "spleen=300", "tumor=7", "-o", tmp_path / "out.nrrd"]
     told = refused(capsys, grow(phantom, *words))

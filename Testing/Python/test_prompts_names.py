@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from harness.prompts_fixtures import make
 from harness.tiny_model import CLASSES, example, tiny_backbone
 from PromptSegLib.annotation.checking import check_examples
 from PromptSegLib.annotation.classes import (
+    MAX_CLASSES,
     canonical_name,
     check_names,
+    class_infos,
     describe,
     is_name,
     is_one_body,
@@ -92,6 +97,21 @@ def test_what_cannot_be_seen_is_no_name():
 def test_a_known_organ_is_known_by_its_looks():
     assert is_one_body("left  kidney ")
     assert describe("Left  Kidney", 1).terminology == describe("left kidney", 1).terminology
+
+
+def test_names_that_are_not_known_have_colors_that_are_told_apart():
+    for count, least in ((7, 60), (30, 60), (MAX_CLASSES, 15)):
+        infos = class_infos({f"structure {number}": number for number in range(1, count + 1)}, {})
+        colors = 255 * np.array([info.color for info in infos])
+        apart = np.linalg.norm(colors[:, None] - colors, axis=-1) + 1000 * np.eye(count)
+        assert apart.min() > least
+    assert describe("one more", 1, [replace(infos[0], color=(0.901961, 0.623529, 0.0))]).color == infos[1].color
+
+
+def test_a_new_class_takes_no_color_of_one_that_comes_after_it():
+    tumor, red = describe("tumor", 1), describe("bone", 3, color=(86 / 255, 180 / 255, 233 / 255))
+    infos = class_infos({"cyst": 2, "tumor": 1, "bone": 3}, {"bone": red}, before=[tumor])
+    assert infos[1:] == [tumor, red] and infos[0].color == (0, 158 / 255, 115 / 255)
 
 
 @pytest.mark.parametrize("one, other", ALIKE.values(), ids=ALIKE)
