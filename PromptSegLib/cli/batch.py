@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import PromptSegError, is_out_of_memory
+from ..evaluation.scores import volume_text
 from ..files import atomic_write, check_writable
 from .saying import visible
 
@@ -140,7 +141,7 @@ class Batch:
         for row in self._rows:
             if row.state:
                 seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-                sizes = [f"{row.volumes[name]:.3f}" if name in row.volumes else "" for name in self._values]
+                sizes = [volume_text(row.volumes[name], 3) if name in row.volumes else "" for name in self._values]
                 table.writerow([row.image, row.result, row.state, row.reason, seconds, *sizes])
         with atomic_write(self._report) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8", newline="")

@@ -8,9 +8,10 @@ hold for anisotropic voxels.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import asdict, dataclass, fields
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -121,12 +122,17 @@ def mean_score(scores: dict[str, Score]) -> Score:
     return Score(*means)
 
 
-_COLUMNS = (
-    ("dice", "Dice", "{:.3f}"),
-    ("surface_dice", "Surface Dice", "{:.3f}"),
-    ("hausdorff95", "HD95 (mm)", "{:.1f}"),
-    ("reference_ml", "Reference (ml)", "{:.1f}"),
-    ("predicted_ml", "Predicted (ml)", "{:.1f}"),
+def volume_text(ml: float, places: int = 1) -> str:
+    """A volume in ml with as many decimal places; below 1 ml with three digits that count: voxels may be tiny."""
+    return f"{ml:.{max(places, 2 - math.floor(math.log10(ml))) if 0 < ml < 1 else places}f}"
+
+
+_COLUMNS: tuple[tuple[str, str, Callable[..., str]], ...] = (
+    ("dice", "Dice", "{:.3f}".format),
+    ("surface_dice", "Surface Dice", "{:.3f}".format),
+    ("hausdorff95", "HD95 (mm)", "{:.1f}".format),
+    ("reference_ml", "Reference (ml)", volume_text),
+    ("predicted_ml", "Predicted (ml)", volume_text),
 )
 
 
@@ -136,7 +142,7 @@ def format_table(scores: dict[str, Score]) -> str:
     rows = [["Class", *(title for _, title, _ in _COLUMNS)]]
     for name, entry in [*present.items(), ("Mean", mean_score(scores))]:
         values = [(getattr(entry, key), form) for key, _, form in _COLUMNS]
-        rows.append([name, *("-" if value is None else form.format(value) for value, form in values)])
+        rows.append([name, *("-" if value is None else form(value) for value, form in values)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])

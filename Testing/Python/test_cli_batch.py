@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from harness.tiny_model import phantom
 from PromptSegLib.cli import sparing
-from PromptSegLib.cli.batch import images_in
+from PromptSegLib.cli.batch import Batch, images_in
 from PromptSegLib.cli.main import main
 from PromptSegLib.errors import PromptSegError
 from PromptSegLib.inference import writing
@@ -89,6 +89,17 @@ def test_resume_leaves_out_what_is_there_and_counts_it_all_the_same(model, image
     for name in CLASSES:
         assert rows[0][f"{name} (ml)"] == before[0][f"{name} (ml)"]
         assert rows[2][f"{name} (ml)"] == before[2][f"{name} (ml)"]
+
+
+def test_a_volume_of_tiny_voxels_is_no_zero(tmp_path):
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[:10, :10, :10] = 1
+    tiny = sitk.GetImageFromArray(labels)
+    tiny.SetSpacing((0.05, 0.05, 0.05))
+    batch = Batch([(tmp_path / "mouse.nrrd", tmp_path / "out.nrrd")], tmp_path / "volumes.csv", False, {"tumor": 1})
+    with batch.noting(tmp_path / "mouse.nrrd") as row:
+        batch.measure(row, tiny)
+    assert rows_of(tmp_path / "volumes.csv")[0]["tumor (ml)"] == "0.000125"
 
 
 def test_resume_of_a_result_that_is_none_is_a_failure_of_that_image_alone(model, images):

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from PromptSegLib.errors import PromptSegError
-from PromptSegLib.evaluation.scores import format_table, score, to_json
+from PromptSegLib.evaluation.scores import format_table, score, to_json, volume_text
 
 
 def volume(array: np.ndarray, spacing=(1.0, 1.0, 1.0)) -> sitk.Image:
@@ -90,6 +90,14 @@ def test_absent_classes():
     record = json.loads(json.dumps(to_json(scores)))
     assert record["absent"] == ["nowhere"] and record["classes"]["missed"]["hausdorff95"] is None
     assert record["mean"]["dice"] == pytest.approx(1 / 3)
+
+
+def test_a_volume_of_tiny_voxels_is_no_zero():
+    labels = volume(cube(), (0.05, 0.05, 0.05))
+    line = format_table(score(labels, labels, {"cube": 1})).splitlines()[2]
+    assert line.split()[-2:] == ["0.000125"] * 2
+    shown = [volume_text(ml, places) for places in (1, 3) for ml in (1234.56, 7.25, 0.5, 0.0421, 0.0)]
+    assert shown == ["1234.6", "7.2", "0.500", "0.0421", "0.0", "1234.560", "7.250", "0.500", "0.0421", "0.000"]
 
 
 def test_nothing_at_all_has_no_mean():
