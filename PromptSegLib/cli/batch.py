@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Callable, Iterator, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -68,8 +68,9 @@ class Batch:
     """The images of a command in turn.
 
     :param report: where the table goes, after each image; None for none, and then the first failure ends the command.
-    :param resume: leave out images whose result is there: a result takes its name only when it is complete.
+    :param resume: leave out images that are ``complete``: a result takes its name only when it is.
     :param values: class -> its value in results.
+    :param complete: whether of an image (first) its result (second), and what is wanted beside it, are there.
     """
 
     def __init__(
@@ -78,16 +79,17 @@ class Batch:
         report: Optional[Path],
         resume: bool,
         values: dict[str, int],
+        complete: Callable[[Path, Path], bool] = lambda image, result: result.is_file(),
     ):
         self._rows = [_Row(image, result) for image, result in pairs]
-        self._report, self._resume, self._values = report, resume, values
+        self._report, self._resume, self._values, self._complete = report, resume, values, complete
         if report is not None:
             check_writable(report)
 
     def __iter__(self) -> Iterator[tuple[Path, Path]]:
         """Images that are still to be segmented, with where their results go."""
         for number, row in enumerate(self._rows, start=1):
-            if self._resume and row.result.is_file():
+            if self._resume and self._complete(row.image, row.result):
                 with self.noting(row.image):
                     row.state, row.volumes = "there already", self._measured_file(row.result)
                 continue

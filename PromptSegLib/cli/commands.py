@@ -152,7 +152,7 @@ def segment(options: argparse.Namespace) -> None:
 
         report = Path(options.report) if options.report else None
         values = {name: prompts.values[name] for name in classes}
-        batch = Batch(list(zip(images, outputs.targets)), report, options.resume, values)
+        batch = Batch(list(zip(images, outputs.targets)), report, options.resume, values, outputs.complete)
         backbones = Backbones(prompts, options.model, options.device)
         for path, target in batch:
             with batch.noting(path) as row:

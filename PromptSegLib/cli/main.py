@@ -177,7 +177,9 @@ def _add_segment(subparsers: Any) -> None:
     segment.add_argument(
         "--report", metavar="CSV", help="write volumes (ml) and failures there; one bad image does not stop the others"
     )
-    segment.add_argument("--resume", action="store_true", help="leave out images whose result is there already")
+    segment.add_argument(
+        "--resume", action="store_true", help="leave out images whose result and maps are there already"
+    )
     segment.add_argument("--uncertainty", metavar="FILE", help="also write the uncertainty map")
     _device(segment)
     segment.set_defaults(run=commands.segment)

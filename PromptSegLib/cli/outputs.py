@@ -54,6 +54,11 @@ class Outputs:
         maps = [self.uncertainty] if self.uncertainty else []
         return [*self.targets, *maps, *self.probabilities.values()]
 
+    def complete(self, image: Path, target: Path) -> bool:
+        """Whether all that is wanted of an image is there."""
+        shares = [path for (of, _), path in self.probabilities.items() if of == image]
+        return all(path.is_file() for path in (target, *shares, *([self.uncertainty] if self.uncertainty else [])))
+
     @contextmanager
     def ready(self) -> Iterator[None]:
         """With the folders made and every file writable; folders in which nothing came to be are gone afterwards.

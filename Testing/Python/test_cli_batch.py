@@ -91,6 +91,16 @@ def test_resume_leaves_out_what_is_there_and_counts_it_all_the_same(model, image
         assert rows[2][f"{name} (ml)"] == before[2][f"{name} (ml)"]
 
 
+def test_resume_does_not_leave_out_an_image_of_which_maps_are_wanted_that_are_not_there(model, images):
+    report, shares = ["--report", str(images.parent / "volumes.csv")], images.parent / "shares"
+    (images / "case1.nrrd").unlink()
+    segment(model, images, "--probabilities", str(shares), *report)
+    (shares / "case0_aorta.nii.gz").unlink()
+    code, _, table = segment(model, images, "--probabilities", str(shares), "--resume", *report)
+    assert code == 0 and [row["state"] for row in rows_of(table)] == ["done", "there already"]
+    assert (shares / "case0_aorta.nii.gz").is_file()
+
+
 def test_a_volume_of_tiny_voxels_is_no_zero(tmp_path):
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[:10, :10, :10] = 1
