@@ -73,9 +73,8 @@ def tune(
     rng = np.random.default_rng(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
 
-    intensity = start.intensity if start else None
     reading = job.part(0.0, 0.05)
-    read = read_examples(taught, classes, backbone.preprocessing, intensity, feature_cache, plan.training, reading)
+    read = read_examples(taught, classes, backbone.preprocessing, start, feature_cache, plan.training, reading)
     notes += read.notes
     given = (
         strokes_to_keep(examples, classes, start, feature_cache, notes, options.others) if options.keep_strokes else []

@@ -16,6 +16,7 @@ from ..imaging.intensity import IntensityRule
 from ..imaging.preprocessing import Preprocessing
 from ..models.feature_cache import FeatureCache
 from ..progress import ProgressHandle
+from ..prompts.store import Prompts
 from .crops import Crop, cover, cut
 from .training import Annotated
 
@@ -24,7 +25,8 @@ MANY = 4  # times as many crops as wanted at most: a training sees all volumes a
 
 @dataclass
 class LearningSet:
-    """Volumes with labels, with one rule of intensities; what the record says of each, and what to tell the user."""
+    """Volumes with labels, and the rule of intensities that prompts keep of them, if any; what the record says of each,
+    and what to tell the user."""
 
     intensity: Optional[IntensityRule]
     volumes: list[Annotated] = field(default_factory=list)
@@ -36,23 +38,26 @@ def read_examples(
     examples: Sequence[Example],
     classes: Mapping[str, int],
     preprocessing: Preprocessing,
-    intensity: Optional[IntensityRule],
+    start: Optional[Prompts],
     feature_cache: FeatureCache,
     painted: bool,
     job: ProgressHandle,
 ) -> LearningSet:
     """Bring examples to the model's grid.
 
-    :param intensity: the rule of prompts that are gone on from; else the first image decides for all.
+    :param start: prompts that are gone on from, whose rule of intensities holds; else the first image decides for all.
     :param painted: also say where the user painted himself, where examples know.
     :raises PromptSegError: an image that has too many voxels on that grid.
     """
-    read = LearningSet(intensity)
+    read = LearningSet(start.intensity if start else None)
+    # A rule is for all classes that prompts hold: those that are left alone have none, and must get none. Then every
+    # image is read by its own, as it will be when it is segmented.
+    left = start is not None and any(name not in classes for name in start.names)
     for index, example in enumerate(examples):
         job.report("reading examples", index / len(examples))
         check_extent(Grid.of(example.image), preprocessing.spacing, example.name)
         volume = feature_cache.volume(example.image, preprocessing, read.intensity)
-        read.intensity = read.intensity or volume.rule
+        read.intensity = read.intensity or (None if left else volume.rule)
         if volume.rule.sentence:
             read.notes.append(volume.rule.sentence if len(examples) == 1 else f"{example.name}: {volume.rule.sentence}")
         labels = labels_on_grid(example, classes, volume.grid)

@@ -12,11 +12,13 @@ import SimpleITK as sitk
 import torch
 
 import PromptSegLib as ps
-from harness.tiny_model import BACKGROUND, CLASSES, LITTLE, example, painted, phantom, tiny_backbone
+from harness.tiny_model import BACKGROUND, CLASSES, LITTLE, PREPROCESSING, example, painted, phantom, tiny_backbone
 from PromptSegLib.annotation.example import Example
 from PromptSegLib.annotation.strokes import Strokes
+from PromptSegLib.imaging.intensity import MODALITY
 from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference.class_margins import class_margins
+from PromptSegLib.models.feature_cache import FeatureCache
 from PromptSegLib.network.config import MODES, OUTPUTS, outputs_of
 from PromptSegLib.network.methods.registry import known
 from PromptSegLib.network.tokens import new_prompts
@@ -27,6 +29,7 @@ from PromptSegLib.tuning.crops import cover
 from PromptSegLib.tuning.encoded import EncodedCrops
 from PromptSegLib.tuning.objective import agreement, annotated_loss, class_weights
 from PromptSegLib.tuning.parts import tune_in_parts
+from PromptSegLib.tuning.reading import read_examples
 from PromptSegLib.tuning.warm_start import ClassInit, prototypes, warm_start
 
 pytestmark = pytest.mark.usefixtures("brisk_growing")
@@ -319,6 +322,27 @@ def test_several_volumes_on_different_grids(backbone):
     prompts = ps.tune(examples, CLASSES, backbone, settings=BRIEF)
     assert [each["name"] for each in prompts.tuning["0"]["examples"]] == ["image", "turned"]
     assert len(prompts.strokes) == 2
+
+
+def test_a_class_of_another_kind_of_image_leaves_how_the_others_are_read(backbone):
+    """What a model ships says of no image that it was tuned on: every image is read by its own rule."""
+    ct, mr = example(), replace(example(seed=1), name="MR")
+    ct.image.SetMetaData(MODALITY, "CT")
+    mr.image.SetMetaData(MODALITY, "MR")
+    first = replace(ps.tune([ct], {"ball": 5}, backbone, settings=BRIEF), intensity=None)
+    second = ps.tune([mr], {"rod": 9}, backbone, start=first, settings=BRIEF)
+    arrays = [
+        sitk.GetArrayFromImage(ps.segment(each, ct.image, backbone, classes=["ball"]).labels)
+        for each in (replace(first, strokes=()), replace(second, strokes=()))
+    ]
+    assert np.array_equal(*arrays)
+    # An image is read alike when it is learned from and when it is segmented.
+    read = read_examples([mr, ct], {"rod": 9}, PREPROCESSING, first, FeatureCache(0), False, ProgressHandle())
+    for each, volume in zip((mr, ct), read.volumes):
+        assert np.array_equal(Volume.of(each.image, PREPROCESSING, second.intensity).array, volume.array)
+    # Where no class is left, the new image decides, as in a first tuning.
+    again = ps.tune([mr], {"ball": 5}, backbone, start=first, settings=BRIEF)
+    assert again.intensity.kind == "percentile"
 
 
 def test_cancelling_raises_and_reports_progress(backbone):
