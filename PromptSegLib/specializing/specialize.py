@@ -84,7 +84,8 @@ def specialize(
     """Make a model of its own in the model folder, with prompts of ``classes``; gives its entry in the catalogue.
 
     The parent stays as it is. Cancelled or killed, the training is gone on from by the next call with the same name,
-    examples and classes. Files: ``NAME.safetensors`` (fp16), ``NAME.prompts.safetensors``, ``NAME.md``, the card.
+    examples and classes, in their order. Files: ``NAME.safetensors`` (fp16), ``NAME.prompts.safetensors``, ``NAME.md``,
+    the card.
 
     :param examples: three or more images with complete annotations; grids and intensities are chosen by them.
     :param classes: class name -> its value in the annotations and in results.
@@ -154,7 +155,7 @@ class _Task:
     ) -> _Task:
         chosen = working_preprocessing(examples, parent, classes)
         backbone, notes = parent.working_at(chosen), said_of(examples, parent.preprocessing, chosen)
-        rng, digest = np.random.default_rng(effort.seed), hashlib.sha256(repr(sorted(classes.items())).encode())
+        rng, digest = np.random.default_rng(effort.seed), hashlib.sha256(repr(list(classes.items())).encode())
         read = read_examples(examples, classes, chosen, None, FeatureCache(0), False, job)
         for each in examples:
             digest.update(fingerprint(each.image).encode())

@@ -105,6 +105,9 @@ def test_what_was_cancelled_is_gone_on_from_and_comes_to_the_same(parent, exampl
     assert "parts" not in [entry.name for entry in catalogue.entries()]
     with pytest.raises(PromptSegError, match="begun with other examples"):
         specialize(examples, {"ball": CLASSES["ball"]}, "parts", parent, effort=BRIEF)
+    # Tokens and labels are numbered by the order of the classes.
+    with pytest.raises(PromptSegError, match="begun with other examples"):
+        specialize(examples, dict(reversed(CLASSES.items())), "parts", parent, effort=BRIEF)
     parts = specialize(examples, CLASSES, "parts", parent, effort=BRIEF)
     one, other = (ps.load_model(name, "cpu").net.state_dict() for name in ("whole", "parts"))
     assert all(torch.allclose(tensor, other[name], atol=1e-3) for name, tensor in one.items())
