@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -58,6 +58,16 @@ def classes_of(
     if not names:
         raise ValueError("every class is retired")
     return tuple(classes)
+
+
+def record_of_renamed(record: Any, names: Mapping[str, str]) -> Any:
+    """What a file says of a group's tuning, which may be anything, with classes called otherwise (old name -> new)."""
+    known = record.get("classes") if isinstance(record, dict) else None
+    if not names or not isinstance(known, dict):
+        return record
+    # What a retired class of the new name has left is not what the renamed one is made of.
+    new = set(names.values())
+    return {**record, "classes": {names.get(key, key): known[key] for key in known if key in names or key not in new}}
 
 
 def _taken(tensors: dict[str, np.ndarray], index: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

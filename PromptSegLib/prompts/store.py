@@ -23,7 +23,7 @@ from ..imaging.preprocessing import Preprocessing
 from ..network.config import MODES, NetworkConfig
 from ..network.methods import registry
 from . import beside
-from .class_prompts import ClassPrompts, classes_of
+from .class_prompts import ClassPrompts, classes_of, record_of_renamed
 from .untrusted import check_json, refuse_constant, short
 
 # 1: strokes voxel by voxel, PUNet's tokens, and what was called DVPT and EPT before they were as published.
@@ -118,7 +118,13 @@ class Prompts:
                 return each
             return replace(each, info=replace(each.info, name=names[each.info.name]))
 
-        return replace(self, classes=tuple(called(each) for each in self.classes))
+        classes = tuple(called(each) for each in self.classes)
+        changed: dict[str, dict[str, str]] = {}
+        for before, now in zip(self.classes, classes):
+            if now is not before:
+                changed.setdefault(str(before.group), {})[before.info.name] = now.info.name
+        records = {key: record_of_renamed(record, changed.get(key, {})) for key, record in self.tuning.items()}
+        return replace(self, classes=classes, tuning=records)
 
     def called(self, names: Iterable[str]) -> Prompts:
         """These prompts with the classes that look like one of ``names`` called exactly that."""

@@ -22,6 +22,7 @@ from PromptSegLib.annotation.classes import (
     same_name,
 )
 from PromptSegLib.errors import PromptSegError
+from PromptSegLib.inference.deciding import making_of
 from PromptSegLib.inference.segmenting import segment
 from PromptSegLib.prompts.store import Prompts, parse_classes
 from PromptSegLib.tuning.pipeline import tune
@@ -148,6 +149,19 @@ def test_prompts_of_two_names_alike_can_still_be_read():
     assert [read.find(name).info.value for name in ("liver", "liver ")] == [1, 2]
     assert read.called(["liver", "liver "]).names == ["liver", "liver "]
     assert read.renamed({"liver": "lung"}).names == ["lung", "liver "]
+
+
+def test_a_renamed_class_is_made_as_it_was():
+    """Where it is new to the body, it is decided and grown otherwise."""
+    record = {"classes": {"lesion": {"new": True}, "cyst": {"new": False}}, "steps": 3}
+    prompts = make(("lesion", 0), ("cyst", 0), ("liver", 1), tuning={"0": record, "1": "anything"})
+    renamed = prompts.renamed({"lesion": "cyst", "cyst": "lesion"})
+    assert renamed.tuning["0"] == {"classes": {"cyst": {"new": True}, "lesion": {"new": False}}, "steps": 3}
+    # Not what a retired class of that name was made of.
+    classes = tuple(replace(each, retired=each.info.name == "cyst") for each in prompts.classes)
+    renamed = replace(prompts, classes=classes).renamed({"lesion": "cyst"})
+    assert renamed.tuning == {"0": {"classes": {"cyst": {"new": True}}, "steps": 3}, "1": "anything"}
+    assert making_of(renamed, renamed.find("cyst")) == {"new": True} and prompts.tuning["0"] == record
 
 
 def test_a_class_goes_on_from_one_that_looks_the_same(tmp_path):
