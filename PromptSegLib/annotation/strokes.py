@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import dataclass
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -166,6 +166,16 @@ class Strokes:
         if not is_sha256(image):
             raise ValueError("strokes have no fingerprint of an image")
         return cls(image, (z, y, x), count, data, runs)
+
+
+def unpacked(strokes: Sequence[Strokes], values: list[int]) -> np.ndarray:
+    """:meth:`Strokes.unpack` of several (one or more) on the same image together: where two say something, the last
+    one holds."""
+    labels = strokes[0].unpack(values)
+    for each in strokes[1:]:
+        more = each.unpack(values)
+        labels[more >= 0] = more[more >= 0]
+    return labels
 
 
 def _planes(raw: bytes, count: int, undo: bool = False) -> bytes:

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from ..annotation.example import Example
 from ..annotation.labels import UNKNOWN, labels_on_grid, on_another_grid
+from ..annotation.strokes import unpacked
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid, bounding_box
 from ..imaging.volume import Volume
@@ -106,7 +107,7 @@ def strokes_on(
     if not packed:
         return None
     try:
-        labels = packed[-1].unpack(values)
+        labels = unpacked(packed, values)
     except ValueError as error:
         raise PromptSegError(
             "The strokes in these prompts cannot be used: {error}; tune again.", error=error

@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.example import Example
-from ..annotation.labels import strokes_on_image
-from ..annotation.strokes import Strokes
+from ..annotation.labels import UNKNOWN, strokes_on_image
+from ..annotation.strokes import Strokes, unpacked
 from ..errors import PromptSegError, Sentence
 from ..models.feature_cache import FeatureCache
 from ..prompts.store import Prompts
@@ -41,20 +41,24 @@ def strokes_to_keep(
     """
     carried = _carried(start, classes) if start is not None else []
     kept: list[Strokes] = []
+    by_image: dict[str, list[Example]] = {}
     for example in examples:
         if carried or not example.complete:
-            image, strokes = _strokes(example, classes, start, feature_cache, others)
-            kept += [strokes] if strokes else []
-            if strokes is None and not example.complete and notes is not None:
-                notes.append(
-                    Sentence(
-                        "What is painted on {name} is too much to be kept with the prompts; give it again when that "
-                        "image is segmented.",
-                        name=example.name,
-                    )
+            by_image.setdefault(feature_cache.fingerprint(example.image), []).append(example)
+    for image, together in by_image.items():
+        painted = [each for each in together if not each.complete]
+        strokes = _strokes(image, painted or together, classes, start, others)
+        kept += [strokes] if strokes else []
+        if strokes is None and painted and notes is not None:
+            notes.append(
+                Sentence(
+                    "What is painted on {name} is too much to be kept with the prompts; give it again when that "
+                    "image is segmented.",
+                    name=painted[-1].name,
                 )
-            # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
-            carried = [each for each in carried if each.image != image]
+            )
+        # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
+        carried = [each for each in carried if each.image != image]
     return [*carried, *kept]
 
 
@@ -72,36 +76,41 @@ def _carried(start: Prompts, classes: Mapping[str, int]) -> list[Strokes]:
 
 
 def _strokes(
-    example: Example,
+    image: str,
+    examples: Sequence[Example],
     classes: Mapping[str, int],
     start: Optional[Prompts],
-    feature_cache: FeatureCache,
     others: Sequence[int],
-) -> tuple[str, Optional[Strokes]]:
-    """Fingerprint of an example's image, and the strokes to keep of it.
+) -> Optional[Strokes]:
+    """The strokes to keep of an image, given by its fingerprint.
 
     These are what was painted on it, unless that is no strokes, and what ``start`` holds of its other classes there.
+
+    :param examples: of that image, all complete or none; where they say different things, the last one holds.
     """
+    complete = examples[0].complete
     left = {name: value for name, value in (start.values if start else {}).items() if name not in classes}
-    painted = {} if example.complete else {name: value for name, value in left.items() if value in others}
+    painted = {} if complete else {name: value for name, value in left.items() if value in others}
     shown = {**classes, **painted}
-    image, labels = feature_cache.fingerprint(example.image), strokes_on_image(example, shown)
+    labels = strokes_on_image(examples[0], shown)
+    for example in examples[1:]:
+        more = strokes_on_image(example, shown)
+        labels = np.where(more != UNKNOWN, more, labels)
     values = [*shown.values(), *(value for name, value in left.items() if name not in painted)]
-    for each in start.strokes if start else ():
-        if each.image == image and each.shape == labels.shape:
-            try:
-                earlier = each.unpack(values[len(classes) :])
-            except ValueError as error:
-                raise _unusable(error) from error
-            earlier[earlier > 0] += len(classes)
-            if (labels == 0).any():
-                earlier[earlier == 0] = -1  # background was painted anew: what was erased stays erased
-            if example.complete:
-                return image, Strokes.pack(image, np.where(labels > 0, -1, earlier), values)
-            both = Strokes.pack(image, np.where(labels >= 0, labels, earlier), values)
-            # Too much for all of it: what the other classes had is kept.
-            return image, both or Strokes.pack(image, np.where(labels > 0, -1, earlier), values)
-    return image, None if example.complete else Strokes.pack(image, labels, values)
+    before = [each for each in start.strokes if each.image == image and each.shape == labels.shape] if start else []
+    if not before:
+        return None if complete else Strokes.pack(image, labels, values)
+    try:
+        earlier = unpacked(before, values[len(classes) :])
+    except ValueError as error:
+        raise _unusable(error) from error
+    earlier[earlier > 0] += len(classes)
+    if (labels == 0).any():
+        earlier[earlier == 0] = UNKNOWN  # background was painted anew: what was erased stays erased
+    others_alone = np.where(labels > 0, UNKNOWN, earlier)
+    both = None if complete else Strokes.pack(image, np.where(labels >= 0, labels, earlier), values)
+    # Where it is too much for all of it, what the other classes had is kept.
+    return both or Strokes.pack(image, others_alone, values)
 
 
 def _unusable(error: ValueError) -> PromptSegError:

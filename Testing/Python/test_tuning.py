@@ -184,6 +184,23 @@ def test_what_is_painted_of_other_classes_stays_theirs(backbone, in_parts):
     assert (result[sitk.GetArrayFromImage(further.annotation) == 5] == 5).all()
 
 
+def test_what_is_painted_on_one_image_in_two_annotations_is_kept_together(backbone):
+    shown = example()
+    labels = sitk.GetArrayFromImage(shown.annotation)
+    apart = [with_labels(shown, np.where(np.isin(labels, each), labels, 0)) for each in ((5,), (9, BACKGROUND))]
+    copy = replace(apart[1], image=sitk.Image(shown.image) + 0)  # read from the same file a second time
+    prompts = ps.tune([apart[0], copy], CLASSES, backbone, settings=BRIEF)
+    (strokes,) = prompts.strokes
+    assert np.array_equal(strokes.unpack([7, 5, 9]) > 0, np.isin(labels, (5, 9)))
+    # Files of earlier versions hold them apart.
+    older = replace(prompts, strokes=(strokes.with_values({5: 5}), strokes.with_values({9: 9})))
+    again = ps.tune([apart[1]], {"rod": 9}, backbone, start=older, settings=BRIEF)
+    for each in (prompts, older, again):
+        result = sitk.GetArrayFromImage(ps.segment(each, shown.image, backbone).labels)
+        for value in CLASSES.values():
+            assert (result[labels == value] == value).all()
+
+
 def test_a_complete_annotation_leaves_the_strokes_of_other_classes(backbone):
     shown, (_, reference) = example(), phantom()
     first = ps.tune([shown], CLASSES, backbone, settings=BRIEF)
