@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..annotation.example import Example
-from ..annotation.labels import UNKNOWN, labels_on_grid, on_another_grid
+from ..annotation.labels import UNKNOWN, excluded_label, labels_on_grid, on_another_grid
 from ..annotation.strokes import unpacked
 from ..errors import PromptSegError
 from ..imaging.geometry import Grid, bounding_box
@@ -91,15 +91,19 @@ class FieldOfView:
 
 
 def strokes_on(
-    image: sitk.Image, prompts: Prompts, strokes: Optional[Example], feature_cache: FeatureCache
+    image: sitk.Image, prompts: Prompts, kept: Prompts, strokes: Optional[Example], feature_cache: FeatureCache
 ) -> Optional[np.ndarray]:
     """Strokes on the image's grid, labels as in ``annotation.labels``: the given ones, or those that the prompts carry
-    of this image; None where there are none."""
+    of this image; None where there are none.
+
+    :param kept: the part of the prompts whose classes the labels are of. What is painted of another class is known to
+        be none of these.
+    """
     native, values = Grid.of(image), [each.info.value for each in prompts.active]
     if strokes is not None:
         classes = {f"class {value}": value for value in values}
         labels = labels_on_grid(replace(strokes, image=image), classes, native)
-        return labels if (labels != UNKNOWN).any() else None
+        return _of_kept(labels, prompts, kept) if (labels != UNKNOWN).any() else None
     if not prompts.strokes:
         return None
     own = feature_cache.fingerprint(image)
@@ -112,7 +116,22 @@ def strokes_on(
         raise PromptSegError(
             "The strokes in these prompts cannot be used: {error}; tune again.", error=error
         ) from error
-    return labels if (labels > 0).any() else None
+    return _of_kept(labels, prompts, kept) if (labels > 0).any() else None
+
+
+def _of_kept(labels: np.ndarray, prompts: Prompts, kept: Prompts) -> np.ndarray:
+    """Labels of all classes of the prompts as labels of those that are kept."""
+    names, count = prompts.names, len(prompts.names)
+    if len(kept.names) == count:
+        return labels
+    numbers = {name: number for number, name in enumerate(kept.names, 1)}
+    table = np.full(2 * count + 2, UNKNOWN, np.int16)  # of what is certainly not another class, nothing is known
+    table[count + 1] = 0
+    for number, name in enumerate(names, 1):
+        table[count + 1 + number] = numbers.get(name, 0)
+        if name in numbers:
+            table[count + 1 + excluded_label(number)] = excluded_label(numbers[name])
+    return table[labels + (count + 1)]
 
 
 def enforce_strokes(labels: np.ndarray, painted: np.ndarray, lookup: np.ndarray) -> None:

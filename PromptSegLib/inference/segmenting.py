@@ -80,7 +80,7 @@ def segment(
         _check_region(options.region, Grid.of(image), options.name)
 
     whole = feature_cache.volume(image, backbone.preprocessing, prompts.intensity)
-    painted = strokes_on(image, kept, strokes, feature_cache)
+    painted = strokes_on(image, prompts, kept, strokes, feature_cache)
     view = FieldOfView.of(image, whole, painted, len(kept.active), backbone.tile, options.around)
     clock.note("resampling")
     growing = view.coarse is not None and options.grow_strokes is not False

@@ -18,11 +18,12 @@ from PromptSegLib.imaging.volume import Volume
 from PromptSegLib.inference import class_margins as margins_module
 from PromptSegLib.inference import resample_to_image as native_module
 from PromptSegLib.inference.class_margins import Probabilities, class_margins
-from PromptSegLib.inference.field_of_view import FieldOfView
+from PromptSegLib.inference.field_of_view import FieldOfView, strokes_on
 from PromptSegLib.inference.regions import agrees_with_strokes
 from PromptSegLib.inference.resample_to_image import labels_on_native, native_slabs, winner
 from PromptSegLib.inference.stroke_regions import segment_strokes
 from PromptSegLib.inference.tiling import OVERLAP, OVERLAP_ALONE, starts, steps
+from PromptSegLib.models.feature_cache import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("brisk_growing")
 
@@ -92,6 +93,27 @@ def test_a_class_never_depends_on_what_else_is_asked_for(backbone, prompts):
     assert [info.name for info in only.classes] == ["rod"]
     with pytest.raises(ps.PromptSegError, match="no class 'kidney'"):
         ps.segment(prompts, image, backbone, classes=["kidney"])
+
+
+def test_what_is_painted_of_a_class_that_is_not_asked_for_is_no_other_class(backbone):
+    """Also where it is in another group, which is left out of the pass."""
+    shown, brief = example(), ps.Settings(steps=1)
+    array = sitk.GetArrayFromImage(shown.annotation)
+    array[9:11, 12:16, 16:18] = CLASSES["rod"]  # in the ball
+    shown = replace(shown, annotation=Grid.of(shown.image).image(array))
+    ball = ps.tune([shown], {"ball": 5}, backbone, settings=brief)
+    both = ps.tune([shown], {"rod": 9}, backbone, start=ball, settings=brief)
+    for strokes in (None, shown):
+        labels = sitk.GetArrayFromImage(
+            ps.segment(both, shown.image, backbone, classes=["ball"], strokes=strokes).labels
+        )
+        assert (labels[array == 5] == 5).all() and not labels[array == 9].any()
+    # What was erased from it may be anything else.
+    array[0, :2], array[0, 2:4] = 3, 4
+    erased = replace(shown, annotation=Grid.of(shown.image).image(array), excluded={3: 5, 4: 9})
+    painted = strokes_on(shown.image, both, both.only(["rod"]), erased, FeatureCache(0))
+    for value, label in ((0, -1), (BACKGROUND, 0), (5, 0), (9, 1), (3, -1), (4, -2)):
+        assert (painted[array == value] == label).all()
 
 
 def test_probabilities_and_uncertainty_on_request(backbone, prompts):
