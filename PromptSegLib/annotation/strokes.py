@@ -16,16 +16,29 @@ MAX_BYTES = 64 * 1024  # of one image in a prompts file, for each class that the
 MAX_PACKED = 2**24  # of one image anywhere
 _MAX_VOXELS = 2**32  # positions differ by an uint32
 _MAX_RUNS = 2**23
+_HALF = 0.5063  # added before thousandths are cut off: hardly a number that somebody wrote down ends where it goes up
 _OLD, _RUN = 6, 10  # bytes of a voxel as older files have them, and of a run
 
 
 def fingerprint(image: sitk.Image) -> str:
     """SHA-256 of an image's voxels and geometry: the same image is recognized, nothing of it can be read back."""
-    digest = hashlib.sha256(repr(tuple(np.round(np.concatenate(_numbers(image)), 3).tolist())).encode())
+    return fingerprints(image)[0]
+
+
+def fingerprints(image: sitk.Image) -> tuple[str, ...]:
+    """:func:`fingerprint`, and where that was another one in earlier versions, theirs: older files hold it."""
+    numbers = np.concatenate(_numbers(image))
+    # Of numbers that are stored with 32 bits, as in NIfTI, and of those that are not, the same three digits; where a
+    # fourth one is a 5, as of 0.7125 mm, noise would tell which way. No number is -0, and most look as they did.
+    now = np.floor(numbers.astype(np.float32).astype(float) * 1000.0 + _HALF) / 1000.0
+    texts = dict.fromkeys(repr(tuple(each.tolist())) for each in (now, np.round(numbers, 3)))
+    digests = [hashlib.sha256(text.encode()) for text in texts]
     array = sitk.GetArrayViewFromImage(image)
     for plane in array:  # one slice at a time: a large CT is not copied as a whole
-        digest.update(np.ascontiguousarray(plane, np.float32).tobytes())
-    return digest.hexdigest()
+        voxels = np.ascontiguousarray(plane, np.float32).tobytes()
+        for digest in digests:
+            digest.update(voxels)
+    return tuple(digest.hexdigest() for digest in digests)
 
 
 def is_sha256(text: object) -> bool:

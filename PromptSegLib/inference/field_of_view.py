@@ -106,8 +106,8 @@ def strokes_on(
         return _of_kept(labels, prompts, kept) if (labels != UNKNOWN).any() else None
     if not prompts.strokes:
         return None
-    own = feature_cache.fingerprint(image)
-    packed = [each for each in prompts.strokes if each.image == own and each.shape == native.shape]
+    own = feature_cache.fingerprints(image)
+    packed = [each for each in prompts.strokes if each.image in own and each.shape == native.shape]
     if not packed:
         return None
     try:

@@ -92,7 +92,7 @@ def segment(
         grown = _grown(view, painted, kept, scores, options.quick, job.part(share, _ALONE))
         clock.note("growing")
     result = _result(view, kept, chosen, scores, grown, options, job)
-    if painted is None and strokes is None and any(own == feature_cache.fingerprint(image) for own, _ in kept.missing):
+    if painted is None and strokes is None and any(own in feature_cache.fingerprints(image) for own, _ in kept.missing):
         result = replace(result, notes=(*result.notes, _NOT_BESIDE))
     clock.note("labels")
     job.report("done", 1.0)

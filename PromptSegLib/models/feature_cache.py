@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..annotation.strokes import fingerprint
+from ..annotation.strokes import fingerprints
 from ..imaging.intensity import IntensityRule, decide
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.volume import Volume
@@ -55,7 +55,7 @@ class _Kept:
     preprocessing: Optional[Preprocessing] = None
     given: Optional[IntensityRule] = None
     volume: Optional[Volume] = None
-    fingerprint: str = ""
+    fingerprints: tuple[str, ...] = ()
 
 
 class FeatureCache:
@@ -87,10 +87,11 @@ class FeatureCache:
             kept.volume = Volume.of(image, preprocessing, given)
         return kept.volume
 
-    def fingerprint(self, image: sitk.Image) -> str:
+    def fingerprints(self, image: sitk.Image) -> tuple[str, ...]:
+        """:func:`~..annotation.strokes.fingerprints`, kept for the next call."""
         kept = self._of(image)
-        kept.fingerprint = kept.fingerprint or fingerprint(image)
-        return kept.fingerprint
+        kept.fingerprints = kept.fingerprints or fingerprints(image)
+        return kept.fingerprints
 
     def maps(self, image: sitk.Image, backbone: Backbone) -> EncoderMaps:
         """Where the encoder maps of this image's last volume are kept; those of any other image, backbone or rule of

@@ -42,12 +42,16 @@ def strokes_to_keep(
     carried = _carried(start, classes) if start is not None else []
     kept: list[Strokes] = []
     by_image: dict[str, list[Example]] = {}
+    names: dict[str, set[str]] = {}
     for example in examples:
         if carried or not example.complete:
-            by_image.setdefault(feature_cache.fingerprint(example.image), []).append(example)
+            image, *earlier = feature_cache.fingerprints(example.image)
+            by_image.setdefault(image, []).append(example)
+            names.setdefault(image, {image}).update(earlier)
     for image, together in by_image.items():
         painted = [each for each in together if not each.complete]
-        strokes = _strokes(image, painted or together, classes, start, others)
+        before = [each for each in start.strokes if each.image in names[image]] if start else []
+        strokes = _strokes(image, painted or together, classes, start, before, others)
         kept += [strokes] if strokes else []
         if strokes is None and painted and notes is not None:
             notes.append(
@@ -58,7 +62,7 @@ def strokes_to_keep(
                 )
             )
         # Even where nothing is kept of this annotation, it has replaced the strokes that there were.
-        carried = [each for each in carried if each.image != image]
+        carried = [each for each in carried if each.image not in names[image]]
     return [*carried, *kept]
 
 
@@ -80,6 +84,7 @@ def _strokes(
     examples: Sequence[Example],
     classes: Mapping[str, int],
     start: Optional[Prompts],
+    before: Sequence[Strokes],
     others: Sequence[int],
 ) -> Optional[Strokes]:
     """The strokes to keep of an image, given by its fingerprint.
@@ -87,6 +92,7 @@ def _strokes(
     These are what was painted on it, unless that is no strokes, and what ``start`` holds of its other classes there.
 
     :param examples: of that image, all complete or none; where they say different things, the last one holds.
+    :param before: what ``start`` holds of that image.
     """
     complete = examples[0].complete
     left = {name: value for name, value in (start.values if start else {}).items() if name not in classes}
@@ -97,7 +103,7 @@ def _strokes(
         more = strokes_on_image(example, shown)
         labels = np.where(more != UNKNOWN, more, labels)
     values = [*shown.values(), *(value for name, value in left.items() if name not in painted)]
-    before = [each for each in start.strokes if each.image == image and each.shape == labels.shape] if start else []
+    before = [each for each in before if each.shape == labels.shape]
     if not before:
         return None if complete else Strokes.pack(image, labels, values)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tracemalloc
@@ -15,11 +16,18 @@ import SimpleITK as sitk
 
 from harness.prompts_checks import IMAGE, forged, painted, runs, sentence, strokes_of
 from harness.prompts_fixtures import SMALL, make
+from harness.tiny_model import phantom
 from PromptSegLib.annotation.classes import ClassInfo, describe
-from PromptSegLib.annotation.strokes import Strokes, fingerprint
+from PromptSegLib.annotation.example import Example
+from PromptSegLib.annotation.strokes import Strokes, fingerprint, fingerprints
 from PromptSegLib.errors import PromptSegError
+from PromptSegLib.imaging.geometry import Grid
+from PromptSegLib.imaging.reading import read_image
+from PromptSegLib.inference.field_of_view import strokes_on
+from PromptSegLib.models.feature_cache import FeatureCache
 from PromptSegLib.network.config import NetworkConfig
 from PromptSegLib.prompts.store import MAX_BYTES_PER_CLASS, Prompts
+from PromptSegLib.tuning.kept_strokes import strokes_to_keep
 
 pytestmark = pytest.mark.usefixtures("brisk_growing")
 
@@ -262,6 +270,48 @@ def test_a_fingerprint_is_of_the_image_alone(tmp_path):
     for name in ("a.nrrd", "a.nii.gz", "a.mha"):
         sitk.WriteImage(scan(), str(tmp_path / name))
         assert fingerprint(sitk.ReadImage(str(tmp_path / name))) == own
+
+
+LAYING = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+FEW_DIGITS = (0.9985, 0.0548, 0.0, -0.0548, 0.9985, 0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("direction", [LAYING, FEW_DIGITS])
+@pytest.mark.parametrize("spacing", [(0.7125, 0.7125, 1.2505), (0.9765625, 0.9765625, 1.25)])
+def test_a_fingerprint_is_the_same_in_every_format(tmp_path, direction, spacing):
+    """NIfTI has numbers of 32 bits, and zeros with a sign."""
+    image = scan()
+    image.SetSpacing(spacing)
+    image.SetDirection(direction)
+    image.SetOrigin((-120.0005, 0.0, 13.4565))
+    own = fingerprints(image)
+    for name in ("a.nrrd", "a.nii.gz", "a.mha"):
+        sitk.WriteImage(image, str(tmp_path / name))
+        assert fingerprint(read_image(tmp_path / name)) == own[0], name
+    # What earlier versions called it is found, and is no other image.
+    assert earlier_fingerprint(image) in own and not set(own) & set(fingerprints(scan()))
+
+
+def test_images_that_earlier_versions_recognized_are_recognized():
+    """Most have the same fingerprint."""
+    assert fingerprints(scan()) == (earlier_fingerprint(scan()),)
+    image, labels = phantom()[0], np.full((20, 40, 48), -1, np.int16)
+    image.SetSpacing((0.7125, 0.7125, 1.25))
+    assert fingerprint(image) != earlier_fingerprint(image)
+    labels[3, 4, 5:9], labels[3, 5, 5:9] = 1, 0
+    prompts = make(strokes=(Strokes.pack(earlier_fingerprint(image), labels, [1]),))
+    assert np.array_equal(strokes_on(image, prompts, prompts, None, FeatureCache(0)), labels)
+    painted = Example(image, Grid.of(image).image(np.where(labels[::-1] < 0, 0, 2).astype(np.uint8)))
+    (kept,) = strokes_to_keep([painted], {"spleen": 2}, prompts, FeatureCache(0))
+    assert kept.image == fingerprint(image)
+    assert np.array_equal(kept.unpack([1, 2]), np.where(labels[::-1] < 0, labels, 2))
+
+
+def earlier_fingerprint(image: sitk.Image) -> str:
+    numbers = (image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    digest = hashlib.sha256(repr(tuple(np.round(np.concatenate(numbers), 3).tolist())).encode())
+    digest.update(sitk.GetArrayFromImage(image).astype(np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def test_a_class_info_is_read_as_written():
