@@ -280,9 +280,13 @@ def sibling(path: Path, end: str) -> Path:
 
 
 def oddly_named(path: Path) -> bool:
-    """Whether ITK does not know a NIfTI file by the letters of its suffix, or takes what is packed for plain."""
+    """Whether ITK does not know a NIfTI file by the letters of its suffix, takes what is packed for plain, or takes the
+    voxels of another file: beside ``x.nii.gz``, those of an ``x.nii``."""
     suffix = path.name[-max(len(each) for each in SUFFIXES if path.name.lower().endswith(each)) :]
-    return not (suffix.islower() or suffix.isupper()) or (_packed(path) and not suffix.lower().endswith(".gz"))
+    gz = suffix.lower().endswith(".gz")
+    if not (suffix.islower() or suffix.isupper()) or (_packed(path) and not gz):
+        return True
+    return gz and os.path.exists(path.with_name(path.name[: -len(".gz")]))
 
 
 def _packed(path: Path) -> bool:

@@ -342,3 +342,12 @@ def test_names_of_which_itk_drops_a_part(tmp_path, name, source):
     write_image(image, tmp_path / name, tmp_path / "image.nii.gz" if source else None)
     assert np.array_equal(values(read_image(tmp_path / name)), VOXELS)
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, "image.nii.gz"])
+
+
+@pytest.mark.parametrize("end", [".nii", ".img"])
+def test_the_same_name_packed_and_not_are_two_images(tmp_path, end):
+    """ITK gives the voxels of the plain one for both."""
+    paths = [tmp_path / f"a{end}", tmp_path / f"a{end}.gz"]
+    for value, path in enumerate(paths, 1):
+        sitk.WriteImage(sitk.Image(5, 4, 3, sitk.sitkInt16) + value, str(path))
+    assert [read_image(path)[0, 0, 0] for path in paths] == [1, 2]
