@@ -7,6 +7,7 @@ from typing import Mapping, Optional, Sequence
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.optimize import linear_sum_assignment
 
 from ..annotation.example import Example
 from ..errors import Sentence
@@ -109,16 +110,20 @@ def _longest(examples: Sequence[Example], values: Sequence[int]) -> np.ndarray:
 
 def _upright_length(grid: Grid) -> np.ndarray:
     """How long (z, y, x) an image is along the patient's axes, mm: along the image axis that runs along each."""
-    directions = np.abs(np.reshape(grid.direction, (3, 3)))
     lengths = np.asarray(grid.size) * np.asarray(grid.spacing)
-    return np.asarray([lengths[row.argmax()] for row in directions])[::-1]
+    return lengths[_image_axes(grid)][::-1]
 
 
 def upright_spacing(grid: Grid) -> tuple[float, float, float]:
     """The spacing (z, y, x), mm, along the patient's axes: of the image axis that runs along each."""
-    directions = np.abs(np.reshape(grid.direction, (3, 3)))
-    x, y, z = (float(grid.spacing[int(row.argmax())]) for row in directions)
+    x, y, z = (float(grid.spacing[axis]) for axis in _image_axes(grid))
     return z, y, x
+
+
+def _image_axes(grid: Grid) -> np.ndarray:
+    """Which axis of an image runs along each of the patient's (x, y, z); each along one, however oblique it is."""
+    axes: np.ndarray = linear_sum_assignment(np.abs(np.reshape(grid.direction, (3, 3))), maximize=True)[1]
+    return axes
 
 
 def _fits(image: sitk.Image, body: Preprocessing) -> bool:

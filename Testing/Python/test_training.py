@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy.spatial.transform import Rotation
 
 import PromptSegLib as ps
 from harness.tiny_model import CLASSES, PREPROCESSING, phantom, tiny_backbone
@@ -463,3 +464,6 @@ def test_spacing_runs_along_the_patients_axes():
     sagittal = Grid((10, 11, 12), (3.0, 1.0, 2.0), (0, 0, 0), (0, 0, 1, 1, 0, 0, 0, 1, 0))
     # The first image axis runs along y, the second along z, the third along x.
     assert upright_spacing(sagittal) == (1.0, 3.0, 2.0)
+    # Two of the patient's axes are nearest to the same one of the image.
+    oblique = tuple(Rotation.from_euler("xyz", (20, 40, 30), degrees=True).as_matrix().ravel().tolist())
+    assert sorted(upright_spacing(Grid((4, 5, 6), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), oblique))) == [1.0, 2.0, 3.0]
