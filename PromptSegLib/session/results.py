@@ -1,7 +1,4 @@
-"""A job's result from its arrival to Apply or Discard: the preview, and where the network was unsure.
-
-The preview is cleaned up as the user wants it; places to look at and the map of uncertainty are saved with the scene.
-"""
+"""A job's result from its arrival to Apply or Discard: the preview, cleaned up as the user wants it."""
 
 from __future__ import annotations
 

@@ -77,6 +77,32 @@ def painted_on(session, volume, reference):
     return own
 
 
+def three_painted(session) -> list:
+    """Further volumes with segmentations of their own."""
+    found = []
+    for name in ("One", "Two", "Three"):
+        volume, reference = another(session, name)
+        painted_on(session, volume, reference)
+        found.append(volume)
+    return found
+
+
+def tuned_session(session_with, script=at_once):
+    """With a result that was applied; its worker, and the key of its prompts."""
+    session, worker = session_with(script)
+    session.tune()
+    run(session)
+    session.apply()
+    run(session)
+    (key,) = [row.key for row in session.view().prompts if row.current]
+    return session, worker, key
+
+
+def is_at(volume):
+    """Whether a session's job is on a volume."""
+    return lambda session: session.jobs.active is not None and session.jobs.active.job.volume is volume
+
+
 def waiting(session) -> str:
     return session.view().preview
 
@@ -120,12 +146,7 @@ def test_one_segmentation_of_two_volumes_has_two_previews(session_with):
 
 
 def test_segmenting_other_volumes_leaves_the_preview(session_with):
-    session, _ = session_with(at_once)
-    session.tune()
-    run(session)
-    session.apply()
-    run(session)
-    (key,) = [row.key for row in session.view().prompts if row.current]
+    session, _worker, key = tuned_session(session_with)
     session.tune()
     run(session)
     assert waiting(session) == "Result"
@@ -193,11 +214,7 @@ def test_cancel_brings_back_what_was_grown(session_with):
 
 
 def test_what_is_painted_while_something_else_runs_is_grown_afterwards(session_with):
-    session, worker = session_with(at_once)
-    session.tune()
-    run(session)
-    session.apply()
-    run(session)
+    session, worker, _key = tuned_session(session_with)
     session.learn()
     run(session, until=reported)
     other, reference = another(session)
@@ -252,57 +269,35 @@ def test_learning_and_a_preview_of_another_volume_do_not_meet(session_with, what
 
 
 def test_a_batch_goes_on_while_a_finished_volume_is_looked_at(session_with):
-    session, worker = session_with(at_once)
-    session.tune()
-    run(session)
-    session.apply()
-    run(session)
-    (key,) = [row.key for row in session.view().prompts if row.current]
-    volumes = []
-    for name in ("One", "Two"):
-        volume, reference = another(session, name)
-        painted_on(session, volume, reference)
-        volumes.append(volume)
-    ended: list[str] = []
+    session, worker, key = tuned_session(session_with)
+    volumes = three_painted(session)
     session.segment(key, volumes)
-    run(session, until=lambda _: session.jobs.active is not None and session.jobs.active.job.volume is volumes[1])
+    run(session, until=is_at(volumes[1]))
     session.inputs.choose_volume(volumes[0])
-    ended.append(session.view().notice.text)
+    assert not session.view().notice.text
     run(session)
-    assert sum(isinstance(each, contract.Segment) for each in worker.asked) == 2 and not any(ended)
+    assert sum(isinstance(each, contract.Segment) for each in worker.asked) == 3
 
 
 def test_a_cancelled_batch_says_which_volumes_have_their_results(session_with):
-    def script(request):
-        segments = sum(isinstance(each, contract.Segment) for each in worker.asked)
-        return [("report", 0.1)] if segments == 2 else at_once(request)
+    segmented = []
 
-    session, worker = session_with(script)
-    session.tune()
-    run(session)
-    session.apply()
-    run(session)
-    (key,) = [row.key for row in session.view().prompts if row.current]
-    volumes = []
-    for name in ("One", "Two", "Three"):
-        volume, reference = another(session, name)
-        painted_on(session, volume, reference)
-        volumes.append(volume)
+    def script(request):
+        segmented.extend([request] if isinstance(request, contract.Segment) else [])
+        return [("report", 0.1)] if len(segmented) == 2 else at_once(request)
+
+    session, _worker, key = tuned_session(session_with, script)
+    volumes = three_painted(session)
     session.segment(key, volumes)
-    run(session, until=lambda _: session.jobs.active is not None and session.jobs.active.job.volume is volumes[1])
+    run(session, until=is_at(volumes[1]))
     run(session, until=reported)
     session.cancel()
     assert session.view().notice.text == "Stopped after 1 of 3 volumes; those have their results."
 
 
 def test_a_refused_volume_leaves_nothing_behind(session_with):
-    session, _ = session_with(at_once)
+    session, _worker, key = tuned_session(session_with)
     flat = volume_from_image(session.scene, sitk.Image([20, 20, 1], sitk.sitkInt16), "flat")
-    session.tune()
-    run(session)
-    session.apply()
-    run(session)
-    (key,) = [row.key for row in session.view().prompts if row.current]
     session.inputs.choose_volume(flat)
     before = nodes_of(session.scene)
     session.segment(key)
@@ -311,49 +306,6 @@ def test_a_refused_volume_leaves_nothing_behind(session_with):
 
 
 # Clean-up in a thread
-
-
-def test_nobody_waits_for_a_clean_up(session_with, monkeypatch):
-    """A newer result takes the place of one that is still being cleaned up, and Apply takes none but the last."""
-    session, _ = session_with(at_once)
-    go, made = threading.Event(), []
-
-    def slow(labels, *rest):
-        made.append(labels)
-        go.wait(60)
-        return labels
-
-    monkeypatch.setattr(results_module, "clean", slow)
-    session.parameters.fillHoles = True
-    session.painted()
-    run(session, until=lambda _: session.results.cleaning.wanted)
-    ball = mask_of(session.inputs.segmentation, session.inputs.volume, "ball")
-    paint(session.inputs.segmentation, session.inputs.volume, box_in(ball).astype(np.uint8), {"ball": 1}, "erase")
-    session.painted()  # would wait for good
-    run(session, until=lambda _: not session.growing.busy)
-    assert session.view().reasons["apply"] and not session.view().reasons["discard"]
-    session.tune()
-    run(session, until=lambda _: not session.view().busy)
-    assert session.results.cleaning.wanted and len(made) == 1
-    go.set()
-    run(session)
-    assert waiting(session) == "Result" and not session.view().reasons["apply"]
-    assert len(made) == 2  # of the first, and of the last
-
-
-def test_a_result_that_is_being_cleaned_waits_as_it_will_be(session_with, monkeypatch):
-    session, _ = session_with(at_once)
-    here, go = session.inputs.volume, threading.Event()
-    monkeypatch.setattr(results_module, "clean", lambda labels, *rest: (go.wait(60), labels)[1])
-    session.parameters.fillHoles = True
-    session.tune()
-    run(session, until=lambda _: session.results.cleaning.wanted)
-    session.inputs.choose_volume(another(session)[0])
-    go.set()
-    run(session)
-    session.inputs.choose_volume(here)
-    run(session)
-    assert waiting(session) == "Result"
 
 
 @pytest.fixture
@@ -371,16 +323,38 @@ def held(monkeypatch):
     go.set()
 
 
-def tuned_session(session_with, script=at_once):
-    """With a result that was applied, and clean-up chosen."""
-    session, worker = session_with(script)
-    session.tune()
-    run(session)
-    session.apply()
-    run(session)
+def test_nobody_waits_for_a_clean_up(session_with, held):
+    """A newer result takes the place of one that is still being cleaned up, and Apply takes none but the last."""
+    (session, _), (go, made) = session_with(at_once), held
     session.parameters.fillHoles = True
-    (key,) = [row.key for row in session.view().prompts if row.current]
-    return session, worker, key
+    session.painted()
+    run(session, until=lambda _: session.results.cleaning.wanted)
+    ball = mask_of(session.inputs.segmentation, session.inputs.volume, "ball")
+    paint(session.inputs.segmentation, session.inputs.volume, box_in(ball).astype(np.uint8), {"ball": 1}, "erase")
+    session.painted()  # would wait for good
+    run(session, until=lambda _: not session.growing.busy)
+    assert session.view().reasons["apply"] and not session.view().reasons["discard"]
+    session.tune()
+    run(session, until=lambda _: not session.view().busy)
+    assert session.results.cleaning.wanted and len(made) == 1
+    go.set()
+    run(session)
+    assert waiting(session) == "Result" and not session.view().reasons["apply"]
+    assert len(made) == 2  # of the first, and of the last
+
+
+def test_a_result_that_is_being_cleaned_waits_as_it_will_be(session_with, held):
+    session, _ = session_with(at_once)
+    here, (go, _asked) = session.inputs.volume, held
+    session.parameters.fillHoles = True
+    session.tune()
+    run(session, until=lambda _: session.results.cleaning.wanted)
+    session.inputs.choose_volume(another(session)[0])
+    go.set()
+    run(session)
+    session.inputs.choose_volume(here)
+    run(session)
+    assert waiting(session) == "Result"
 
 
 def cleaning(session) -> bool:
@@ -394,6 +368,7 @@ def erase_some(session) -> None:
 
 def test_a_stroke_loses_no_result_that_is_being_cleaned(session_with, held):
     session, worker, key = tuned_session(session_with)
+    session.parameters.fillHoles = True
     session.segment(key)
     erase_some(session)
     session.painted()
@@ -407,6 +382,7 @@ def test_a_stroke_loses_no_result_that_is_being_cleaned(session_with, held):
 
 def test_clean_up_choices_count_while_it_cleans_up(session_with, held):
     session, _worker, key = tuned_session(session_with)
+    session.parameters.fillHoles = True
     session.segment(key)
     run(session, until=cleaning)
     session.parameters.fillHoles, session.parameters.largestComponent = False, True
@@ -422,6 +398,7 @@ def test_a_clean_up_that_fails_leaves_the_result_as_it_came(session_with, monkey
 
     monkeypatch.setattr(results_module, "clean", broken)
     session, _worker, key = tuned_session(session_with)
+    session.parameters.fillHoles = True
     session.segment(key)
     run(session)
     assert waiting(session) == "Result" and not session.view().reasons["apply"]
@@ -431,6 +408,7 @@ def test_a_clean_up_that_fails_leaves_the_result_as_it_came(session_with, monkey
 @pytest.mark.parametrize("what", ["undo", "live off", "volume removed"])
 def test_what_is_being_cleaned_goes_with_what_it_belongs_to(session_with, held, what):
     session, worker, key = tuned_session(session_with)
+    session.parameters.fillHoles = True
     if what == "live off":
         erase_some(session)
         session.painted()
@@ -451,6 +429,7 @@ def test_what_is_being_cleaned_goes_with_what_it_belongs_to(session_with, held, 
 
 def test_a_segmentation_that_was_made_for_a_result_goes_with_it(session_with, held):
     session, _worker, key = tuned_session(session_with)
+    session.parameters.fillHoles = True
     other, _reference = another(session)
     session.inputs.choose_volume(other)
     before = nodes_of(session.scene)
